@@ -1,0 +1,21 @@
+"""Benchmarks are collected only with --benchmark-only, and a run that was to benchmark and timed nothing fails."""
+
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves benchmarks/ out of any other run."""
+    return True if collection_path == BENCHMARKS and not config.getoption("benchmark_only") else None
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """pytest-benchmark skips what is no benchmark, so without this a run that timed nothing would pass."""
+    config = session.config
+    if config.getoption("benchmark_only") and not config.getoption("collectonly") and exitstatus == pytest.ExitCode.OK:
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and not reporter.stats.get("passed"):
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED

@@ -1,0 +1,81 @@
+"""How far two answers may lie apart: the only tolerances in the project.
+
+Two floating-point computations of one formula differ by rounding. How much is allowed is not chosen by hand: the float64
+formula is the arbiter, and an answer may be off from it by at most twice what transformers is off, plus two units in the
+last place. (flash-attention's tests use the first half of this rule.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FACTOR, ULPS = 2, 2
+# llama2.c's logits for stories260K differ from transformers' by 2.2e-5; the smallest gap between its first and second is 4.2e-3
+OTHER_PROGRAM = 1e-4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one comparison; the errors are in units in the last place of the row's largest entry."""
+
+    label: str
+    dtype: torch.dtype
+    bitwise: bool
+    error: float
+    oracle_error: float
+    worst: str
+
+    @property
+    def within(self) -> bool:
+        return self.error <= FACTOR * self.oracle_error + ULPS
+
+    def __str__(self) -> str:
+        name = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{self.label} ({name}): {'bitwise equal to' if self.bitwise else 'differs from'} transformers; "
+            f"off the formula by {self.error:.3g} ulp, transformers by {self.oracle_error:.3g}; {self.worst}"
+        )
+
+
+def ulps(answer: Tensor, exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """The distance of every entry from the exact one, in units in the last place of its row's largest exact entry."""
+    scale = exact.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return (answer.double() - exact).abs() / (scale * torch.finfo(dtype).eps)
+
+
+def judge(label: str, answer: Tensor, oracle: Tensor, exact: Tensor, dtype: torch.dtype) -> Verdict:
+    """The verdict on an answer of `dtype`, given transformers' and the float64 formula's, all of one shape.
+
+    Raises ValueError when shapes differ or the reference itself is not finite: such a case says nothing.
+    """
+    if not answer.shape == oracle.shape == exact.shape:
+        shapes = f"answer {tuple(answer.shape)}, oracle {tuple(oracle.shape)}, formula {tuple(exact.shape)}"
+        raise ValueError(f"{label}: shapes differ: {shapes}")
+    if not (oracle.isfinite().all() and exact.isfinite().all()):
+        raise ValueError(f"{label}: void, the reference itself is not finite")
+    answer, oracle = answer.detach(), oracle.detach()
+    distance = ulps(answer, exact, dtype).nan_to_num(nan=float("inf"))
+    at = torch.unravel_index(distance.argmax(), distance.shape)
+    where = tuple(int(i) for i in at)
+    worst = (
+        f"worst at {where}: {answer[at].item():.9g}, transformers {oracle[at].item():.9g}, exact {exact[at].item():.9g}"
+    )
+    return Verdict(
+        label=label,
+        dtype=dtype,
+        bitwise=answer.dtype == oracle.dtype and torch.equal(answer, oracle),
+        error=distance.max().item(),
+        oracle_error=ulps(oracle, exact, dtype).max().item(),
+        worst=worst,
+    )
+
+
+def holds(residual: float, oracle_residual: float, dtype: torch.dtype) -> bool:
+    """Whether a property whose residual would be 0 in exact arithmetic holds as well as transformers lets it hold.
+
+    Both residuals are relative to the size of what is compared.
+    """
+    return residual <= FACTOR * oracle_residual + ULPS * torch.finfo(dtype).eps

@@ -1,0 +1,1 @@
+"""The questions: each NAME.ask(implementation, case) gives the answers to compare, by label."""

@@ -1,0 +1,27 @@
+r"""Root mean square layer normalisation.
+
+    y_i = g_i · x_i / √( (1/D) Σ_j x_j² + ε )
+
+The sum runs in float32 whatever the dtype of x, and the result is rounded to that dtype before the gain g multiplies
+it: transformers rounds in this order, and in bfloat16 the other order gives other bits.
+
+Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", eq. 4; ε as in the Llama code.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Rescales the last axis, of `dim` channels, to root mean square 1, then multiplies by the gain `weight`."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        x32 = x.float()
+        mean_square = x32.pow(2).mean(-1, keepdim=True)
+        return self.weight * (x32 * torch.rsqrt(mean_square + self.eps)).to(x.dtype)

@@ -1,0 +1,82 @@
+"""llama_scratch, behind the protocol of reference.implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+import llama_scratch
+from llama_scratch import KVCache, Llama, config_file
+from llama_scratch.attention import causal_mask
+from llama_scratch.kv_cache import LayerCache
+from llama_scratch.loss import next_token_loss
+from llama_scratch.rotary import angles, rotate
+from reference.implementation import Config, State
+
+
+def build(config: Config, state: State, dtype: torch.dtype) -> Llama:
+    model = Llama(config_file.from_dict(config)).to(dtype)
+    head = {"lm_head.weight": state["model.embed_tokens.weight"]} if config["tie_word_embeddings"] else {}
+    model.load_state_dict({**state, **head}, strict=True)
+    return model.eval()
+
+
+def rms_norm(handle: Llama, where: str, x: Tensor) -> Tensor:
+    return handle.get_submodule(where)(x)
+
+
+def rotary(handle: Llama, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    rotation = angles(handle.config, positions, q.dtype)
+    return rotate(q, rotation), rotate(k, rotation)
+
+
+def attention(
+    handle: Llama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None = None
+) -> Tensor:
+    with _surroundings(handle, layer, x, positions, mask, cache) as others:
+        return handle.model.layers[layer].self_attn(x, *others)
+
+
+def swiglu(handle: Llama, layer: int, x: Tensor) -> Tensor:
+    return handle.model.layers[layer].mlp(x)
+
+
+def block(
+    handle: Llama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None = None
+) -> Tensor:
+    with _surroundings(handle, layer, x, positions, mask, cache) as others:
+        return handle.model.layers[layer](x, *others)
+
+
+@contextmanager
+def _surroundings(
+    handle: Llama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None
+) -> Iterator[tuple[Tensor, Tensor, LayerCache | None]]:
+    """What the model hands to each layer beside x; a call of one layer counts as a call of the model."""
+    T = x.shape[1]
+    S = T + (cache.length if cache is not None else 0)
+    rotation = angles(handle.config, positions, x.dtype)
+    yield rotation, causal_mask(T, S, mask, x.device), [*cache][layer] if cache is not None else None
+    if cache is not None:
+        cache.advance(T)
+
+
+def llama(
+    handle: Llama, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None = None
+) -> Tensor:
+    return handle(tokens, cache, mask, positions)
+
+
+def new_cache(handle: Llama, batch: int, length: int) -> KVCache:
+    return KVCache(handle.config, batch, length, handle.lm_head.weight.dtype)
+
+
+def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return next_token_loss(logits, labels)
+
+
+def generate(handle: Llama, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool) -> Tensor:
+    return llama_scratch.generate(handle, tokens, new, use_cache=use_cache, attention_mask=mask, stop_ids=[])
