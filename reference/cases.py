@@ -65,7 +65,10 @@ HARD: Config = {
     "pad_token_id": None,
 }
 
-VARIANTS: dict[str, Config] = {
+_ROPE_VARIANTS: dict[str, Config] = {
+    f"rope {name}": {"rope_parameters": rope} for name, rope in ROPES.items() if name != "llama3"
+}
+VARIANTS: dict[str, Config] = _ROPE_VARIANTS | {
     "hard": {},
     "one group": {"num_key_value_heads": 1},
     "a group a head": {"num_key_value_heads": 8},
@@ -79,7 +82,7 @@ VARIANTS: dict[str, Config] = {
     "relu": {"hidden_act": "relu"},
     "eps 1e-6": {"rms_norm_eps": 1e-6},
     "eps 1e-2": {"rms_norm_eps": 1e-2},
-} | {f"rope {name}": {"rope_parameters": rope} for name, rope in ROPES.items() if name != "llama3"}
+}
 
 PADS = (0, 3, 6, 1, 11)
 OFFSETS = (0, 301, 1777, 5, 40)

@@ -1,5 +1,5 @@
-"""What is asked of an implementation: to be built from a Hugging Face configuration and state dict, and then to let each
-of its own parts answer.
+"""What is asked of an implementation: to be built from a Hugging Face configuration and state dict, and then to let
+each of its own parts answer.
 
 The oracle, the formula and every adapter under tests/adapters are such implementations, so one question serves all.
 The letters are those of the README: B batch, T positions of this call, S positions with the cached ones, D hidden_size,
@@ -20,8 +20,8 @@ State = dict[str, Tensor]
 class Implementation(Protocol):
     """A module or object with these functions. `handle` and `cache` are its own and opaque to the suite.
 
-    positions are (B, T), one row for each sequence; mask is None or (B, S), 1 for a real token and 0 for padding. A call
-    with a cache appends its T positions to those that the cache holds.
+    positions are (B, T), one row for each sequence; mask is None or (B, S), 1 for a real token and 0 for padding. A
+    call with a cache appends its T positions to those that the cache holds.
     """
 
     def build(self, config: Config, state: State, dtype: torch.dtype) -> Any:
@@ -31,7 +31,7 @@ class Implementation(Protocol):
         """The norm whose weight is stored as `where`.weight, applied to x (..., D)."""
 
     def rotary(self, handle: Any, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """q (B, N, T, H) and k (B, G, T, H), turned."""
+        """Q (B, N, T, H) and k (B, G, T, H), turned."""
 
     def attention(
         self, handle: Any, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Any = None

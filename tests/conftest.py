@@ -91,7 +91,7 @@ def reference_answers(name: str, case: Case) -> tuple[dict[str, Tensor], dict[st
 
 @pytest.fixture(scope="session")
 def compare(implementation: ModuleType, request: pytest.FixtureRequest) -> Callable[..., Comparison]:
-    """compare(NAME, variant, dtype): the implementation's answers, judged by transformers and the formula."""
+    """Called with (NAME, variant, dtype): the implementation's answers, judged by transformers and the formula."""
 
     @cache
     def comparison(name: str, variant: str, dtype: torch.dtype) -> Comparison:
@@ -140,8 +140,9 @@ def _cell(verdicts: list[Verdict]) -> str:
 
 @pytest.fixture(scope="session")
 def within_budget() -> Callable[[str, Case, str, Tensor], None]:
-    """within_budget(NAME, case, label, answer): fails unless the answer, however it was come by, is about as near to the
-    formula's as transformers' one pass is."""
+    """Called with (NAME, case, label, answer): fails unless the answer, however it was come by, is about as near to
+    the formula's as transformers' one pass is.
+    """
 
     def check(name: str, case: Case, label: str, answer: Tensor) -> None:
         theirs, exact = reference_answers(name, case)

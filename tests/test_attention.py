@@ -1,5 +1,7 @@
 """Attention: formula · oracle · properties."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -93,7 +95,7 @@ def test_every_head_reads_the_group_it_belongs_to(implementation, within_budget)
 def test_any_split_over_the_cache_equals_one_pass(implementation, within_budget, cuts):
     case = Case()
     edges = [0, *sorted(cuts), LENGTH]
-    split = tuple(b - a for a, b in zip(edges, edges[1:], strict=False))
+    split = tuple(b - a for a, b in pairwise(edges))
     handle = implementation.build(case.config, case.state, case.dtype)
     answer = in_chunks(implementation, handle, case, split)[case.mask.bool()]
     within_budget("attention", case, "layer 0 at scale 1", answer)

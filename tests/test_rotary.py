@@ -36,7 +36,7 @@ def query_and_key(case: Case) -> tuple[Tensor, Tensor]:
 
 
 def turn(source, handle, q: Tensor, k: Tensor, m: int, n: int) -> tuple[Tensor, Tensor]:
-    """q turned to position m, k to position n."""
+    """Q turned to position m, k to position n."""
     at_m, at_n = (source.rotary(handle, q, k, torch.tensor([[p]])) for p in (m, n))
     return at_m[0], at_n[1]
 

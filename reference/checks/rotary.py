@@ -19,7 +19,7 @@ def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
         "an offset for each row": case.positions,
         "edges": torch.tensor(EDGES)[None],
     }
-    answers = {}
+    answers: dict[str, Tensor] = {}
     for label, positions in places.items():
         B, T = positions.shape
         q, k = implementation.rotary(handle, case.normal(B, N, T, H), case.normal(B, G, T, H, salt=1), positions)

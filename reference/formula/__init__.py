@@ -54,8 +54,8 @@ class Handle:
         return self.linear(at + "o_proj", read.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1))
 
     def mlp(self, layer: int, x: Array) -> Array:
-        names = (f"model.layers.{layer}.mlp.{name}_proj" for name in ("gate", "up", "down"))
-        return swiglu_formula(x, *(partial(self.linear, name) for name in names), self.config["hidden_act"])
+        gate, up, down = (partial(self.linear, f"model.layers.{layer}.mlp.{n}_proj") for n in ("gate", "up", "down"))
+        return swiglu_formula(x, gate, up, down, self.config["hidden_act"])
 
     def block(self, layer: int, positions: Array, mask: Array | None, cache: Cache | None, x: Array) -> Array:
         at = f"model.layers.{layer}."

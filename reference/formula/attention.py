@@ -1,4 +1,4 @@
-"""Vaswani et al. 2017, eq. 1, with grouped queries (Ainslie et al. 2023): softmax(q k / sqrt(H)) v over what is seen."""
+"""Vaswani et al. 2017, eq. 1, with grouped queries (Ainslie et al. 2023): softmax(q k / sqrt(H)) v."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from reference.formula.arrays import Array
 
 
 def attention(q: Array, k: Array, v: Array, seen: Array) -> Array:
-    """q (B, N, T, H), k and v (B, G, S, H), seen (B, T, S) 1 or 0 -> (B, N, T, H); a row that sees nothing is 0."""
+    """Q (B, N, T, H), k and v (B, G, S, H), seen (B, T, S) 1 or 0 -> (B, N, T, H); a row that sees nothing is 0."""
     N, R, H = q.shape[1], q.shape[1] // k.shape[1], q.shape[3]
     out = np.zeros_like(q)
     for n in range(N):

@@ -10,7 +10,7 @@ Part = Callable[[Array], Array]
 
 
 def llama(tokens: Array, embedding: Array, blocks: Sequence[Part], norm: Part, head: Array) -> Array:
-    """tokens (B, T), embedding and head (V, D) -> logits (B, T, V)."""
+    """Tokens (B, T), embedding and head (V, D) -> logits (B, T, V)."""
     x = embedding[tokens.astype(int)]
     for block in blocks:
         x = block(x)

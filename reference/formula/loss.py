@@ -6,7 +6,7 @@ from reference.formula.arrays import Array
 
 
 def loss(logits: Array, labels: Array, ignored: int = -100) -> float:
-    """logits (B, T, V), labels (B, T)."""
+    """Logits (B, T, V), labels (B, T)."""
     predicting, targets = logits[:, :-1], labels[:, 1:].astype(int)
     top = predicting.max(-1, keepdims=True)
     log_sum = top[..., 0] + np.log(np.exp(predicting - top).sum(-1))

@@ -6,5 +6,5 @@ from reference.formula.arrays import Array
 
 
 def rms_norm(x: Array, gain: Array, eps: float) -> Array:
-    """x (..., D) and gain (D)."""
+    """X (..., D) and gain (D)."""
     return gain * x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)

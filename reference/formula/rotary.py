@@ -12,7 +12,7 @@ from reference.formula.arrays import Array
 
 
 def inverse_frequencies(config: dict[str, Any], length: int) -> tuple[Array, float]:
-    """theta (H / 2) for a call that reaches position length - 1, and the factor on cosine and sine."""
+    """Theta (H / 2) for a call that reaches position length - 1, and the factor on cosine and sine."""
     rope, H = config["rope_parameters"], config["head_dim"]
     base, kind = rope["rope_theta"], rope["rope_type"]
     if kind == "dynamic":
@@ -33,7 +33,8 @@ def inverse_frequencies(config: dict[str, Any], length: int) -> tuple[Array, flo
 
 def llama3(theta: float, rope: dict[str, Any]) -> float:
     """Turns within the original context: more than high_freq_factor, keep; less than low_freq_factor, divide by factor;
-    between them, in proportion."""
+    between them, in proportion.
+    """
     turns = rope["original_max_position_embeddings"] * theta / (2 * math.pi)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     kept = min(max((turns - low) / (high - low), 0), 1)
@@ -48,7 +49,7 @@ def longrope(theta: Array, rope: dict[str, Any], length: int) -> tuple[Array, fl
 
 
 def yarn(theta: Array, rope: dict[str, Any], base: float) -> tuple[Array, float]:
-    """Peng et al. 2023, eqs. 19 to 22; the ramp runs over channel numbers, rounded outwards, as in the authors' code."""
+    """Peng et al. 2023, eqs. 19 to 22; the ramp runs over channels, rounded outwards, as in the authors' code."""
     half, original = len(theta), rope["original_max_position_embeddings"]
 
     def channel(turns: float) -> float:
@@ -62,7 +63,7 @@ def yarn(theta: Array, rope: dict[str, Any], base: float) -> tuple[Array, float]
 
 
 def rotary(x: Array, positions: Array, config: dict[str, Any]) -> Array:
-    """x (B, heads, T, H) at positions (B, T), as rotations of complex numbers."""
+    """X (B, heads, T, H) at positions (B, T), as rotations of complex numbers."""
     theta, factor = inverse_frequencies(config, int(positions.max()) + 1)
     planes = x[..., : len(theta)] + 1j * x[..., len(theta) :]
     turned = planes * factor * np.exp(1j * positions[:, None, :, None] * theta)

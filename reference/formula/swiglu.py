@@ -22,5 +22,5 @@ def phi(z: Array, hidden_act: str) -> Array:
 
 
 def swiglu(x: Array, gate: Linear, up: Linear, down: Linear, hidden_act: str) -> Array:
-    """x (..., D) -> (..., D)."""
+    """X (..., D) -> (..., D)."""
     return down(phi(gate(x), hidden_act) * up(x))

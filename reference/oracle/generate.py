@@ -1,5 +1,7 @@
 """transformers' generate: greedy, told everything that it would otherwise guess (mask, length, when to stop)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM
@@ -10,5 +12,5 @@ from reference.oracle.rotary import forget
 def generate(handle: LlamaForCausalLM, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool) -> Tensor:
     settings = GenerationConfig(do_sample=False, max_new_tokens=new, use_cache=use_cache, pad_token_id=0)
     real = torch.ones_like(tokens) if mask is None else mask
-    ids: Tensor = forget(handle).generate(tokens, attention_mask=real, generation_config=settings, eos_token_id=None)
+    ids: Any = forget(handle).generate(tokens, attention_mask=real, generation_config=settings, eos_token_id=None)
     return ids

@@ -32,7 +32,8 @@ def share_heads(x: Keys, R: int) -> Tensor:
 
 def attend(q: Queries, k: Keys, v: Keys, mask: Mask, dropout: float = 0.0, sdpa: bool = False) -> Queries:
     """What every query reads: the values, weighed by how well their keys match it. With `sdpa` PyTorch's fused kernel
-    computes it: the same mathematics, rounded in another order, and other numbers in rows with nothing to see."""
+    computes it: the same mathematics, rounded in another order, and other numbers in rows with nothing to see.
+    """
     R = q.shape[1] // k.shape[1]
     k, v = share_heads(k, R), share_heads(v, R)
     if sdpa:

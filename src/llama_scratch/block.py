@@ -3,7 +3,7 @@ r"""One layer of the decoder: attention and feed-forward, each behind a norm and
     h = x + Attention(RMSNorm₁(x))
     y = h + SwiGLU(RMSNorm₂(h))
 
-Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture" (pre-norm); Touvron et al. 2023, "LLaMA", 2.2.
+Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture" (pre-norm).
 """
 
 from torch import nn

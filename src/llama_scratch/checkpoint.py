@@ -55,7 +55,7 @@ class Pretrained(nn.Module):
         config = read_config(Path(directory) / CONFIG)
         weights = _read_weights(Path(directory) / WEIGHTS, device)
         with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-            model = cls(config)  # type: ignore[call-arg]
+            model = cls(config)
         _check_weights(Path(directory) / WEIGHTS, weights, dict(model.state_dict()), config.tie_word_embeddings)
         if dtype is None:
             dtype = getattr(torch, config.dtype) if config.dtype else weights[EMBEDDING].dtype
@@ -95,10 +95,13 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Lets `write` fill a temporary file beside `path`, flushes it to disk and renames it: all of it or nothing."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
-        with open(temporary, "rb") as file:
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -117,7 +120,7 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
 
 
 def _read_weights(path: Path, device: torch.device | str | None) -> dict[str, Tensor]:
-    """Every tensor of the file, memory-mapped; but for the rotary frequencies that files of 2023 repeat in each layer."""
+    """Every tensor of the file, memory-mapped, but for the rotary frequencies that files of 2023 repeat a layer."""
     try:
         with safe_open(path, framework="pt", device=str(device or "cpu")) as file:
             keys = [key for key in file.keys() if not key.endswith(".rotary_emb.inv_freq")]  # noqa: SIM118

@@ -49,8 +49,8 @@ def from_dict(raw: Mapping[str, Any]) -> LlamaConfig:
 
 
 def _rope_parameters(raw: dict[str, Any]) -> dict[str, Any]:
-    """Takes every rotary key out of `raw` and merges them by transformers' rules, refusing what it would lose silently."""
-    outside = {name: raw.pop(name) for name in ("rope_theta", "partial_rotary_factor") if name in raw}
+    """Takes every rotary key out of `raw` and merges them as transformers does, refusing what that would lose."""
+    outside: dict[str, Any] = {name: raw.pop(name) for name in ("rope_theta", "partial_rotary_factor") if name in raw}
     original = raw.pop("original_max_position_embeddings", None)
     found = []
     for name in ("rope_scaling", "rope_parameters"):
@@ -60,7 +60,7 @@ def _rope_parameters(raw: dict[str, Any]) -> dict[str, Any]:
             found.append({"rope_theta": 10000.0} | outside | dict(value))
     if len(found) == 2 and found[0] != found[1]:
         raise ConfigError(f"rope_scaling {found[0]} and rope_parameters {found[1]} disagree: remove one of them")
-    rope = found[0] if found else outside
+    rope: dict[str, Any] = found[0] if found else outside
     rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
     rope.pop("type", None)
     if rope.get("partial_rotary_factor") in (1, None):

@@ -34,7 +34,7 @@ SHARE = ("a number from 0 to 1", lambda v: is_number(v) and v <= 1)
 SWITCH = ("true or false", lambda v: isinstance(v, bool))
 TOKEN = ("an integer or null", lambda v: v is None or is_int(v))
 TOKENS = ("an integer, a list of integers or null",
-          lambda v: v is None or is_int(v) or isinstance(v, list) and all(map(is_int, v)))  # fmt: skip
+          lambda v: v is None or is_int(v) or (isinstance(v, list) and all(map(is_int, v))))  # fmt: skip
 
 
 def one_of(*choices: Any) -> tuple[str, Callable[[Any], bool]]:
@@ -114,7 +114,7 @@ def rope_parameters(config: LlamaConfig) -> dict[str, Any]:
                   lambda v: isinstance(v, list) and len(v) == half and all(map(is_number, v)))  # fmt: skip
         elif name in rope or key == name:
             rule = SWITCH if name in ("truncate", "finetuned") else NUMBER
-            check(where + name, rope.get(name), rule[0], lambda v, k=key, r=rule: "?" in k and v is None or r[1](v))
+            check(where + name, rope.get(name), rule[0], lambda v, k=key, r=rule: ("?" in k and v is None) or r[1](v))
     for name in sorted(rope.keys() - {"rope_type", *(key.rstrip("?") for key in keys)}):
         check(where + name, rope[name], "absent: it is not supported", lambda v: v is None)
     return rope

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import lzma
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -59,7 +62,7 @@ def _read(path: Path) -> str:
 def hold_out(documents: Sequence[str], share: float) -> tuple[list[str], list[str]]:
     """The documents in two parts, the second holding the last `share` of all characters; one document may be cut."""
     wanted = int(share * sum(map(len, documents)))
-    training, validation = list(documents), []
+    training, validation = list(documents), list[str]()
     while wanted > 0:
         document = training.pop()
         kept = max(len(document) - wanted, 0)
@@ -77,7 +80,8 @@ def tokenize(documents: Sequence[str], tokenizer: Tokenizer) -> Int[Tensor, " to
 
 def random_windows(tokens: Int[Tensor, " tokens"], batch: int, context: int, generator: torch.Generator) -> Tokens:
     """`batch` windows of `context` tokens, every start equally likely; a window may reach from one document into the
-    next. Raises DataError when there are fewer tokens than that."""
+    next. Raises DataError when there are fewer tokens than that.
+    """
     if len(tokens) < context:
         raise DataError(f"{len(tokens)} tokens of text are fewer than the context of {context}: give more text")
     starts = torch.randint(len(tokens) - context + 1, (batch,), generator=generator)
@@ -92,3 +96,13 @@ def all_windows(tokens: Int[Tensor, " tokens"], batch: int, context: int) -> Ite
         rows = [tokens[start : start + context] for start in starts[i : i + batch]]
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
         yield padded.clamp(min=0), padded
+
+
+def unigram_bits_per_byte(text: bytes) -> float:
+    """The entropy of single bytes, drawn as often as they stand in `text`: what knowing no context costs."""
+    return -sum(n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())
+
+
+def xz_bits_per_byte(text: bytes) -> float:
+    """What `xz -9` makes of `text`, a compressor that knows nothing but the text itself."""
+    return 8 * len(lzma.compress(text, preset=9)) / len(text)

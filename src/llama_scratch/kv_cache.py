@@ -21,16 +21,16 @@ from llama_scratch.config import Keys, LlamaConfig
 
 @dataclass(frozen=True)
 class LayerCache:
-    """One layer's part of a KVCache during one call: views of its buffers, and how many positions were filled before."""
+    """One layer's part of a KVCache during one call: views of its buffers, and how many positions are filled."""
 
     keys: Keys
     values: Keys
     filled: int
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Keys, Keys]:
-        """Writes k and v (B, G, T, H) behind the filled positions; returns all. Raises ValueError if they do not fit."""
+        """Writes k and v (B, G, T, H) behind what is filled, returns all of it. Raises ValueError if it is full."""
         (B, G, room, H), S = self.keys.shape, self.filled + k.shape[2]
-        if S > room:
+        if room < S:
             raise ValueError(f"{self.filled} cached + {k.shape[2]} new positions exceed the cache's max_length {room}")
         if k.shape != (B, G, k.shape[2], H) or k.dtype != self.keys.dtype:
             raise ValueError(f"keys {tuple(k.shape)} {k.dtype} for a cache {tuple(self.keys.shape)} {self.keys.dtype}")

@@ -69,8 +69,8 @@ class Llama(Pretrained):
                 positions: Positions | None = None) -> Logits:  # fmt: skip
         """Logits of the token after each of `tokens`.
 
-        attention_mask is 1 for every real token, cached ones included (S = cached + T); positions are those of `tokens`,
-        by default the next ones. Raises ValueError where the mask has another shape or the cache no room.
+        attention_mask is 1 for every real token, cached ones included (S = cached + T); positions are those of
+        `tokens`, by default the next ones. Raises ValueError where the mask has another shape or the cache no room.
         """
         B, T = tokens.shape
         S = T + (cache.length if cache is not None else 0)

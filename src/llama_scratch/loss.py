@@ -15,6 +15,7 @@ IGNORED = -100
 
 def next_token_loss(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
     """Mean loss of predicting labels[:, 1:] from logits[:, :-1]; `labels` are the tokens themselves, IGNORED where a
-    token is no target."""
+    token is no target.
+    """
     shifted = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
     return F.cross_entropy(logits.float().flatten(0, 1), shifted.flatten(), ignore_index=IGNORED)

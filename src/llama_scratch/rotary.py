@@ -69,7 +69,8 @@ def _longrope(periods: Tensor, rope: dict[str, Any], length: int, longest: int) 
 
 def _yarn(periods: Tensor, rope: dict[str, Any], H: int) -> tuple[Tensor, float]:
     """Keeps the pairs that turn more than beta_fast times within the original length, interpolates those that turn
-    less than beta_slow times, ramps between; and sharpens attention."""
+    less than beta_slow times, ramps between; and sharpens attention.
+    """
 
     def pair_that_turns(times: float) -> float:
         original = rope["original_max_position_embeddings"]
@@ -90,7 +91,7 @@ def _yarn(periods: Tensor, rope: dict[str, Any], H: int) -> tuple[Tensor, float]
 
 
 def angles(config: LlamaConfig, positions: Positions, dtype: torch.dtype) -> Rotation:
-    """Cosine and sine of p·θ_i, times the attention factor, for both halves of the channels; rounded to `dtype` last."""
+    """Cosine and sine of p·θ_i, times the attention factor, for both halves of the channels, rounded to `dtype`."""
     theta, factor = inverse_frequencies(config, int(positions.max()) + 1)
     half = positions[..., None].float() * theta.to(positions.device)
     both = torch.cat((half, half), dim=-1)
@@ -98,7 +99,7 @@ def angles(config: LlamaConfig, positions: Positions, dtype: torch.dtype) -> Rot
 
 
 def rotate(x: Float[Tensor, "B heads T H"], rotation: Rotation) -> Float[Tensor, "B heads T H"]:
-    """x with each pair of channels turned by its angle."""
+    """X with each pair of channels turned by its angle."""
     cos, sin = rotation[:, :, None]
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -8,14 +8,20 @@ ReLU ReGLU.
 Shazeer 2020, "GLU Variants Improve Transformer", eq. 6.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from llama_scratch.config import Hidden, LlamaConfig
 
-ACTIVATION = {"silu": F.silu, "gelu": F.gelu, "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
+ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
 
 
 class SwiGLU(nn.Module):

@@ -53,7 +53,8 @@ class Tokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """A byte-fallback BPE model of `vocab_size` pieces learned from `texts`. Raises TokenizerError, for instance
-        when the texts do not hold that many pieces."""
+        when the texts do not hold that many pieces.
+        """
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -97,9 +98,8 @@ class Tokenizer:
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
         """The ids of `text`, which is only text: "</s>" in it does not become the end token."""
         ids: list[int] = self._processor.encode(text)
-        return (
-            [self.bos_id] * (bos and self.bos_id is not None) + ids + [self.eos_id] * (eos and self.eos_id is not None)
-        )
+        before = [self.bos_id] if bos and self.bos_id is not None else []
+        return before + ids + ([self.eos_id] if eos and self.eos_id is not None else [])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; BOS and EOS decode to nothing. Raises TokenizerError for an id outside the vocabulary."""
