@@ -2,9 +2,8 @@ r"""Causal self-attention with grouped queries.
 
     Attention(Q, K, V) = softmax( Q Kᵀ / √H + M ) V,    M = 0 where a query may look, −∞ elsewhere
 
-N query heads share G key/value heads: query heads gR … gR + R − 1 read group g. −∞ is the dtype's lowest finite number,
-so a row with nothing to see becomes the mean of all values and stays finite. The softmax runs in float32 and is rounded
-before it weighs the values.
+N query heads share G key/value heads: heads gR … gR + R − 1 read group g. −∞ is the dtype's lowest finite number, so
+that a row with nothing to see stays finite. The softmax runs in float32 and is rounded before it weighs the values.
 
 Vaswani et al. 2017, "Attention Is All You Need", eq. 1; Ainslie et al. 2023, "GQA", section 2.2.
 """

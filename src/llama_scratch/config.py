@@ -55,13 +55,9 @@ class LlamaConfig:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        rules.check_heads(self.num_attention_heads, self.num_key_value_heads, self.hidden_size)
-        defaults = {
-            "num_key_value_heads": self.num_attention_heads,
-            "head_dim": self.hidden_size // self.num_attention_heads,
-            "attention_dropout": 0.0,
-            "rope_parameters": {},
-        }
+        N, D = self.num_attention_heads, self.hidden_size
+        rules.check_heads(N, self.num_key_value_heads, D)
+        defaults = {"num_key_value_heads": N, "head_dim": D // N, "attention_dropout": 0.0, "rope_parameters": {}}
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)

@@ -3,8 +3,7 @@ r"""The keys and values of the tokens seen so far, so that a new token attends t
     bytes = 2 · L · B · G · S · H · bytes per number       (2: keys and values; G, not N: grouped heads are stored once)
 
 Everything is allocated once, to a stated length; keys are stored rotated. The length is one number for all layers and
-moves once a model call: until then the layers write behind it, so a call that fails half way leaves the cache as it
-was. The cache holds numbers, not history: no gradient flows through it into earlier calls.
+moves once a model call, so one that fails half way leaves the cache as it was. No gradient flows through it.
 
 Shazeer 2019, "Fast Transformer Decoding", section 2.3 (incremental inference).
 """
@@ -40,7 +39,7 @@ class LayerCache:
 
 
 class KVCache:
-    """Room for `max_length` positions of `batch_size` rows; iterating gives one LayerCache a layer."""
+    """Room for `max_length` positions of `batch_size` rows. Iterating over it gives one LayerCache a layer."""
 
     def __init__(self, config: LlamaConfig, batch_size: int, max_length: int,
                  dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> None:  # fmt: skip

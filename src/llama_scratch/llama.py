@@ -67,11 +67,8 @@ class Llama(Pretrained):
 
     def forward(self, tokens: Tokens, cache: KVCache | None = None, attention_mask: Padding | None = None,
                 positions: Positions | None = None) -> Logits:  # fmt: skip
-        """Logits of the token after each of `tokens`.
-
-        attention_mask is 1 for every real token, cached ones included (S = cached + T); positions are those of
-        `tokens`, by default the next ones. Raises ValueError where the mask has another shape or the cache no room.
-        """
+        """Logits of the token after each of `tokens`. attention_mask: 1 for real tokens, cached ones included;
+        positions: None for the next ones. Raises ValueError where the mask has another shape or the cache no room."""
         B, T = tokens.shape
         S = T + (cache.length if cache is not None else 0)
         if attention_mask is not None and attention_mask.shape != (B, S):

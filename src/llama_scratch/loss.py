@@ -2,8 +2,7 @@ r"""Next-token cross entropy.
 
     loss = − (1/n) Σ_t log softmax(logits_t)[label_{t+1}]     over the n targets that are not IGNORED
 
-in nats, computed in float32 whatever the dtype of the logits. Labels are shifted by padding them with IGNORED, as
-transformers does, rather than by slicing the logits: the same sum, but other bits in the gradient.
+in nats and float32. Labels are shifted by padding, as transformers does: slicing the logits changes gradient bits.
 """
 
 import torch.nn.functional as F

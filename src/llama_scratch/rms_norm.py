@@ -2,8 +2,7 @@ r"""Root mean square layer normalisation.
 
     y_i = g_i · x_i / √( (1/D) Σ_j x_j² + ε )
 
-The sum runs in float32 whatever the dtype of x, and the result is rounded to that dtype before the gain g multiplies
-it: transformers rounds in this order, and in bfloat16 the other order gives other bits.
+in float32 whatever the dtype of x, and rounded to that dtype before the gain g multiplies it, as transformers does.
 
 Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", eq. 4; ε as in the Llama code.
 """

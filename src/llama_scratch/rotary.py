@@ -4,10 +4,9 @@ r"""Rotary position embedding, in Hugging Face's half-split layout.
     q'_i       = q_i cos(p θ_i) − q_{i+H/2} sin(p θ_i)
     q'_{i+H/2} = q_{i+H/2} cos(p θ_i) + q_i sin(p θ_i)
 
-at position p, so that ⟨q'(p), k'(r)⟩ depends on p − r only. Channel i is paired with i + H/2; Meta's own checkpoints
-pair 2i with 2i + 1, and conversion to Hugging Face's format permutes the rows of q_proj and k_proj. Frequencies and
-angles are float32 whatever the model's dtype, and nothing is stored: `model.to(torch.bfloat16)` would round a buffer
-and turn the fastest pair by 0.4 rad at position 4000.
+at position p, so that ⟨q'(p), k'(r)⟩ depends on p − r only. (Meta's checkpoints pair 2i with 2i + 1; converting one
+permutes the rows of q_proj and k_proj.) Frequencies and angles are float32 whatever the model's dtype, and not stored:
+`model.to(torch.bfloat16)` would round a buffer, and angles at position 4000 by up to 0.4 rad.
 
 Su et al. 2021, "RoFormer", eq. 34. Stretched to longer contexts: linear, Chen et al. 2023, eq. 4; dynamic, u/bloc97
 and u/emozilla 2023; yarn, Peng et al. 2023, eqs. 19–22; longrope, Ding et al. 2024; llama3, the Llama 3.1 release.
@@ -26,8 +25,8 @@ from llama_scratch.config import LlamaConfig, Positions, Rotation
 def inverse_frequencies(config: LlamaConfig, length: int) -> tuple[Float32[Tensor, " half"], float]:
     """θ in radians per position, and the factor on cosine and sine, for a call whose largest position is `length` − 1.
 
-    Only dynamic and longrope depend on the length, and on it alone. transformers' dynamic remembers the longest call
-    so far: after it, a shorter call past max_position_embeddings gets the longer one's frequencies; here its own.
+    Only dynamic and longrope depend on the length. transformers' dynamic remembers the longest
+    call so far: after it a shorter call past max_position_embeddings gets the longer one's frequencies; here its own.
     """
     rope, H, longest = config.rope_parameters, config.head_dim, config.max_position_embeddings
     base: Any = rope["rope_theta"]
