@@ -2,7 +2,7 @@ r"""Causal self-attention with grouped queries.
 
     Attention(Q, K, V) = softmax( Q Kᵀ / √H + M ) V,    M = 0 where a query may look, −∞ elsewhere
 
-N query heads share G key/value heads: heads gR … gR + R − 1 read group g. −∞ is the dtype's lowest finite number, so
+N query heads share G key/value heads: heads gR … gR + R − 1 read group g. For −∞ stands the dtype's lowest number, so
 that a row with nothing to see stays finite. The softmax runs in float32 and is rounded before it weighs the values.
 
 Vaswani et al. 2017, "Attention Is All You Need", eq. 1; Ainslie et al. 2023, "GQA", section 2.2.
@@ -37,7 +37,9 @@ def attend(q: Queries, k: Keys, v: Keys, mask: Mask, dropout: float = 0.0, sdpa:
     k, v = share_heads(k, R), share_heads(v, R)
     if sdpa:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-    scores = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).masked_fill(~mask, torch.finfo(q.dtype).min)
+    lowest = torch.finfo(q.dtype).min
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + (~mask).to(q.dtype) * lowest
+    scores = scores.clamp(min=lowest)  # in float16 the sum may overflow to −∞, and a whole row of it would be NaN
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
     return F.dropout(weights, dropout) @ v
 

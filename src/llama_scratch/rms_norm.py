@@ -2,7 +2,7 @@ r"""Root mean square layer normalisation.
 
     y_i = g_i · x_i / √( (1/D) Σ_j x_j² + ε )
 
-in float32 whatever the dtype of x, and rounded to that dtype before the gain g multiplies it, as transformers does.
+in float32 whatever x is, and rounded to x's dtype before the gain g multiplies it, as transformers does.
 
 Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", eq. 4; ε as in the Llama code.
 """

@@ -92,8 +92,7 @@ def _yarn(periods: Tensor, rope: dict[str, Any], H: int) -> tuple[Tensor, float]
 def angles(config: LlamaConfig, positions: Positions, dtype: torch.dtype) -> Rotation:
     """Cosine and sine of p·θ_i, times the attention factor, for both halves of the channels, rounded to `dtype`."""
     theta, factor = inverse_frequencies(config, int(positions.max()) + 1)
-    half = positions[..., None].float() * theta.to(positions.device)
-    both = torch.cat((half, half), dim=-1)
+    both = (positions[..., None].float() * theta.to(positions.device)).repeat(1, 1, 2)
     return torch.stack((both.cos() * factor, both.sin() * factor)).to(dtype)
 
 

@@ -71,7 +71,17 @@ class TrainConfig:
         check("--held-out", self.held_out, "a share between 0 and 1", lambda v: 0 < v < 1)
         for name in ("learning_rate", "clip"):
             check(flag(name), getattr(self, name), "a positive number", lambda v: 0 < v < math.inf)
+        check("--device", self.device, "a device that torch can use", is_usable)
         check("--weight-decay", self.weight_decay, "0 or more", lambda v: 0 <= v < math.inf)
+
+
+def is_usable(device: str) -> bool:
+    """Whether torch can put a tensor there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # unknown; or known, but not in this build of torch
+        return False
+    return True
 
 
 def flag(name: str) -> str:

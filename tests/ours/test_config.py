@@ -1,0 +1,165 @@
+"""config.json of any vintage: read as transformers reads it, written so that transformers reads it, refused by name."""
+
+import copy
+import json
+from dataclasses import fields
+
+import pytest
+import torch
+import transformers
+
+from llama_scratch import LlamaConfig, config_file
+from llama_scratch.config_rules import ConfigError
+from llama_scratch.rotary import inverse_frequencies
+from reference.cases import HARD, ROPES
+from reference.oracle.rotary import inverse_frequencies as transformers_frequencies
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192}  # fmt: skip
+VINTAGES = {
+    "llama 1, almost empty": {"hidden_size": 64, "num_attention_heads": 8},
+    "rope_theta outside, an integer": {"rope_theta": 1000000},
+    "rope_scaling null": {"rope_theta": 5e5, "rope_scaling": None},
+    "rope_scaling empty": {"rope_theta": 5e5, "rope_scaling": {}},
+    "rope_scaling with type": {"rope_theta": 1e5, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "rope_scaling with rope_type": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    "type and rope_type disagree": {"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 2.0}},
+    "llama 3.1": {"rope_theta": 5e5, "rope_scaling": LLAMA3, "max_position_embeddings": 131072},
+    "llama3 without its original length": {"rope_scaling": {k: v for k, v in LLAMA3.items() if "original" not in k}},
+    "original length outside": {"rope_scaling": LLAMA3, "original_max_position_embeddings": 4096},
+    "transformers 5": {"rope_parameters": {"rope_theta": 5e5, **LLAMA3}},
+    "theta inside and outside": {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+    "both dictionaries, the same": {"rope_theta": 5e5, "rope_scaling": LLAMA3, "rope_parameters": LLAMA3},
+    "yarn, finetuned": {
+        "rope_scaling": {"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 4096, "finetuned": True}
+    },
+    "torch_dtype": {"torch_dtype": "float16"},
+    "dtype wins over torch_dtype": {"torch_dtype": "float16", "dtype": "bfloat16"},
+    "explicit nulls": {"head_dim": None, "num_key_value_heads": None, "pad_token_id": None, "attention_dropout": None},
+    "a list of stop ids": {"eos_token_id": [128001, 128008, 128009]},
+    "pad -1": {"pad_token_id": -1, "bos_token_id": 0, "eos_token_id": 1, "max_sequence_length": 2048},
+    "tensor parallel remnants": {"pretraining_tp": 2, "use_cache": False},
+    "generation defaults and provenance": {
+        "temperature": 0.6,
+        "do_sample": True,
+        "_name_or_path": "x",
+        "architectures": ["LLaMAForCausalLM"],
+    },
+    "unknown keys that switch nothing on": {"bias": False, "rope_interleaved": False, "sliding_window": None},
+}
+
+
+def as_transformers(raw: dict) -> transformers.LlamaConfig:
+    """What transformers makes of the file, the mutation that building a model does to it included."""
+    config = transformers.LlamaConfig(**copy.deepcopy(raw))
+    config.standardize_rope_params()
+    return config
+
+
+def differences(ours: LlamaConfig, theirs: transformers.LlamaConfig) -> dict:
+    """Field -> (ours, theirs), where they differ."""
+    found = {}
+    for field in fields(LlamaConfig):
+        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
+        if field.name == "dtype":
+            other = None if other is None else str(other).removeprefix("torch.")
+        if field.name == "rope_parameters":
+            other = {name: value for name, value in other.items() if name != "type"}
+        if field.name == "attention_dropout":
+            other = other or 0.0
+        if mine != other:
+            found[field.name] = (mine, other)
+    return found
+
+
+def test_defaults_are_transformers():
+    assert differences(LlamaConfig(), transformers.LlamaConfig()) == {}
+
+
+def test_every_architecture_field_of_transformers_is_here():
+    theirs = set(vars(transformers.LlamaConfig())) - set(vars(transformers.PreTrainedConfig()))
+    assert theirs <= {field.name for field in fields(LlamaConfig)}
+
+
+@pytest.mark.parametrize("vintage", VINTAGES)
+def test_reads_what_transformers_reads(vintage):
+    raw = {"model_type": "llama", **VINTAGES[vintage]}
+    assert differences(config_file.from_dict(raw), as_transformers(raw)) == {}
+
+
+@pytest.mark.parametrize("vintage", VINTAGES)
+def test_writes_what_transformers_reads(vintage, tmp_path):
+    config = config_file.from_dict(VINTAGES[vintage])
+    (tmp_path / "config.json").write_text(json.dumps(config_file.to_dict(config)))
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(theirs, transformers.LlamaConfig)
+    assert differences(config, theirs) == {}
+    assert config_file.from_dict(config_file.to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"model_type": "mistral"}, "model_type is 'mistral', expected 'llama'"),
+        ({"hidden_size": "64"}, "hidden_size is '64', expected a positive integer"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"vocab_size": True}, "vocab_size is True"),
+        ({"hidden_size": 100, "num_attention_heads": 8}, "hidden_size is 100, expected a multiple of num_att"),
+        ({"num_key_value_heads": 5}, "num_attention_heads is 32, expected a multiple of num_key_value_heads = 5"),
+        ({"head_dim": 7}, "head_dim is 7, expected an even"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps is '1e-5', expected a finite number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"hidden_act": "swish_glu"}, "hidden_act is 'swish_glu', expected one of ['silu', 'gelu'"),
+        ({"pad_token_id": 32000}, "pad_token_id is 32000, expected an id below vocab_size = 32000"),
+        ({"eos_token_id": "2"}, "eos_token_id is '2'"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1, expected true or false"),
+        ({"rope_theta": None}, "rope_theta is None"),
+        ({"rope_scaling": {"type": "su", "factor": 2.0}}, "rope_type is 'su', expected one of ['default', 'linear'"),
+        ({"rope_scaling": {"type": "linear"}}, "type 'linear': factor is None"),
+        ({"rope_scaling": {"type": "linear", "factor": "4"}}, "factor is '4'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor is None"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "64 numbers, head_"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0, "mscale": 1.0}}, "mscale is 1.0, expected absent"),
+        ({"rope_scaling": [1]}, "rope_scaling is [1], expected an object"),
+        ({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": LLAMA3}, "disagree"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"sliding_window": 4096}, "sliding_window is 4096, expected absent"),
+        ({"auto_map": {"AutoModel": "evil.py"}}, "auto_map is"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is"),
+        ({"attention_multiplier": 0.5}, "attention_multiplier is 0.5"),
+        ({"rope_interleaved": True}, "rope_interleaved is True"),
+        ([], "config.json is [], expected an object"),
+    ],
+)  # fmt: skip
+def test_refuses_by_name(raw, message):
+    with pytest.raises(ConfigError) as error:
+        config_file.from_dict(raw)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("head_dim", [4, 20, 64, 100, 128])
+@pytest.mark.parametrize("rope", ROPES)
+def test_frequencies_and_attention_factor_have_transformers_bits(rope, head_dim):
+    parameters = dict(ROPES[rope])
+    for key in {"short_factor", "long_factor"} & parameters.keys():
+        parameters[key] = [1.0 + 0.1 * i for i in range(head_dim // 2)]
+    raw = HARD | {"head_dim": head_dim, "rope_parameters": parameters}
+    for length in (1, 64, 65, 256, 257, 5000):
+        ours, factor = inverse_frequencies(config_file.from_dict(raw), length)
+        theirs, their_factor = transformers_frequencies(copy.deepcopy(raw), length)
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, theirs), f"length {length}"
+        assert factor == their_factor
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"attention_factor": 1.5}, {"mscale": 0.7, "mscale_all_dim": 0.4}, {"mscale": 0.7}, {"truncate": False},
+     {"beta_fast": 8, "beta_slow": 2}, {"factor": 1.0}],
+)  # fmt: skip
+def test_yarn_options_have_transformers_bits(extra):
+    raw = HARD | {"rope_parameters": ROPES["yarn"] | extra}
+    ours, theirs = inverse_frequencies(config_file.from_dict(raw), 9), transformers_frequencies(copy.deepcopy(raw), 9)
+    assert torch.equal(ours[0], theirs[0])
+    assert ours[1] == theirs[1]

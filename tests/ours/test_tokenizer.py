@@ -1,0 +1,97 @@
+"""The tokenizer: lossless, and the same ids in transformers."""
+
+import pytest
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama_scratch import Tokenizer, data
+from llama_scratch.tokenizer import TokenizerError
+
+ODD = [
+    "", " ", "  ", "   a", "a   ", "  a  b  ", "a", " a", "\n", "\n\n\n", "a\nb\n", "\t", "a\tb", " \t \n ", "\r\n",
+    "\x00", "\x07bell", "</s>", "<s>", "<unk>", "<s>a</s>", " </s> ", "<0x41>", "<0x0A>", "[INST] hi [/INST]",
+    "the", "The quick brown fox", "def f(x):\n    return x + 1\n", "1234567890", "3.14159", "a" * 300, "-" * 80,
+    "é", "e\u0301", "ﬁ", "①", "İstanbul", "ß", "Ω≈ç√∫", "日本語のテキスト", "中文", "한국어", "العربية", "हिन्दी",
+    "🙂", "👩‍👩‍👧", "🇩🇪", "\u00a0", "\u200b", "\ufeff", "\ue000", "\U0010ffff", "\ud7ff", "a\u2028b",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(data.read_documents([]), 512)
+
+
+@pytest.fixture(scope="module")
+def theirs(tokenizer, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(directory)
+    return transformers.AutoTokenizer.from_pretrained(directory)
+
+
+@pytest.mark.parametrize("text", ODD, ids=ascii)
+def test_transformers_gives_the_same_ids_and_text(tokenizer, theirs, text):
+    ids = tokenizer.encode(text)
+    assert theirs.encode(text, add_special_tokens=False, split_special_tokens=True) == ids
+    assert theirs.decode(ids) == tokenizer.decode(ids) == text
+
+
+def test_transformers_gives_the_same_ids_for_a_long_text(tokenizer, theirs):
+    text = "\n\n".join(data.read_documents([])[:10])
+    ids = tokenizer.encode(text)
+    assert theirs.encode(text, add_special_tokens=False, split_special_tokens=True) == ids
+    assert tokenizer.decode(ids) == text
+
+
+def test_transformers_adds_the_same_bos(tokenizer, theirs):
+    assert theirs.encode("a b") == tokenizer.encode("a b", bos=True)
+
+
+@given(text=st.text(st.characters(exclude_characters="\u2581", exclude_categories=["Cs"])))
+@settings(max_examples=500)
+def test_is_lossless(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_only_u2581_is_lost_and_it_becomes_a_space(tokenizer):
+    assert tokenizer.decode(tokenizer.encode("a\u2581b")) == "a b"
+
+
+def test_special_tokens_come_only_when_asked_for(tokenizer):
+    assert tokenizer.encode("a", bos=True, eos=True) == [tokenizer.bos_id, *tokenizer.encode("a"), tokenizer.eos_id]
+    assert not {tokenizer.bos_id, tokenizer.eos_id} & set(tokenizer.encode("<s>a</s>"))
+    assert tokenizer.decode(tokenizer.encode("a", bos=True, eos=True)) == "a"
+
+
+def test_saving_and_loading_changes_nothing(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    loaded = Tokenizer.from_pretrained(tmp_path)
+    assert loaded.vocab_size == tokenizer.vocab_size == 512
+    assert loaded.model == tokenizer.model
+
+
+def test_long_documents_are_learned_from_too():
+    """SentencePiece drops long inputs silently: a word that stands only in one must still become a piece."""
+    text = "x " * 5000 + "supercalifragilistic " * 200
+    assert len(Tokenizer.train([text], 300).encode("supercalifragilistic")) < 5
+
+
+def test_llama_2s_prefix_space_is_kept_for_transformers(shared, tmp_path):
+    llama2 = Tokenizer.from_pretrained(shared / "tokenizers" / "llama2")
+    llama2.save_pretrained(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.encode("Hello world") == llama2.encode("Hello world", bos=True)
+
+
+def test_errors_name_the_file_and_the_reason(tmp_path, tokenizer):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.model cannot be read: No such file"):
+        Tokenizer.from_pretrained(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"garbage")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.model: no SentencePiece model"):
+        Tokenizer.from_pretrained(tmp_path)
+    with pytest.raises(TokenizerError, match="cannot train 5000 pieces"):
+        Tokenizer.train(["too little text"], 5000)
+    with pytest.raises(TokenizerError, match="cannot train 300 pieces"):
+        Tokenizer.train([], 300)
+    with pytest.raises(TokenizerError, match="id 512 is outside the vocabulary of 512"):
+        tokenizer.decode([5, 512])
