@@ -2,9 +2,16 @@
 
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Shapes are checked in tests; a benchmark must not pay for that."""
+    if config.getoption("benchmark_only"):
+        jaxtyping.config.update("jaxtyping_disable", True)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from reference import oracle
+from reference.cases import Case
+
 ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+LETTERS = {"D": "hidden_size", "F": "intermediate_size", "V": "vocab_size", "N": "num_attention_heads",
+           "G": "num_key_value_heads", "H": "head_dim"}  # fmt: skip
 NAMES = ["rms_norm", "rotary", "attention", "swiglu", "block", "llama", "loss", "generate"]
 MODEL = ["config", "rms_norm", "rotary", "attention", "swiglu", "block", "kv_cache", "llama", "loss"]
 SOURCES = [path for folder in ("src", "reference", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
@@ -51,3 +57,27 @@ def test_tolerances_stand_in_the_budget_only():
     literal = re.compile(r"\b(atol|rtol|abs|rel)\s*=\s*[\d.]|assert_close|allclose")
     others = [path for path in SOURCES if path.name not in ("budget.py", "test_names.py")]
     assert [str(path) for path in others if literal.search(path.read_text())] == []
+
+
+def test_the_name_table_is_the_state_dict():
+    """Symbol, key and shape in the README are those of transformers' model."""
+    case = Case("no biases")
+    letters = {letter: case.config[name] for letter, name in LETTERS.items()}
+    rows = re.findall(r"^\| \S+ \| `([^`]+)` \| `[^`]+` \| ([^|]+) \| (\w+\.py) \|$", README.read_text(), re.MULTILINE)
+    stated = {}
+    for key, shape, file in rows:
+        assert (ROOT / "src" / "llama_scratch" / file).is_file()
+        axes = [[letters[letter] for letter in axis.split("·")] for axis in shape.strip().split(", ")]
+        stated[key] = tuple(axis[0] * axis[1] if len(axis) == 2 else axis[0] for axis in axes)
+    handle = oracle.build(case.config, case.state, case.dtype)
+    found = {re.sub(r"layers\.\d+", "layers.{l}", key): tuple(w.shape) for key, w in handle.state_dict().items()}
+    assert stated == found
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    tree = README.read_text().split("## Where everything is")[1].split("```")[1]
+    listed = set(re.findall(r"(\w+\.py)", tree))
+    package = {path.name for path in (ROOT / "src" / "llama_scratch").glob("*.py")} - {"__init__.py"}
+    assert package <= listed
+    present = {path.name for path in SOURCES} | {"NAME.py", "test_NAME.py", "bench_NAME.py", "my_adapter.py"}
+    assert listed <= present

@@ -195,7 +195,7 @@ def test_the_command_line_shows_progress_a_sample_and_a_summary(text, tmp_path):
     [
         (["--data", "absent.txt"], "error: absent.txt cannot be read: No such file or directory"),
         (["--steps", "-1"], "--steps is -1, expected 1 or more"),
-        (["--device", "abacus"], "--device is 'abacus', expected a device that torch can use"),
+        (["--device", "abacus"], "--device is 'abacus', expected a device"),
         (["--stepps", "3"], "--stepps"),
     ],
 )
