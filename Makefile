@@ -22,7 +22,8 @@ lint: .venv/ready
 # Built anew whenever what it is made from changes; the mark is set last, so an interrupted build starts over.
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or later is needed, $(PYTHON) is {v.major}.{v.minor}: make PYTHON=..." if v < (3, 11) else 0)'
-	rm -rf .venv
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,test,lint]'
-	touch $@
+	@echo "Setting up .venv: a minute or two"
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,test,lint]'
+	@touch $@

@@ -32,7 +32,7 @@ class TrainConfig:
     """Text files, or folders of them; none: the text that ships with Python."""
     out: Path = Path("out")
     """Where the checkpoint, log.jsonl and loss.png go."""
-    steps: int = 900
+    steps: int = 800
     """Optimiser steps."""
     batch_size: int = 8
     """Windows a step."""
