@@ -16,7 +16,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leaves benchmarks/ out of any other run."""
-    return True if collection_path == BENCHMARKS and not config.getoption("benchmark_only") else None
+    return True if collection_path.is_relative_to(BENCHMARKS) and not config.getoption("benchmark_only") else None
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -33,13 +33,13 @@ def attend(q: Queries, k: Keys, v: Keys, mask: Mask, dropout: float = 0.0, sdpa:
     """What every query reads: the values, weighed by how well their keys match it. With `sdpa` PyTorch's fused kernel
     computes it: the same mathematics, rounded in another order, and other numbers in rows with nothing to see.
     """
-    R = q.shape[1] // k.shape[1]
-    k, v = share_heads(k, R), share_heads(v, R)
+    k, v = (share_heads(heads, q.shape[1] // k.shape[1]) for heads in (k, v))
     if sdpa:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     lowest = torch.finfo(q.dtype).min
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + (~mask).to(q.dtype) * lowest
-    scores = scores.clamp(min=lowest)  # in float16 the sum may overflow to −∞, and a whole row of it would be NaN
+    if q.dtype == torch.float16:  # there the sum may overflow to −∞, and a whole row of it would be NaN
+        scores = scores.clamp(min=lowest)
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
     return F.dropout(weights, dropout) @ v
 

@@ -1,0 +1,32 @@
+"""What a run of pytest runs: benchmarks only when asked for, and never nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_a_plain_run_collects_no_benchmark():
+    listed = run("--collect-only").stdout
+    assert "tests/test_rms_norm.py::" in listed
+    assert "bench_" not in listed
+
+
+def test_benchmark_only_collects_every_benchmark():
+    listed = run("--collect-only", "--benchmark-only").stdout
+    missing = [path.name for path in (ROOT / "benchmarks").glob("bench_*.py") if f"{path.name}::" not in listed]
+    assert missing == []
+
+
+def test_benchmarking_nothing_fails():
+    done = run("--benchmark-only", "tests/test_loss.py")
+    assert "skipped" in done.stdout
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
