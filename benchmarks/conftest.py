@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import defaultdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ import torch
 from benchmarks.workload import CONFIG, MEDIANS, PROVIDERS, B, T
 from reference import oracle
 from reference.cases import weights
+from reference.implementation_loader import load
 
 ADAPTER = Path(__file__).parent.parent / "tests" / "adapters" / "ours.py"
 
@@ -22,20 +21,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[MEDIANS] = defaultdict(lambda: defaultdict(dict))
 
 
-def load_ours() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ours", ADAPTER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def models() -> dict[str, tuple[Any, Any]]:
     """provider -> its functions, and the model that they take."""
     state = weights(CONFIG, seed=0)
-    sources = {"ours": load_ours(), "transformers": oracle}
+    sources = {"ours": load(ADAPTER), "transformers": oracle}
     return {name: (source, source.build(CONFIG, state, torch.float32)) for name, source in sources.items()}
 
 

@@ -84,7 +84,7 @@ VARIANTS: dict[str, Config] = _ROPE_VARIANTS | {
     "eps 1e-2": {"rms_norm_eps": 1e-2},
 }
 
-PADS = (0, 3, 6, 1, 11)
+PADS = (3, 0, 6, 1, 11)  # the first row is padded too: its padding must not pass for everybody's
 OFFSETS = (0, 301, 1777, 5, 40)
 LENGTH = 48
 SPLIT = (5, 3, 1, 30, 9)
@@ -97,6 +97,7 @@ class Case:
     variant: str = "hard"
     dtype: torch.dtype = torch.float32
     seed: int = 0
+    exact: bool = False  # inputs as float64, after rounding to the dtype
 
     @property
     def config(self) -> Config:
@@ -121,10 +122,18 @@ class Case:
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randint(self.config["vocab_size"], (len(PADS), LENGTH), generator=generator)
 
+    @cached_property
+    def drawn(self) -> list[Tensor]:
+        """Every input drawn so far, in order: where gradients of inputs are found."""
+        return []
+
     def normal(self, *shape: int, scale: float = 1.0, salt: int = 0) -> Tensor:
         """Normal activations of the case's dtype; another salt gives other ones."""
         generator = torch.Generator().manual_seed(self.seed * 1009 + salt + 1)
-        return (torch.randn(shape, generator=generator) * scale).to(self.dtype)
+        x = (torch.randn(shape, generator=generator) * scale).to(self.dtype)
+        x = (x.double() if self.exact else x).requires_grad_(torch.is_grad_enabled())
+        self.drawn.append(x)
+        return x
 
     def hidden(self, scale: float = 1.0, salt: int = 0) -> Tensor:
         """A residual stream (B, T, D)."""

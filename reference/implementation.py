@@ -27,6 +27,9 @@ class Implementation(Protocol):
     def build(self, config: Config, state: State, dtype: torch.dtype) -> Any:
         """A model in eval mode, of the dtype, from the fields of a config.json and tensors under their HF names."""
 
+    def parameters(self, handle: Any) -> State:
+        """The tensors that autograd gives gradients to, under their HF names; a tied head is not among them."""
+
     def rms_norm(self, handle: Any, where: str, x: Tensor) -> Tensor:
         """The norm whose weight is stored as `where`.weight, applied to x (..., D)."""
 
@@ -54,6 +57,21 @@ class Implementation(Protocol):
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean next-token cross entropy of logits (B, T, V), labels (B, T) being the tokens, -100 where ignored."""
+
+    def sampling(
+        self,
+        logits: Tensor,
+        tokens: Tensor,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        min_p: float | None,
+        repetition_penalty: float | None,
+    ) -> Tensor:
+        """Probabilities (B, V), in float32, of the token after tokens (B, T), given logits (B, V) of any dtype.
+
+        None switches a knob off; temperature 0 is greedy, where the likeliest token has probability 1.
+        """
 
     def generate(self, handle: Any, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool) -> Tensor:
         """(B, T + new): the prompt and the `new` tokens that greedy decoding adds, never stopping."""

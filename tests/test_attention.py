@@ -1,4 +1,4 @@
-"""Attention: formula · oracle · properties."""
+"""Attention: formula · oracle · gradients · properties."""
 
 from itertools import pairwise
 
@@ -8,18 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reference.cases import DTYPES, LENGTH, Case
-from reference.checks.attention import in_chunks
+from reference.checks.attention import VARIANTS, in_chunks
 
 NAME = "attention"
-VARIANTS = [
-    "hard",
-    "one group",
-    "a group a head",
-    "head_dim is hidden / heads",
-    "no biases",
-    "rope yarn",
-    "rope dynamic",
-]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -30,6 +21,18 @@ class TestAnswers:
 
     def test_equals_transformers_bit_for_bit(self, compare, variant, dtype):
         compare(NAME, variant, dtype).must_be_bitwise()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", ["hard", "one group"])
+class TestGradients:
+    """Of every input and every parameter."""
+
+    def test_is_within_budget_of_the_exact_one(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_within_budget()
+
+    def test_equals_transformers_bit_for_bit(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_bitwise()
 
 
 def attention(implementation, case: Case, x, mask):

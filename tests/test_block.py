@@ -1,4 +1,4 @@
-"""Block: formula · oracle · properties."""
+"""Block: formula · oracle · gradients · properties."""
 
 import pytest
 import torch
@@ -6,18 +6,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reference.cases import DTYPES, LENGTH, Case
+from reference.checks.block import VARIANTS
 
 NAME = "block"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("variant", ["hard", "no biases", "eps 1e-2"])
+@pytest.mark.parametrize("variant", VARIANTS)
 class TestAnswers:
     def test_is_within_budget_of_the_formula(self, compare, variant, dtype):
         compare(NAME, variant, dtype).must_be_within_budget()
 
     def test_equals_transformers_bit_for_bit(self, compare, variant, dtype):
         compare(NAME, variant, dtype).must_be_bitwise()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", ["hard"])
+class TestGradients:
+    """Of every input and every parameter."""
+
+    def test_is_within_budget_of_the_exact_one(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_within_budget()
+
+    def test_equals_transformers_bit_for_bit(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_bitwise()
 
 
 @given(seed=st.integers(0, 2**16), t=st.integers(1, LENGTH - 1))

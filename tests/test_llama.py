@@ -1,4 +1,4 @@
-"""The whole model: formula · oracle · properties."""
+"""The whole model: formula · oracle · gradients · properties."""
 
 from itertools import pairwise
 
@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reference.cases import DTYPES, LENGTH, VARIANTS, Case
-from reference.checks.llama import in_chunks
+from reference.cases import DTYPES, LENGTH, Case
+from reference.checks.llama import VARIANTS, in_chunks
 
 NAME = "llama"
 
@@ -21,6 +21,18 @@ class TestAnswers:
 
     def test_equals_transformers_bit_for_bit(self, compare, variant, dtype):
         compare(NAME, variant, dtype).must_be_bitwise()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", ["hard", "tied", "a group a head"])
+class TestGradients:
+    """Of every input and every parameter."""
+
+    def test_is_within_budget_of_the_exact_one(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_within_budget()
+
+    def test_equals_transformers_bit_for_bit(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_bitwise()
 
 
 @given(seed=st.integers(0, 2**16), t=st.integers(1, LENGTH - 1))

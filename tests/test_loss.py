@@ -1,4 +1,4 @@
-"""Next-token loss: formula · oracle · properties."""
+"""Next-token loss: formula · oracle · gradients · properties."""
 
 import math
 
@@ -19,6 +19,18 @@ class TestAnswers:
 
     def test_equals_transformers_bit_for_bit(self, compare, dtype):
         compare(NAME, "hard", dtype).must_be_bitwise()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", ["hard"])
+class TestGradients:
+    """Of every input and every parameter."""
+
+    def test_is_within_budget_of_the_exact_one(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_within_budget()
+
+    def test_equals_transformers_bit_for_bit(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_bitwise()
 
 
 def test_uniform_logits_cost_log_v(implementation):

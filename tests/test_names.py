@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 LETTERS = {"D": "hidden_size", "F": "intermediate_size", "V": "vocab_size", "N": "num_attention_heads",
            "G": "num_key_value_heads", "H": "head_dim"}  # fmt: skip
-NAMES = ["rms_norm", "rotary", "attention", "swiglu", "block", "llama", "loss", "generate"]
+NAMES = ["rms_norm", "rotary", "attention", "swiglu", "block", "llama", "loss", "sampling", "generate"]
 MODEL = ["config", "rms_norm", "rotary", "attention", "swiglu", "block", "kv_cache", "llama", "loss"]
 SOURCES = [path for folder in ("src", "reference", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
 

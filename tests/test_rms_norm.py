@@ -1,4 +1,4 @@
-"""RMSNorm: formula · oracle · properties."""
+"""RMSNorm: formula · oracle · gradients · properties."""
 
 import pytest
 import torch
@@ -7,19 +7,32 @@ from hypothesis import strategies as st
 
 from reference import budget, oracle
 from reference.cases import DTYPES, Case
+from reference.checks.rms_norm import VARIANTS
 
 NAME = "rms_norm"
 WHERE = "model.layers.1.post_attention_layernorm"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("variant", ["hard", "eps 1e-6", "eps 1e-2"])
+@pytest.mark.parametrize("variant", VARIANTS)
 class TestAnswers:
     def test_is_within_budget_of_the_formula(self, compare, variant, dtype):
         compare(NAME, variant, dtype).must_be_within_budget()
 
     def test_equals_transformers_bit_for_bit(self, compare, variant, dtype):
         compare(NAME, variant, dtype).must_be_bitwise()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", ["hard"])
+class TestGradients:
+    """Of every input and every parameter."""
+
+    def test_is_within_budget_of_the_exact_one(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_within_budget()
+
+    def test_equals_transformers_bit_for_bit(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_bitwise()
 
 
 @given(seed=st.integers(0, 2**16), row=st.integers(0, 4))

@@ -1,4 +1,4 @@
-"""Rotary embedding: formula · oracle · properties."""
+"""Rotary embedding: formula · oracle · gradients · properties."""
 
 import pytest
 import torch
@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reference import budget, oracle
-from reference.cases import DTYPES, ROPES, Case
+from reference.cases import DTYPES, Case
+from reference.checks.rotary import VARIANTS
 
 NAME = "rotary"
-VARIANTS = ["hard", "head_dim is hidden / heads", *(f"rope {name}" for name in ROPES if name != "llama3")]
 # the types whose factor on cosine and sine is 1, so that turning keeps lengths
 PLAIN = ["hard", "rope default", "rope theta_500000", "rope linear"]
 
@@ -25,6 +25,18 @@ class TestAnswers:
 
     def test_equals_transformers_bit_for_bit(self, compare, variant, dtype):
         compare(NAME, variant, dtype).must_be_bitwise()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", ["hard"])
+class TestGradients:
+    """Of every input and every parameter."""
+
+    def test_is_within_budget_of_the_exact_one(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_within_budget()
+
+    def test_equals_transformers_bit_for_bit(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_bitwise()
 
 
 def query_and_key(case: Case) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""SwiGLU: formula · oracle · properties."""
+"""SwiGLU: formula · oracle · gradients · properties."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reference.cases import DTYPES, Case
+from reference.checks.swiglu import VARIANTS
 
 NAME = "swiglu"
-VARIANTS = ["hard", "no biases", "only attention biases", "gelu", "gelu_pytorch_tanh", "relu"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -19,6 +19,18 @@ class TestAnswers:
 
     def test_equals_transformers_bit_for_bit(self, compare, variant, dtype):
         compare(NAME, variant, dtype).must_be_bitwise()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("variant", ["hard", "gelu"])
+class TestGradients:
+    """Of every input and every parameter."""
+
+    def test_is_within_budget_of_the_exact_one(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_within_budget()
+
+    def test_equals_transformers_bit_for_bit(self, compare_gradients, variant, dtype):
+        compare_gradients(NAME, variant, dtype).must_be_bitwise()
 
 
 @given(seed=st.integers(0, 2**16), row=st.integers(0, 4))

@@ -7,6 +7,16 @@ from torch import Tensor
 
 from reference.cases import LENGTH, PADS, SPLIT, Case
 
+VARIANTS = (
+    "hard",
+    "one group",
+    "a group a head",
+    "head_dim is hidden / heads",
+    "no biases",
+    "rope yarn",
+    "rope dynamic",
+)
+
 SCALES = (1e-3, 1.0, 8.0)  # an attention that is nearly uniform, usual, and nearly one-hot
 
 

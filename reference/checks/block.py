@@ -6,6 +6,8 @@ from torch import Tensor
 
 from reference.cases import Case
 
+VARIANTS = ("hard", "no biases", "eps 1e-2")
+
 SCALES = (0.05, 1.0, 30.0)  # the size of an embedding, and of a late residual stream
 
 

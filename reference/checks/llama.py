@@ -5,7 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reference import cases
 from reference.cases import LENGTH, PADS, SPLIT, Case
+
+VARIANTS = tuple(cases.VARIANTS)
 
 
 def ask(implementation: Any, case: Case) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from reference.cases import LENGTH, PADS, Case
 
+VARIANTS = ("hard",)
+
 SCALES = (1e-3, 1.0, 30.0)
 
 

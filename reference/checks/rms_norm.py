@@ -6,6 +6,8 @@ from torch import Tensor
 
 from reference.cases import SCALES, Case
 
+VARIANTS = ("hard", "eps 1e-6", "eps 1e-2")
+
 
 def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
     handle = implementation.build(case.config, case.state, case.dtype)

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference.cases import LENGTH, OFFSETS, Case
+from reference.cases import LENGTH, OFFSETS, ROPES, Case
+
+VARIANTS = ("hard", "head_dim is hidden / heads", *(f"rope {name}" for name in ROPES if name != "llama3"))
 
 # where bfloat16 positions, tables of a fixed length and float32 angles give way
 EDGES = (0, 1, 255, 256, 257, 2047, 2048, 4095)

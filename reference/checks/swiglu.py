@@ -6,6 +6,8 @@ from torch import Tensor
 
 from reference.cases import Case
 
+VARIANTS = ("hard", "no biases", "only attention biases", "gelu", "gelu_pytorch_tanh", "relu")
+
 SCALES = (1e-3, 1.0, 30.0)  # beyond, float16 overflows in the product
 
 

@@ -21,6 +21,7 @@ from reference.formula.llama import llama as llama_formula
 from reference.formula.loss import loss as loss_formula
 from reference.formula.rms_norm import rms_norm as rms_norm_formula
 from reference.formula.rotary import rotary as rotary_formula
+from reference.formula.sampling import sampling as sampling_formula
 from reference.formula.swiglu import swiglu as swiglu_formula
 from reference.implementation import Config, State
 
@@ -111,6 +112,10 @@ def new_cache(handle: Handle, batch: int, length: int) -> Cache:
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.tensor(loss_formula(array(logits), array(labels)), dtype=torch.float64)
+
+
+def sampling(logits: Tensor, tokens: Tensor, **knobs: Any) -> Tensor:
+    return tensor(sampling_formula(array(logits), array(tokens), **knobs))
 
 
 def _optional(mask: Tensor | None) -> Array | None:

@@ -25,7 +25,7 @@ def inverse_frequencies(config: dict[str, Any], length: int) -> tuple[Array, flo
     if kind == "llama3":
         theta = np.array([llama3(t, rope) for t in theta])
     if kind == "longrope":
-        return longrope(theta, rope, length)
+        return longrope(theta, rope, length, config["max_position_embeddings"])
     if kind == "yarn":
         return yarn(theta, rope, base)
     return theta, 1.0
@@ -41,10 +41,11 @@ def llama3(theta: float, rope: dict[str, Any]) -> float:
     return theta * (kept + (1 - kept) / rope["factor"])
 
 
-def longrope(theta: Array, rope: dict[str, Any], length: int) -> tuple[Array, float]:
+def longrope(theta: Array, rope: dict[str, Any], length: int, longest: int) -> tuple[Array, float]:
     original = rope["original_max_position_embeddings"]
     divisors = rope["long_factor"] if length > original else rope["short_factor"]
-    sharpening = math.sqrt(1 + math.log(rope["factor"]) / math.log(original))
+    factor = rope.get("factor") or longest / original
+    sharpening = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return theta / np.array(divisors), rope.get("attention_factor") or sharpening
 
 

@@ -3,10 +3,24 @@
 from reference.oracle.attention import attention
 from reference.oracle.block import block
 from reference.oracle.generate import generate
-from reference.oracle.llama import build, llama, new_cache
+from reference.oracle.llama import build, llama, new_cache, parameters
 from reference.oracle.loss import loss
 from reference.oracle.rms_norm import rms_norm
 from reference.oracle.rotary import rotary
+from reference.oracle.sampling import sampling
 from reference.oracle.swiglu import swiglu
 
-__all__ = ["attention", "block", "build", "generate", "llama", "loss", "new_cache", "rms_norm", "rotary", "swiglu"]
+__all__ = [
+    "attention",
+    "block",
+    "build",
+    "generate",
+    "llama",
+    "loss",
+    "new_cache",
+    "parameters",
+    "rms_norm",
+    "rotary",
+    "sampling",
+    "swiglu",
+]

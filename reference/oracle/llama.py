@@ -2,7 +2,7 @@
 
 Built in the dtype (calling .to(bfloat16) on a float32 model would round its rotary frequencies, and the reference with
 them), with eager attention, and always called with an explicit mask (without one, positions that jump are taken for
-packed sequences) and with use_cache saying whether there is a cache (its answer has other bits otherwise).
+packed sequences) and with use_cache saying whether there is a cache (by default transformers makes one).
 """
 
 import copy
@@ -21,6 +21,10 @@ def build(config: Config, state: State, dtype: torch.dtype) -> LlamaForCausalLM:
     head = {"lm_head.weight": state["model.embed_tokens.weight"]} if config["tie_word_embeddings"] else {}
     handle.load_state_dict({**state, **head}, strict=True)
     return handle.eval()
+
+
+def parameters(handle: LlamaForCausalLM) -> State:
+    return dict(handle.named_parameters())
 
 
 def new_cache(handle: LlamaForCausalLM, batch: int, length: int) -> Cache:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from llama_scratch.config import Padding, Tokens
 from llama_scratch.kv_cache import KVCache
 from llama_scratch.llama import Llama
+from llama_scratch.sampling import Sampling, next_token_probabilities
 
 
 @torch.no_grad()
@@ -23,59 +26,84 @@ def generate(
     attention_mask: Padding | None = None,
     stop_ids: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
 ) -> Int[Tensor, "B T_and_new"]:
     """`tokens` followed by up to `max_new_tokens` new ones, the prompt included, as transformers' `generate`.
 
-    temperature 0 takes the likeliest token, a higher one samples from softmax(logits / temperature). A row stops at a
-    stop id (None: the configuration's eos_token_id; []: never) and is filled with pad_token_id, or else the first stop
-    id, until every row has stopped. Prompts of different lengths are padded on the left, with an attention_mask.
-    Raises ValueError for an empty prompt, an id outside the vocabulary, a negative count or temperature.
+    temperature 0 takes the likeliest token, a higher one samples; sampling.py has the knobs, all of them off at None.
+    A row stops at a stop id (None: the configuration's eos_token_id; []: never) and is filled with pad_token_id, or
+    else the first stop id, until every row has stopped. Prompts of different lengths are padded on the left, with an
+    attention_mask. Raises ValueError for a prompt that this cannot go on from, a negative count, a knob out of range.
     """
-    _check(tokens, model.config.vocab_size, max_new_tokens, temperature)
-    stops = _stop_ids(model) if stop_ids is None else list(stop_ids)
-    filler = model.config.pad_token_id if model.config.pad_token_id is not None else (stops or [0])[0]
-    B, T = tokens.shape
-    weight = model.lm_head.weight
-    cache = KVCache(model.config, B, T + max_new_tokens, weight.dtype, weight.device) if use_cache else None
-    running = torch.ones(B, dtype=torch.bool, device=tokens.device)
-    was_training = model.training
-    model.eval()
-    for _ in range(max_new_tokens):
-        unseen = tokens[:, cache.length :] if cache is not None else tokens
-        chosen = choose(model(unseen, cache, attention_mask)[:, -1], temperature, generator)
-        chosen = chosen.where(running, torch.full_like(chosen, filler))
-        tokens = torch.cat((tokens, chosen[:, None]), dim=1)
-        if attention_mask is not None:
-            attention_mask = torch.cat((attention_mask, torch.ones_like(attention_mask[:, :1])), dim=1)
-        running &= ~torch.isin(chosen, torch.tensor(stops, dtype=torch.long, device=tokens.device))
-        if not running.any():
-            break
-    model.train(was_training)
+    _check(tokens, attention_mask, model.config.vocab_size, max_new_tokens)
+    knobs = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    stops, filler = _stops_and_filler(model, stop_ids)
+    cache = _empty_cache(model, len(tokens), tokens.shape[1] + max_new_tokens) if use_cache else None
+    running = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+    with _evaluating(model):
+        for _ in range(max_new_tokens):
+            unseen = tokens[:, cache.length :] if cache is not None else tokens
+            chosen = choose(model(unseen, cache, attention_mask)[:, -1], tokens, knobs, attention_mask, generator)
+            chosen = chosen.where(running, filler)
+            tokens = torch.cat((tokens, chosen[:, None]), dim=1)
+            if attention_mask is not None:
+                attention_mask = F.pad(attention_mask, (0, 1), value=1)
+            running &= ~torch.isin(chosen, stops)
+            if not running.any():
+                break
     return tokens
 
 
 def choose(
-    logits: Float[Tensor, "B V"], temperature: float, generator: torch.Generator | None = None
+    logits: Float[Tensor, "B V"],
+    tokens: Tokens,
+    knobs: Sampling,
+    attention_mask: Int[Tensor, "B T"] | None = None,
+    generator: torch.Generator | None = None,
 ) -> Int[Tensor, " B"]:
     """The next token of every row."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    probabilities = (logits.float() / temperature).softmax(dim=-1)
+    probabilities = next_token_probabilities(logits, tokens, knobs, attention_mask)
+    if knobs.temperature == 0:
+        return probabilities.argmax(dim=-1)
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
 
-def _stop_ids(model: Llama) -> list[int]:
-    eos = model.config.eos_token_id
-    return eos if isinstance(eos, list) else [eos] if eos is not None else []
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in its own mode again, even if the model has raised."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
-def _check(tokens: Tensor, vocab_size: int, max_new_tokens: int, temperature: float) -> None:
+def _empty_cache(model: Llama, batch: int, length: int) -> KVCache:
+    weight = model.lm_head.weight
+    return KVCache(model.config, batch, length, weight.dtype, weight.device)
+
+
+def _stops_and_filler(model: Llama, stop_ids: Sequence[int] | None) -> tuple[Tensor, int]:
+    eos, filler = model.config.eos_token_id, model.config.pad_token_id
+    if stop_ids is None:
+        stop_ids = eos if isinstance(eos, list) else [eos] if eos is not None else []
+    stops = torch.tensor(stop_ids, dtype=torch.long, device=model.lm_head.weight.device)
+    return stops, filler if filler is not None else [*stop_ids, 0][0]
+
+
+def _check(tokens: Tensor, attention_mask: Tensor | None, vocab_size: int, max_new_tokens: int) -> None:
     if tokens.shape[1] == 0:
         raise ValueError("the prompt is empty: give at least one token, for instance BOS")
     if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
         found = f"{int(tokens.min())} to {int(tokens.max())}"
         raise ValueError(f"the prompt's ids run from {found}, expected 0 to vocab_size - 1 = {vocab_size - 1}")
+    if attention_mask is not None and not attention_mask[:, -1].all():
+        rows = (attention_mask[:, -1] == 0).nonzero()[:, 0].tolist()
+        raise ValueError(f"attention_mask ends in padding in rows {rows}, expected prompts padded on the left")
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature is {temperature}, expected 0 (greedy) or a positive number")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,10 @@ from llama_scratch.attention import causal_mask
 from llama_scratch.kv_cache import LayerCache
 from llama_scratch.loss import next_token_loss
 from llama_scratch.rotary import angles, rotate
+from llama_scratch.sampling import Sampling, next_token_probabilities
 from reference.implementation import Config, State
+
+BITWISE = True
 
 
 def build(config: Config, state: State, dtype: torch.dtype) -> Llama:
@@ -22,6 +26,10 @@ def build(config: Config, state: State, dtype: torch.dtype) -> Llama:
     head = {"lm_head.weight": state["model.embed_tokens.weight"]} if config["tie_word_embeddings"] else {}
     model.load_state_dict({**state, **head}, strict=True)
     return model.eval()
+
+
+def parameters(handle: Llama) -> State:
+    return dict(handle.named_parameters())
 
 
 def rms_norm(handle: Llama, where: str, x: Tensor) -> Tensor:
@@ -76,6 +84,10 @@ def new_cache(handle: Llama, batch: int, length: int) -> KVCache:
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
     return next_token_loss(logits, labels)
+
+
+def sampling(logits: Tensor, tokens: Tensor, **knobs: Any) -> Tensor:
+    return next_token_probabilities(logits, tokens, Sampling(**knobs))
 
 
 def generate(handle: Llama, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool) -> Tensor:

@@ -13,6 +13,7 @@ from llama_scratch.config_rules import ConfigError
 from llama_scratch.rotary import inverse_frequencies
 from reference.cases import HARD, ROPES
 from reference.oracle.rotary import inverse_frequencies as transformers_frequencies
+from tests.ours.config_comparison import as_transformers, differences
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}  # fmt: skip
@@ -47,29 +48,6 @@ VINTAGES = {
     },
     "unknown keys that switch nothing on": {"bias": False, "rope_interleaved": False, "sliding_window": None},
 }
-
-
-def as_transformers(raw: dict) -> transformers.LlamaConfig:
-    """What transformers makes of the file, the mutation that building a model does to it included."""
-    config = transformers.LlamaConfig(**copy.deepcopy(raw))
-    config.standardize_rope_params()
-    return config
-
-
-def differences(ours: LlamaConfig, theirs: transformers.LlamaConfig) -> dict:
-    """Field -> (ours, theirs), where they differ."""
-    found = {}
-    for field in fields(LlamaConfig):
-        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
-        if field.name == "dtype":
-            other = None if other is None else str(other).removeprefix("torch.")
-        if field.name == "rope_parameters":
-            other = {name: value for name, value in other.items() if name != "type"}
-        if field.name == "attention_dropout":
-            other = other or 0.0
-        if mine != other:
-            found[field.name] = (mine, other)
-    return found
 
 
 def test_defaults_are_transformers():

@@ -1,0 +1,75 @@
+"""Copy this file beside your own Llama, fill in what it has, delete what it lacks, and run
+
+    pytest --implementation path/to/your_adapter.py
+
+What is deleted, or still raises NotImplementedError, is reported "not offered". `handle` is whatever build returns,
+`cache` whatever new_cache returns; the suite never looks inside. Ask the model's own submodules, so that the eps, theta
+and head_dim are judged that it was really built with. Shapes and letters: reference/implementation.py.
+"""
+
+# True claims transformers' bits; without the claim answers are judged by budget: at most twice as far from the float64
+# formula as transformers is, plus two units in the last place.
+BITWISE = False
+
+# What is known to be wrong: part of a test's name -> why. It must fail; when it passes, the run says so.
+KNOWN_FAILURES: dict[str, str] = {}
+
+
+def build(config, state, dtype):
+    """Your model, in eval mode, from the fields of a config.json and tensors under their Hugging Face names."""
+    raise NotImplementedError
+
+
+def parameters(handle):
+    """Your parameters under their Hugging Face names, for gradients."""
+    raise NotImplementedError
+
+
+def rms_norm(handle, where, x):
+    """The norm stored as `where`.weight, for instance model.layers.0.input_layernorm."""
+    raise NotImplementedError
+
+
+def rotary(handle, q, k, positions):
+    """Turned q (B, N, T, H) and k (B, G, T, H); positions (B, T)."""
+    raise NotImplementedError
+
+
+def attention(handle, layer, x, positions, mask, cache=None):
+    """Self-attention alone, (B, T, D) -> (B, T, D); mask None or (B, S), 1 for real tokens; the cache moves on by T."""
+    raise NotImplementedError
+
+
+def swiglu(handle, layer, x):
+    """The feed-forward alone, (B, T, D) -> (B, T, D)."""
+    raise NotImplementedError
+
+
+def block(handle, layer, x, positions, mask, cache=None):
+    """A whole layer, (B, T, D) -> (B, T, D)."""
+    raise NotImplementedError
+
+
+def llama(handle, tokens, positions, mask, cache=None):
+    """Logits (B, T, V) of tokens (B, T)."""
+    raise NotImplementedError
+
+
+def new_cache(handle, batch, length):
+    """An empty cache for `batch` rows of `length` positions."""
+    raise NotImplementedError
+
+
+def loss(logits, labels):
+    """Mean cross entropy of predicting labels (B, T) one token ahead from logits (B, T, V); -100 is ignored."""
+    raise NotImplementedError
+
+
+def sampling(logits, tokens, temperature, top_k, top_p, min_p, repetition_penalty):
+    """The next token's probabilities (B, V)."""
+    raise NotImplementedError
+
+
+def generate(handle, tokens, mask, new, use_cache):
+    """(B, T + new): greedy, never stopping."""
+    raise NotImplementedError

@@ -1,0 +1,231 @@
+"""`python -m reference.verify`: a trained checkpoint, through this project's adapter and through wrong ones."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from reference import verify
+from reference.implementation_loader import load
+
+ROOT = verify.OURS.parent.parent.parent
+LAYER = 2
+
+WRONG = f"""
+from pathlib import Path
+import torch
+from reference.implementation_loader import load
+ours = load(Path({str(verify.OURS)!r}))
+globals().update({{name: value for name, value in vars(ours).items() if not name.startswith("_")}})
+
+def build(config, state, dtype):
+    handle = ours.build(config, state, dtype)
+    with torch.no_grad():
+        handle.model.layers[{LAYER}].mlp.up_proj.weight[3, 5] += 0.5
+    return handle
+"""
+
+
+@pytest.fixture(scope="module")
+def stories(shared):
+    return shared / "stories260K"
+
+
+@pytest.fixture
+def wrong(tmp_path):
+    path = tmp_path / "wrong.py"
+    path.write_text(WRONG)
+    return path
+
+
+@pytest.fixture
+def copy(stories, tmp_path):
+    """The checkpoint in a folder that may be written to, without its tokenizer."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(stories / name, folder / name)
+    return folder
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines() if re.match(r" +\d", line)]
+
+
+@pytest.mark.parametrize("dtype", verify.NAMED)
+def test_this_project_agrees_with_transformers(stories, dtype, capsys):
+    assert verify.main([str(stories), "--dtype", dtype]) == 0
+    text = capsys.readouterr().out
+    assert [row[:7] for row in rows(text)] == [[str(layer), *["bitwise"] * 6] for layer in range(5)]
+    for line in (
+        "model.norm: bitwise",
+        "logits: bitwise",
+        "guilty: nothing",
+        "first difference: none",
+        f"dtype: {dtype}",
+    ):
+        assert line in text.splitlines()
+    assert "verdict: all answers agree: 48 bitwise" in text
+    assert "through the checkpoint's tokenizer" in text
+
+
+def test_one_number_changed_in_handling_names_layer_and_component(stories, wrong, capsys):
+    assert verify.main([str(stories), "--implementation", str(wrong)]) == 1
+    text = capsys.readouterr().out
+    assert re.findall(r"^guilty: (.*?):", text, re.MULTILINE) == [f"swiglu of layer {LAYER}"]
+    assert re.findall(r"^first difference: (\S+), (\S+),", text, re.MULTILINE) == [
+        ("swiglu", f"model.layers.{LAYER}.mlp")
+    ]
+    for layer, *cells in rows(text):
+        assert ("WRONG" in cells) == (int(layer) == LAYER)
+    assert "NOT all answers agree" in text
+
+
+def test_findings_are_written_as_json_and_as_a_page(stories, wrong, tmp_path):
+    json_file, html_file = tmp_path / "out.json", tmp_path / "out.html"
+    html_file.write_text("an older page")
+    written = ["--json", str(json_file), "--html", str(html_file)]
+    assert verify.main([str(stories), "--implementation", str(wrong), *written]) == 1
+    values = json.loads(json_file.read_text())
+    assert values["agrees"] is False
+    assert [(finding["name"], finding["layer"]) for finding in values["guilty"]] == [("swiglu", LAYER)]
+    assert len(values["findings"]) == 48
+    assert len(values["running"]) == 5 * 5 + 2
+    assert "transformers 5." in values["versions"]
+    text = html_file.read_text()
+    assert f"swiglu of layer {LAYER}" in text
+    assert "<svg" in text
+    assert "prefers-color-scheme: dark" in text
+    assert re.findall(r"https?:|<script|<link|<img|@import|url\(", text) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.html", "out.json", "wrong.py"]
+
+
+def test_the_page_is_well_formed_and_escapes_what_it_quotes(stories, wrong, tmp_path):
+    hostile = tmp_path / "a<script>&.py"
+    wrong.rename(hostile)
+    page = tmp_path / "out.html"
+    verify.main([str(stories), "--implementation", str(hostile), "--html", str(page)])
+    assert "<script" not in page.read_text()
+    open_tags = []
+
+    class Balance(HTMLParser):
+        def handle_starttag(self, tag, *_):
+            if tag != "meta":
+                open_tags.append(tag)
+
+        def handle_startendtag(self, *_):
+            """Opens nothing."""
+
+        def handle_endtag(self, tag):
+            assert open_tags.pop() == tag
+
+    Balance().feed(page.read_text())
+    assert open_tags == []
+
+
+def test_a_model_full_of_nan_is_told_in_every_form(stories, wrong, tmp_path, capsys):
+    wrong.write_text(WRONG.replace("+= 0.5", "= float('nan')"))
+    written = ["--json", str(tmp_path / "out.json"), "--html", str(tmp_path / "out.html")]
+    assert verify.main([str(stories), "--implementation", str(wrong), *written]) == 1
+    assert f"guilty: swiglu of layer {LAYER}" in capsys.readouterr().out
+    json.loads((tmp_path / "out.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert not re.search(r'points="[^"]*(nan|inf)', (tmp_path / "out.html").read_text())
+
+
+def test_what_an_adapter_lacks_is_no_agreement(stories, wrong, capsys):
+    wrong.write_text(WRONG.replace("+= 0.5", "+= 0") + "\ndel rotary\n")
+    assert verify.main([str(stories), "--implementation", str(wrong)]) == 1
+    text = capsys.readouterr().out
+    assert "guilty: nothing" in text
+    assert "not judged: rotary of layers 0, 1, 2, 3, 4" in text
+
+
+def test_without_a_tokenizer_tokens_are_random(copy, capsys):
+    assert verify.main([str(copy), "--tokens", "5"]) == 0
+    assert "random (transformers opens no tokenizer there)" in capsys.readouterr().out
+
+
+def test_a_config_file_of_transformers_4_is_read(copy, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"rope_theta": config.pop("rope_parameters")["rope_theta"], "torch_dtype": config.pop("dtype")}
+    del config["head_dim"], config["attention_bias"], config["mlp_bias"]
+    (copy / "config.json").write_text(json.dumps(config))
+    assert verify.main([str(copy)]) == 0, capsys.readouterr()
+
+
+def only_line(capsys) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    return line
+
+
+def change(path, old: bytes, new: bytes) -> None:
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("config.json", None, r"config\.json: No such file"),
+        ("config.json", b"{", r"config\.json: no JSON object"),
+        ("config.json", b"[]", r"config\.json: no JSON object"),
+        ("config.json", b'{"model_type": "gpt2"}', r"config\.json: model_type is 'gpt2', expected 'llama'"),
+        ("model.safetensors", None, r"model\.safetensors"),
+        ("model.safetensors", b"nonsense", r"copy: transformers cannot open it"),
+    ],
+)
+def test_a_bad_directory_is_one_line(copy, file, content, reason, capsys):
+    if content is None:
+        (copy / file).unlink()
+    else:
+        (copy / file).write_bytes(content)
+    assert verify.main([str(copy)]) == 2
+    assert re.search(reason, line := only_line(capsys)), line
+
+
+def test_a_tensor_under_another_name_is_one_line(copy, capsys):
+    change(copy / "model.safetensors", b"model.layers.2.mlp.up_proj", b"model.layers.2.mlp.up_prok")
+    assert verify.main([str(copy)]) == 2
+    assert "missing keys: model.layers.2.mlp.up_proj.weight" in only_line(capsys)
+
+
+def test_a_bad_adapter_is_one_line(copy, wrong, tmp_path, capsys):
+    assert verify.main([str(copy), "--implementation", str(tmp_path / "none.py")]) == 2
+    assert only_line(capsys).endswith("none.py: no such Python file")
+    wrong.write_text("import no_such_package")
+    assert verify.main([str(copy), "--implementation", str(wrong)]) == 2
+    assert "wrong.py: ModuleNotFoundError: No module named 'no_such_package'" in only_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--dtype", "int8"], "--dtype: invalid choice: 'int8'"),
+        (["--tokens", "0"], "--tokens: 0 is no length"),
+        (["--json", "no/such/folder/out.json"], "--json: no/such/folder/out.json: not a file in an existing directory"),
+        (["--bananas"], "unrecognized arguments: --bananas"),
+    ],
+)
+def test_a_bad_option_is_one_line(tmp_path, arguments, reason, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        verify.main([str(tmp_path), *arguments])
+    assert exit_.value.code == 2
+    assert reason in only_line(capsys)
+
+
+def test_it_runs_as_a_module_from_the_checkout(tmp_path):
+    line = [sys.executable, "-m", "reference.verify", str(tmp_path / "nowhere")]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"verify: {tmp_path / 'nowhere' / 'config.json'}: No such file or directory\n"
+
+
+def test_an_adapter_is_loaded_from_its_path():
+    assert load(verify.OURS).build.__module__ == "ours"

@@ -1,0 +1,265 @@
+"""Blame: a mistake planted in a whole model is found by its component and its layer, and by nothing else."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from reference import blame, exam, oracle
+from reference.cases import DTYPES, Case
+from reference.depth import running
+from reference.recording import Inputs
+
+LAYER = 1
+ASKED = ("build", "new_cache", "rms_norm", "rotary", "attention", "swiglu", "block", "llama")
+
+
+def questions(case: Case) -> exam.Exam:
+    return exam.prepare(case.config, case.state, case.dtype, Inputs(case.tokens, case.positions, case.mask))
+
+
+@pytest.fixture(scope="module")
+def hard():
+    return questions(Case())
+
+
+@pytest.fixture(scope="module", params=DTYPES, ids=str)
+def every_dtype(request):
+    return questions(Case(dtype=request.param))
+
+
+def like(implementation, **others) -> SimpleNamespace:
+    """The implementation with other functions in place of some of its own."""
+    return SimpleNamespace(**{name: getattr(implementation, name) for name in ASKED} | others)
+
+
+def mutated(plant) -> SimpleNamespace:
+    """transformers, with something changed in every model that it builds: leaf, block and model are wrong alike."""
+
+    def build(*about):
+        handle = oracle.build(*about)
+        with torch.no_grad():
+            plant(handle)
+        return handle
+
+    return like(oracle, build=build)
+
+
+def ignores_its_gain(handle):
+    handle.model.layers[LAYER].input_layernorm.weight.fill_(1)
+
+
+def ignores_the_last_gain(handle):
+    handle.model.norm.weight.fill_(1)
+
+
+def turns_by_another_base(handle):
+    handle.config.rope_parameters["rope_theta"] = 500000.0
+
+
+def scales_scores_twice(handle):
+    handle.model.layers[LAYER].self_attn.scaling **= 2
+
+
+def has_another_activation(handle):
+    handle.model.layers[LAYER].mlp.act_fn = nn.GELU()
+
+
+def perturbs_one_weight(handle):
+    handle.model.layers[LAYER].mlp.up_proj.weight[3, 5] += 1
+
+
+def runs_both_branches_side_by_side(handle):
+    layer = handle.model.layers[LAYER]
+
+    def forward(x, **around):
+        read, _ = layer.self_attn(layer.input_layernorm(x), **around)
+        return x + read + layer.mlp(layer.post_attention_layernorm(x))
+
+    layer.forward = forward
+
+
+def shifts_the_vocabulary(handle):
+    handle.lm_head.weight.copy_(handle.lm_head.weight.roll(1, 0))
+
+
+def scales_its_embeddings(handle):
+    handle.model.embed_tokens.weight.mul_(2)
+
+
+@pytest.mark.parametrize(
+    ("plant", "component", "layers"),
+    [
+        (ignores_its_gain, "rms_norm", [LAYER]),
+        (ignores_the_last_gain, "rms_norm", [None]),
+        (turns_by_another_base, "rotary", [0, 1, 2]),
+        (scales_scores_twice, "attention", [LAYER]),
+        (has_another_activation, "swiglu", [LAYER]),
+        (perturbs_one_weight, "swiglu", [LAYER]),
+        (runs_both_branches_side_by_side, "block", [LAYER]),
+        (shifts_the_vocabulary, "llama", [None]),
+        (scales_its_embeddings, "llama", [None]),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_the_innermost_wrong_component_is_guilty(every_dtype, plant, component, layers):
+    findings = blame.find(mutated(plant), every_dtype)
+    found = [(finding.name, finding.layer) for finding in blame.guilty(findings)]
+    assert found == [(component, layer) for layer in layers]
+    assert {finding.status for finding in findings if finding.name == "llama"} == {blame.WRONG}
+
+
+def test_a_rounding_in_another_place_shows_in_bits_only():
+    def rounds_once(handle):
+        norm = handle.model.layers[LAYER].post_attention_layernorm
+
+        def forward(x):
+            wide = x.float()
+            return (norm.weight * wide * (wide.square().mean(-1, True) + norm.variance_epsilon).rsqrt()).to(x.dtype)
+
+        norm.forward = forward
+
+    findings = blame.find(mutated(rounds_once), questions(Case(dtype=torch.bfloat16)))
+    assert blame.guilty(findings) == []
+    assert [(f.name, f.layer) for f in blame.guilty(findings, bitwise=True)] == [("rms_norm", LAYER)]
+
+
+class Forgetful(DynamicCache):
+    """Gives back the keys in another order, in one layer."""
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs):
+        keys, values = super().update(keys, values, layer_idx, *args, **kwargs)
+        return (keys.roll(1, dims=-2), values) if layer_idx == LAYER else (keys, values)
+
+
+def test_a_mistake_of_the_cache_shows_in_chunks_only(hard):
+    findings = blame.find(like(oracle, new_cache=lambda handle, *_: Forgetful(config=handle.config)), hard)
+    assert [(f.name, f.layer, f.how) for f in blame.guilty(findings)] == [("attention", LAYER, exam.IN_CHUNKS)]
+    assert all(finding.good for finding in findings if finding.how != exam.IN_CHUNKS)
+
+
+def test_a_right_implementation_is_clean(implementation, every_dtype):
+    findings = blame.find(implementation, every_dtype)
+    assert len(findings) == 3 * 9 + 3
+    assert [str(finding) for finding in findings if not finding.good] == []
+    assert blame.guilty(findings) == []
+    steps = running(implementation, every_dtype)
+    assert len(steps) == 3 * 5 + 2
+    assert [str(step) for step in steps if not step.good] == []
+
+
+@pytest.mark.parametrize("variant", ["rope dynamic", "rope longrope", "tied", "one group"])
+def test_transformers_itself_is_clean(variant):
+    findings = blame.find(oracle, questions(Case(variant)))
+    assert {finding.status for finding in findings} == {blame.BITWISE}
+
+
+def test_without_a_mask_every_row_counts(implementation):
+    case = Case()
+    asked = exam.prepare(case.config, case.state, case.dtype, Inputs(case.tokens, case.positions))
+    assert asked.questions[-1].theirs.shape == (case.tokens.numel(), case.config["vocab_size"])
+    assert all(finding.good for finding in blame.find(implementation, asked))
+
+
+def test_one_token_is_enough(implementation):
+    case = Case()
+    inputs = Inputs(case.tokens[:, :1], case.positions[:, :1])
+    assert all(f.good for f in blame.find(implementation, exam.prepare(case.config, case.state, case.dtype, inputs)))
+
+
+def test_recorded_activations_are_the_answers_of_the_parts(hard):
+    """What the hooks heard in one run of the model is what transformers answers to the questions."""
+    recording = hard.recording
+    compared = 0
+    for question in hard.questions:
+        if question.how == exam.ONE_PASS and question.where in recording.out_of:
+            assert torch.equal(recording.out_of[question.where][recording.inputs.real], question.theirs)
+            compared += 1
+    assert compared == 3 * 5 + 1
+
+
+def test_a_wrong_function_alone_is_guilty_too(hard):
+    """The whole model is right here: its swiglu is asked through a function that is not."""
+
+    def swiglu(handle, layer, x):
+        return oracle.swiglu(handle, layer, x) * (2 if layer == LAYER else 1)
+
+    found = blame.guilty(blame.find(like(oracle, swiglu=swiglu), hard))
+    assert [(finding.name, finding.layer) for finding in found] == [("swiglu", LAYER)]
+
+
+def test_what_is_not_offered_is_not_passed(hard):
+    def swiglu(*_):
+        raise NotImplementedError
+
+    lacking = like(oracle, swiglu=swiglu)
+    del lacking.rotary, lacking.new_cache
+    findings = blame.find(lacking, hard)
+    missing = {(finding.name, finding.how) for finding in findings if finding.status == blame.MISSING}
+    chunked = {(name, exam.IN_CHUNKS) for name in ("attention", "block", "llama")}
+    assert missing == {("rotary", "queries"), ("rotary", "keys"), ("swiglu", exam.ONE_PASS), *chunked}
+    assert blame.guilty(findings) == []
+    assert {step.name for step in running(lacking, hard)} == {"rms_norm", "attention", "block", "llama"}
+
+
+def test_an_implementation_without_build_offers_nothing(hard):
+    assert [finding.status for finding in blame.find(SimpleNamespace(), hard)] == [blame.MISSING]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda x: x[:, :1], "IndexError"),
+        (lambda x: x[..., :1], "shapes differ"),
+        (lambda _: None, "TypeError"),
+        (lambda x: x * float("nan"), "inf ulp"),
+        (lambda _: 1 / 0, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_an_answer_of_no_use_is_a_failure_with_its_reason(hard, answer, reason):
+    wrong = like(oracle, swiglu=lambda *arguments: answer(arguments[-1]))
+    found = blame.guilty(blame.find(wrong, hard))
+    assert [(finding.name, finding.layer) for finding in found] == [("swiglu", layer) for layer in range(3)]
+    assert all(reason in str(finding) for finding in found)
+    running(wrong, hard)
+
+
+def test_a_model_that_cannot_be_built_is_a_finding(hard):
+    def build(*_):
+        raise KeyError("model.embed_tokens.weight")
+
+    findings = blame.find(SimpleNamespace(build=build), hard)
+    assert [str(finding) for finding in blame.guilty(findings)] == [
+        "build, of the model: KeyError: 'model.embed_tokens.weight'"
+    ]
+    assert running(SimpleNamespace(build=build), hard) == []
+
+
+def test_writing_into_an_argument_spoils_only_the_own_answer(hard):
+    """Each call gets its own copies, so the components asked next are still judged on transformers' activations."""
+
+    def swiglu(handle, layer, x):
+        y = oracle.swiglu(handle, layer, x)
+        x.zero_()
+        return y
+
+    careless = like(oracle, swiglu=swiglu)
+    assert all(finding.good for finding in [*blame.find(careless, hard), *running(careless, hard)])
+
+
+def test_a_case_whose_reference_overflows_is_void():
+    case = Case(dtype=torch.float16)
+    loud = {key: w * 1e5 if "down_proj" in key else w for key, w in case.state.items()}
+    asked = exam.prepare(case.config, loud, case.dtype, Inputs(case.tokens, case.positions, case.mask))
+    findings = blame.find(oracle, asked)
+    assert blame.VOID in {finding.status for finding in findings}
+    assert not all(finding.good for finding in findings)
+    assert blame.guilty(findings) == []
+
+
+def test_the_run_on_its_own_activations_strays_where_the_mistake_is(hard):
+    steps = running(mutated(has_another_activation), hard)
+    first = next(step for step in steps if step.status != blame.BITWISE)
+    assert (first.name, first.layer) == ("swiglu", LAYER)
