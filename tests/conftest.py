@@ -68,7 +68,7 @@ class Offered:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Somebody else's Llama is asked the questions, not what this project asks of itself."""
-    foreign = config.getoption("implementation") != OURS
+    foreign = config.getoption("implementation").resolve() != OURS
     own = collection_path.is_relative_to(TESTS / "ours") or collection_path.name in OF_THE_SUITE
     return True if foreign and own else None
 
