@@ -62,10 +62,9 @@ def _no_transpose(_self, x, H):
     return x.reshape(B, -1, T, H)
 
 
-def _masked_before_scaling(self, q, k, v, seen, scale):
+def _masked_too_weakly(self, q, k, v, seen, scale):
     R = q.shape[1] // k.shape[1]
-    lowest = torch.finfo(q.dtype).min
-    scores = ((q @ self.share(k, R).transpose(-2, -1)) + (~seen).to(q.dtype) * 8.0 * -1 + 0 * lowest) * scale
+    scores = q @ self.share(k, R).transpose(-2, -1) * scale - 8.0 * (~seen).to(q.dtype)
     return self.softmax(scores) @ self.share(v, R)
 
 
@@ -104,7 +103,7 @@ MISTAKES = [
             padding=lambda _s, mask: mask[:1].bool().expand_as(mask)),
     mistake("padding_reversed", "padding is taken to stand on the right", padding=lambda _s, mask: mask.flip(1).bool()),
     mistake("mask_added_as_ones", "the mask is added to the scores as 1 and 0 instead of 0 and -inf", attend=_added_ones),
-    mistake("mask_too_weak", "masked scores are lowered by 8 only", attend=_masked_before_scaling),
+    mistake("mask_too_weak", "masked scores are lowered by 8 only", attend=_masked_too_weakly),
     mistake("softmax_over_queries", "the softmax runs over queries instead of keys",
             softmax=lambda s, x: x.softmax(dim=-2, dtype=s.wide).to(x.dtype)),
     mistake("softmax_with_a_sink", "1 is added to the denominator of the softmax", softmax=_sink),
