@@ -1,5 +1,6 @@
 """Benchmarks are collected only with --benchmark-only, and a run that was to benchmark and timed nothing fails."""
 
+import os
 from pathlib import Path
 
 import jaxtyping
@@ -12,6 +13,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Shapes are checked in tests; a benchmark must not pay for that."""
     if config.getoption("benchmark_only"):
         jaxtyping.config.update("jaxtyping_disable", True)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process a core for tests, but none beside a benchmark."""
+    return 0 if config.getoption("benchmark_only") or config.getoption("collectonly") else os.cpu_count() or 1
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,11 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from reference import budget, mistakes, power
+from reference import budget, diagnosis, mistakes, power
 from reference.budget import Verdict
-from reference.cases import DTYPES, Case
+from reference.cases import Case
+from reference.collector import Collector
 from reference.implementation import Implementation
 from reference.implementation_loader import load
+from reference.results import Results
 
 TESTS = Path(__file__).parent
 OURS = TESTS / "adapters" / "ours.py"
@@ -41,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PATH",
         help="the adapter of the Llama to test (default: %(default)s); see reference/implementation.py",
     )
+    parser.addoption("--report", type=Path, metavar="DIR", help="write report.json and index.html there")
 
 
 class Offered:
@@ -88,6 +90,12 @@ def implementation(request: pytest.FixtureRequest) -> Offered:
     return Offered(request.config.stash[ADAPTER])
 
 
+@pytest.fixture(scope="session")
+def results(request: pytest.FixtureRequest) -> Results:
+    """What the run finds out, for the report at its end."""
+    return request.config.pluginmanager.get_plugin(Collector.NAME).results
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The verdicts on all answers of one component to one case."""
@@ -114,18 +122,14 @@ class Comparison:
         if wrong:
             lines = [f"{self.component}: {len(wrong)} of {len(self.verdicts)} answers are wrong", *map(str, wrong[:5])]
             lines += [f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []
-            pytest.fail("\n  ".join([*lines, *diagnosis(self.component, self.implementation)]), pytrace=False)
+            pytest.fail("\n  ".join([*lines, *likenesses(self.component, self.implementation)]), pytrace=False)
 
 
 @cache
-def diagnosis(component: str, implementation: Offered) -> list[str]:
+def likenesses(component: str, implementation: Offered) -> list[str]:
     """The nearest known mistakes, in words; worked out once, however many tests fail."""
-    likenesses = power.looks_like(component, implementation) if component in mistakes.COMPONENTS else []
-    return [str(likeness) for likeness in likenesses[:3]] or ["no known mistake gives these answers"]
-
-
-VERDICTS = pytest.StashKey[dict[tuple[str, torch.dtype], list[Verdict]]]()
-KILLS = pytest.StashKey[dict[tuple[str, str], set[str]]]()
+    found = diagnosis.looks_like(component, implementation) if component in mistakes.COMPONENTS else []
+    return [str(likeness) for likeness in found[:3]] or ["no known mistake gives these answers"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -133,36 +137,35 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[ADAPTER] = load(config.getoption("implementation"))
     except ImportError as error:
         raise pytest.UsageError(f"--implementation: {error}") from None
-    if not config.getoption("benchmark_only"):
-        torch.set_num_threads(
-            1
-        )  # the models are tiny: a second thread costs more than it brings, and far more when busy
-    config.stash[VERDICTS] = defaultdict(list)
-    config.stash[KILLS] = {}
+    if not config.getoption("benchmark_only"):  # tiny models: a second thread costs more than it brings
+        torch.set_num_threads(1)
+    config.pluginmanager.register(
+        Collector(config, str(config.getoption("implementation")), config.getoption("report")), Collector.NAME
+    )
 
 
 @pytest.fixture(scope="session")
-def compare(implementation: Offered, request: pytest.FixtureRequest) -> Callable[..., Comparison]:
+def compare(implementation: Offered, results: Results) -> Callable[..., Comparison]:
     """Called with (NAME, variant, dtype): the implementation's answers, judged by transformers and the formula."""
 
     @cache
     def comparison(component: str, variant: str, dtype: torch.dtype) -> Comparison:
         case = Case(variant, dtype)
         verdicts = power.verdicts(component, case, power.ask(component, implementation, case))
-        request.config.stash[VERDICTS][component, dtype] += verdicts
+        results.add(component, "answers", variant, verdicts)
         return Comparison(component, implementation, verdicts)
 
     return comparison
 
 
 @pytest.fixture(scope="session")
-def compare_gradients(implementation: Offered, request: pytest.FixtureRequest) -> Callable[..., Comparison]:
+def compare_gradients(implementation: Offered, results: Results) -> Callable[..., Comparison]:
     """Called with (NAME, variant, dtype): the implementation's gradients, judged by transformers' and exact ones."""
 
     @cache
     def comparison(component: str, variant: str, dtype: torch.dtype) -> Comparison:
         verdicts = power.gradient_verdicts(component, implementation, variant, dtype)
-        request.config.stash[VERDICTS][f"{component}, gradients", dtype] += verdicts
+        results.add(component, "gradients", variant, verdicts)
         return Comparison(component, implementation, verdicts)
 
     return comparison
@@ -183,46 +186,8 @@ def within_budget(implementation: Offered) -> Callable[[str, Case, str, Tensor],
 
 
 @pytest.fixture(scope="session")
-def kill_matrix(request: pytest.FixtureRequest) -> dict[tuple[str, str], set[str]]:
-    """(component, mistake) -> the sections that reject it."""
-    return request.config.stash[KILLS]
-
-
-@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real artefacts beside the checkout: a trained checkpoint, known answers."""
     if not SHARED.parent.is_dir():
         pytest.skip("needs ../shared/data, which is not here")
     return SHARED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Component x dtype: bitwise, or the worst error beside transformers' own; and the mistakes rejected."""
-    results = config.stash[VERDICTS]
-    if results:
-        terminalreporter.section("equality with transformers")
-        header = "".join(f"{str(dtype).removeprefix('torch.'):>28}" for dtype in DTYPES)
-        terminalreporter.line(f"{'component':<21}{header}   (torch {torch.__version__})")
-        for name in dict.fromkeys(name for name, _ in results):
-            cells = "".join(f"{_cell(results.get((name, dtype), [])):>28}" for dtype in DTYPES)
-            terminalreporter.line(f"{name:<21}{cells}")
-    if kills := config.stash[KILLS]:
-        terminalreporter.section("known mistakes rejected, and by which section")
-        terminalreporter.line(
-            f"{'component':<21}{'rejected':>10}{'by formula':>12}{'by oracle':>12}{'by gradients':>14}"
-        )
-        for component in dict.fromkeys(component for component, _ in kills):
-            rows = [found for (owner, _), found in kills.items() if owner == component]
-            by = [sum(section in found for found in rows) for section in ("formula", "oracle", "gradients")]
-            share = f"{sum(map(bool, rows))}/{len(rows)}"
-            terminalreporter.line(f"{component:<21}" + "".join(f"{cell:>14}" for cell in (share, *by)))
-
-
-def _cell(verdicts: list[Verdict]) -> str:
-    if not verdicts:
-        return "not asked"
-    if all(verdict.bitwise for verdict in verdicts):
-        return f"bitwise ({len(verdicts)})"
-    worst = max(verdicts, key=lambda v: (not v.within, not v.bitwise, v.error))
-    tier = "within" if worst.within else "WRONG"
-    return f"{tier} {worst.error:.3g} ulp, HF {worst.oracle_error:.3g}"

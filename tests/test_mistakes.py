@@ -2,7 +2,7 @@
 
 import pytest
 
-from reference import mistakes, power
+from reference import diagnosis, mistakes, power
 from reference.mistakes import Mistake
 from reference.plain import Plain
 
@@ -22,15 +22,15 @@ def test_without_a_mistake_everything_is_accepted(component):
 
 
 @pytest.mark.parametrize("known", ALL, ids=IDS)
-def test_is_rejected(known: Mistake, kill_matrix):
+def test_is_rejected(known: Mistake, results):
     rejected_by = power.rejections(known.component, known.implementation)
-    kill_matrix[known.component, known.name] = rejected_by
+    results.kills.setdefault(known.component, {})[known.name] = sorted(rejected_by)
     assert rejected_by, f"{known.name} survives: {known.why}"
 
 
 @pytest.mark.parametrize("known", ALL[::25], ids=IDS[::25])
 def test_is_recognised_on_weights_it_was_never_seen_on(known: Mistake):
-    likenesses = power.looks_like(known.component, known.implementation, seed=1)
+    likenesses = diagnosis.looks_like(known.component, known.implementation, seed=1)
     if likenesses:
         assert known.name in {likeness.mistake.name for likeness in likenesses}
     else:  # forward it is right, or so nearly that rounding hides it: gradients or bits told
