@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 
@@ -18,6 +20,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process a core for tests, but none beside a benchmark."""
     return 0 if config.getoption("benchmark_only") or config.getoption("collectonly") else os.cpu_count() or 1
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Tests of a class stay together: what they compare is worked out once. (As an option it disables benchmarks.)"""
+    return LoadScopeScheduling(config, log)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

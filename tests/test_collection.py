@@ -1,5 +1,6 @@
 """What a run of pytest runs: benchmarks only when asked for, and never nothing."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # not as a worker
+    return subprocess.run(line, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300)
 
 
 def test_a_plain_run_collects_no_benchmark():
