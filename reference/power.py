@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference import budget, formula, oracle
+from reference import budget, formula, oracle, properties
 from reference.budget import Verdict
 from reference.cases import DTYPES, Case
 from reference.checks import gradients
@@ -71,19 +71,27 @@ def _judged(answers: Answers, theirs: Answers, exact: Answers, dtype: torch.dtyp
 
 
 def rejections(component: str, implementation: Any) -> set[str]:
-    """Which sections reject the implementation: "formula" and "oracle" over all cases, "gradients" over two."""
+    """Which sections reject the implementation: "formula", "oracle", "gradients", "properties"."""
+    found = _answers_reject(component, implementation)
+    if component not in NO_GRADIENTS and _gradients_reject(component, implementation):
+        found.add("gradients")
+    with torch.no_grad():
+        if not all(claim.holds(implementation) for claim in properties.of(component)):
+            found.add("properties")
+    return found
+
+
+def _answers_reject(component: str, implementation: Any) -> set[str]:
     found: set[str] = set()
     for case in cases(component):
         try:
             judged = verdicts(component, case, ask(component, implementation, case))
         except (ValueError, RuntimeError, IndexError, TypeError):  # it breaks, or answers another question
-            return {"formula", "oracle", "gradients"} - ({"gradients"} if component in NO_GRADIENTS else set())
+            return {"formula", "oracle"}
         found |= {"oracle"} if not all(v.bitwise for v in judged) else set()
         found |= {"formula"} if not all(v.within for v in judged) else set()
         if {"oracle", "formula"} <= found:
             break
-    if component not in NO_GRADIENTS and _gradients_reject(component, implementation):
-        found.add("gradients")
     return found
 
 

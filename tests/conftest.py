@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,14 +12,16 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from reference import budget, diagnosis, mistakes, power
 from reference.budget import Verdict
 from reference.cases import Case
-from reference.collector import Collector
+from reference.collector import PROPERTY, Collector
 from reference.implementation import Implementation
 from reference.implementation_loader import load
+from reference.properties import Claim
 from reference.results import Results
 
 TESTS = Path(__file__).parent
@@ -30,7 +32,10 @@ ADAPTER = pytest.StashKey[ModuleType]()
 SHARED = TESTS.parent.parent / "shared" / "data"
 
 # the same examples in every run: a failure is a change of the code, never of the dice
-hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25, database=None)
+EXAMPLES = 25
+_profile = hypothesis.settings(deadline=None, derandomize=True, max_examples=EXAMPLES, database=None)
+hypothesis.settings.register_profile("suite", _profile)
+hypothesis.settings.register_profile("thorough", _profile, max_examples=20 * EXAMPLES)  # --hypothesis-profile=thorough
 hypothesis.settings.load_profile("suite")
 
 
@@ -181,6 +186,38 @@ def within_budget(implementation: Offered) -> Callable[[str, Case, str, Tensor],
         theirs, exact = power.reference(component, case)
         verdict = budget.judge(label, answer, theirs[label], exact[label], case.dtype)
         Comparison(component, implementation, [verdict]).must_be_within_budget()
+
+    return check
+
+
+class Drawn:
+    """Choices made by hypothesis, which varies and shrinks them."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self._data = data
+
+    def integer(self, lowest: int, highest: int) -> int:
+        return self._data.draw(st.integers(lowest, highest))
+
+    def choice(self, options: Sequence[Any]) -> Any:
+        return self._data.draw(st.sampled_from(options))
+
+
+@pytest.fixture
+def hold(implementation: Offered, record_property: Callable[[str, object], None]) -> Callable[[Claim], None]:
+    """Called with a claim: fails where hypothesis finds that it does not hold."""
+
+    def check(claim: Claim) -> None:
+        record_property(PROPERTY, (claim.component, claim.name))
+        times = hypothesis.settings().max_examples / EXAMPLES
+
+        @hypothesis.settings(max_examples=max(1, int(claim.examples * times)) if claim.examples > 1 else 1)
+        @hypothesis.given(data=st.data())
+        def drawn(data: st.DataObject) -> None:
+            claim.check(implementation, Drawn(data))
+
+        with torch.no_grad():
+            drawn()
 
     return check
 
