@@ -1,0 +1,98 @@
+"""The model as this project offers it: positions by default, a cache that does not fit, fresh weights, modes."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from llama_scratch import KVCache, Llama, config_file
+from llama_scratch.llama import next_positions
+from reference import budget, power
+from reference.cases import LENGTH, PADS, Case
+
+
+@pytest.fixture(scope="module")
+def model():
+    case = Case()
+    llama = Llama(config_file.from_dict(case.config))
+    llama.load_state_dict(case.state)
+    return llama.eval().requires_grad_(False)
+
+
+def test_positions_by_default_are_the_next_ones():
+    assert next_positions(3, 8, None, torch.device("cpu")).tolist() == [[5, 6, 7]]
+
+
+def test_positions_by_default_count_real_tokens_and_padding_gets_0():
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 0, 1]])
+    counted = [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4], [0, 0, 1, 0, 2]]
+    assert next_positions(5, 5, mask, torch.device("cpu")).tolist() == counted
+    assert next_positions(2, 5, mask, torch.device("cpu")).tolist() == [row[-2:] for row in counted]
+
+
+def test_a_cache_of_another_depth_is_refused_and_stays_empty(model):
+    tokens = Case().tokens
+    for depth in (2, 4):
+        cache = KVCache(dataclasses.replace(model.config, num_hidden_layers=depth), len(PADS), LENGTH)
+        with pytest.raises(ValueError, match="zip"):
+            model(tokens[:, :5], cache)
+        assert cache.length == 0
+
+
+@pytest.mark.parametrize("pad", [None, 7])
+def test_fresh_weights_are_drawn_as_transformers_draws_them(pad):
+    """N(0, initializer_range) for matrices, zeros for biases and the row of the padding token, ones for gains."""
+    config = dataclasses.replace(config_file.from_dict(Case().config), pad_token_id=pad, initializer_range=0.5)
+    torch.manual_seed(0)
+    state = Llama(config).state_dict()
+    for name, w in state.items():
+        if name.endswith("bias"):
+            assert not w.any()
+        elif "norm" in name:
+            assert (w == 1).all()
+        else:
+            assert w.mean().abs() < w.std() / 10
+            assert 0.45 < w.std() < 0.55
+    assert state["model.embed_tokens.weight"][7].any() == (pad is None)
+
+
+def test_initializer_range_0_means_the_usual_one():
+    config = dataclasses.replace(config_file.from_dict(Case().config), initializer_range=0.0)
+    assert 0.018 < Llama(config).lm_head.weight.std() < 0.022
+
+
+def test_attention_dropout_acts_in_training_only_and_by_its_rate(model):
+    case = Case()
+    config = dataclasses.replace(model.config, attention_dropout=0.5)
+    dropping = Llama(config)
+    dropping.load_state_dict(case.state)
+    positions = torch.arange(LENGTH)[None]
+    with torch.no_grad():
+        still = dropping.eval()(case.tokens, positions=positions)
+        assert torch.equal(still, model(case.tokens, positions=positions))
+        torch.manual_seed(0)
+        first, second = (dropping.train()(case.tokens, positions=positions) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, still)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_fused_kernel_computes_the_same_attention(dropout):
+    case = Case()
+    fused = Llama(dataclasses.replace(config_file.from_dict(case.config), attention_dropout=dropout), sdpa=True)
+    fused.load_state_dict(case.state)
+    real = case.mask.bool()
+
+    def logits():
+        return fused(case.tokens, attention_mask=case.mask, positions=case.positions)[real]
+
+    theirs, exact = (answers["padded batch"] for answers in power.reference("llama", case))
+    with torch.no_grad():
+        fused.eval()
+        verdict = budget.judge("sdpa", logits(), theirs, exact, case.dtype)
+        torch.manual_seed(0)
+        fused.train()
+        first, second = logits(), logits()
+    assert verdict.within
+    assert not verdict.bitwise  # another order of operations: the kernel was really used
+    assert torch.equal(first, second) == (dropout == 0)
