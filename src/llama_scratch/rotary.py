@@ -25,16 +25,16 @@ from llama_scratch.config import LlamaConfig, Positions, Rotation
 def inverse_frequencies(config: LlamaConfig, length: int) -> tuple[Float32[Tensor, " half"], float]:
     """θ in radians per position, and the factor on cosine and sine, for a call whose largest position is `length` − 1.
 
-    Only dynamic and longrope depend on the length. transformers' dynamic remembers the longest
-    call so far: after it a shorter call past max_position_embeddings gets the longer one's frequencies; here its own.
+    Only dynamic and longrope depend on the length. transformers' dynamic remembers the longest call so far: after it
+    a shorter call past max_position_embeddings gets the longer one's frequencies; here its own.
     """
     rope, H, longest = config.rope_parameters, config.head_dim, config.max_position_embeddings
     base: Any = rope["rope_theta"]
     if rope["rope_type"] == "dynamic":
         # past the trained length transformers' length is a tensor, and with it the base is rounded to float32
-        reached = torch.tensor(length, dtype=torch.float32) if length > longest else longest
+        reached = torch.tensor(length, dtype=torch.float32, device="cpu") if length > longest else longest
         base = base * (rope["factor"] * reached / longest - (rope["factor"] - 1)) ** (H / (H - 2))
-    periods = base ** (torch.arange(0, H, 2, dtype=torch.float32) / H)  # on the cpu: the same bits for every device
+    periods = base ** (torch.arange(0, H, 2, dtype=torch.float32, device="cpu") / H)  # the same bits on every device
     match rope["rope_type"]:
         case "linear":
             return 1.0 / periods / rope["factor"], 1.0
@@ -62,8 +62,8 @@ def _longrope(periods: Tensor, rope: dict[str, Any], length: int, longest: int) 
     if sharpening is None:
         factor = longest / original if rope.get("factor") is None else rope["factor"]
         sharpening = 1.0 if factor <= 1.0 else math.sqrt(1 + math.log(factor) / math.log(original))
-    factors = torch.tensor(rope["long_factor" if length > original else "short_factor"], dtype=torch.float32)
-    return 1.0 / (factors * periods), sharpening
+    factors = rope["long_factor" if length > original else "short_factor"]
+    return 1.0 / (torch.tensor(factors, dtype=torch.float32, device="cpu") * periods), sharpening
 
 
 def _yarn(periods: Tensor, rope: dict[str, Any], H: int) -> tuple[Tensor, float]:
@@ -82,7 +82,7 @@ def _yarn(periods: Tensor, rope: dict[str, Any], H: int) -> tuple[Tensor, float]
     if rope.get("truncate") is not False:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, H - 1)
-    keep = 1 - ((torch.arange(H // 2, dtype=torch.float32) - low) / (high - low or 0.001)).clamp(0, 1)
+    keep = 1 - ((torch.arange(H // 2, dtype=torch.float32, device="cpu") - low) / (high - low or 0.001)).clamp(0, 1)
     sharpening, one, all_dim = rope.get("attention_factor"), rope.get("mscale"), rope.get("mscale_all_dim")
     if sharpening is None:
         sharpening = sharpen(one) / sharpen(all_dim) if one and all_dim else sharpen()

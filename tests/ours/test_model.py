@@ -30,6 +30,30 @@ def test_positions_by_default_count_real_tokens_and_padding_gets_0():
     assert next_positions(2, 5, mask, torch.device("cpu")).tolist() == [row[-2:] for row in counted]
 
 
+@pytest.mark.parametrize("variant", ["hard", "rope dynamic", "rope yarn", "rope longrope"])
+def test_everything_is_computed_where_the_tokens_are_whatever_the_default_device(variant):
+    case = Case(variant)
+    model = Llama(config_file.from_dict(case.config))
+    model.load_state_dict(case.state)
+
+    def answers():
+        cache = KVCache(model.config, len(PADS), 2 * LENGTH, device="cpu")
+        with torch.no_grad():
+            first = model(case.tokens, cache, case.mask, case.positions)
+            return first, model(case.tokens, cache), model(case.tokens)
+
+    expected = answers()
+    with torch.device("meta"):
+        found = answers()
+    assert all(map(torch.equal, expected, found))
+
+
+def test_a_cache_is_where_it_is_wanted(model):
+    cache = KVCache(model.config, 2, 3, torch.float16, "meta")
+    assert (cache.keys.device.type, cache.values.device.type) == ("meta", "meta")
+    assert (cache.keys.dtype, cache.values.dtype) == (torch.float16, torch.float16)
+
+
 def test_a_cache_of_another_depth_is_refused_and_stays_empty(model):
     tokens = Case().tokens
     for depth in (2, 4):
