@@ -1,9 +1,9 @@
-# make train · make test · make bench · make lint     (each builds .venv first when it is missing or stale)
+# make train · make test · make bench · make lint · make report     (each builds .venv first when it is missing or stale)
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test bench lint
+.PHONY: train test bench lint report
 
 train: .venv/ready
 	$(BIN)/python -m llama_scratch.train
@@ -13,6 +13,12 @@ test: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/pytest --benchmark-only
+
+# The suite on this project: report/index.html to look at, report/report.json, and the table of the README. (That the
+# README's table is up to date is not asked of the run that it is made from.)
+report: .venv/ready
+	$(BIN)/pytest --report report --deselect tests/test_report.py::test_the_table_of_the_readme_is_of_this_suite
+	$(BIN)/python -m reference.report report/report.json README.md
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,18 +1,42 @@
-"""Which known mistake a wrong implementation looks like: the one that gives the same wrong answers."""
+r"""Which known mistake a wrong implementation looks like: the one that gives the same wrong answers.
+
+Each known mistake is tried as if it were the standard. Being executable, it answers twice: in the dtype under test, as
+transformers does, and in float64, as the formula does; so the budget that says whether an implementation computes what
+transformers computes says as well whether it computes what the mistake computes, however it orders its operations.
+Of several that fit, the nearest comes first:
+
+    nearness = mean over answers of log₂(mean distance in ulps)
+
+The logarithm lets every answer count alike: those in bfloat16 and float16, where rounding in another place shows in
+many entries or in none, tell apart what differs by rounding only. Where the answers are right up to rounding, a mistake
+is named only when it is nearer than transformers itself by MARGIN; and where they are right altogether, gradients are
+compared in the same way. An implementation that gives another answer each time is compared by its mean.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from reference import budget, mistakes
 from reference.cases import Case
 from reference.checks import gradients
 from reference.mistakes import Mistake
 from reference.power import NO_GRADIENTS, Answers, ask, cases, gradient_variants, reference, reference_gradients
+
+MARGIN = 1.0  # in log₂: half as far from the mistake as from transformers
+# Unless half of its answers are within this many times what the budget allows transformers, a suspect is not worth its
+# answers in float64. (Of a mistake that makes rounding worse, such as attention without its norm, some are not.)
+PLAUSIBLE = 64
+TIMES = 16  # that an implementation which answers at random is asked
+_FINEST = 2.0**-12  # ulps: equal bits are not infinitely near
 
 
 @dataclass(frozen=True)
@@ -21,81 +45,242 @@ class Likeness:
 
     mistake: Mistake
     bitwise: bool
+    nearness: float = 0.0  # the less the nearer
 
     def __str__(self) -> str:
         sure = "these are its bits" if self.bitwise else "within rounding"
         return f"looks like `{self.mistake.name}` ({sure}): {self.mistake.why} [seen: {self.mistake.seen}]"
 
 
-@cache
-def _mistaken(mistake: Mistake, case: Case) -> Answers | None:
-    try:
-        return ask(mistake.component, mistake.implementation, case)
-    except (RuntimeError, IndexError, ValueError, TypeError):
-        return None
+@dataclass
+class Suspect:
+    """What has been found out about one mistake. The distances are those of answers on which it differs from right."""
+
+    bitwise: bool = True
+    distances: list[float] = field(default_factory=list)  # log₂ of mean ulps, of every answer
+    advantages: list[float] = field(default_factory=list)  # by how much transformers is further, where the two differ
+
+    @property
+    def nearness(self) -> float:
+        return sum(self.distances) / max(len(self.distances), 1)
+
+    @property
+    def is_nearer(self) -> bool:
+        return bool(self.advantages) and sum(self.advantages) / len(self.advantages) >= MARGIN
 
 
 def looks_like(component: str, implementation: Any, seed: int = 0) -> list[Likeness]:
     """The known mistakes of the component that reproduce all answers of a wrong implementation, the nearest first.
 
-    Empty when no known mistake does, or when nothing is wrong. Only cases in float32 and one in bfloat16 are asked:
-    where answers differ in rounding alone, bfloat16 shows which rounding.
+    Empty when no known mistake does, or when nothing is wrong.
     """
-    suspects = dict.fromkeys(mistakes.of(component), True)  # -> equal in bits so far
+    if _restless(component, implementation, seed):
+        return _alike_on_average(component, implementation, seed)
+    suspects = {form: Suspect() for mistake in mistakes.of(component) for form in mistake.forms}
     wrong = False
-    for case in cases(component, seed):
-        if case.dtype == torch.float16 or (case.dtype == torch.bfloat16 and case.variant != "hard"):
-            continue
-        try:
-            answers = ask(component, implementation, case)
-        except Exception:  # whatever a foreign implementation raises, no known mistake explains it
-            return []
+    for case in _trials(component, seed):
+        answers = _answered(component, implementation, case)
         theirs, exact = reference(component, case)
-        wrong = wrong or not _alike(answers, theirs, theirs, exact, case.dtype)[0]
+        wrong = wrong or isinstance(answers, str) or not _within(answers, theirs, exact, theirs, exact, case.dtype)
         for mistake in list(suspects):
-            bitwise, near = _alike(answers, _mistaken(mistake, case), theirs, exact, case.dtype)
-            if not near:
+            if not _fits(suspects[mistake], answers, mistake, case):
                 del suspects[mistake]
-            else:
-                suspects[mistake] &= bitwise
+        if wrong and not suspects:
+            return []
     if not wrong:
-        suspects = _same_gradients(component, implementation, seed)
-    found = [Likeness(mistake, bitwise) for mistake, bitwise in suspects.items()]
-    return sorted(found, key=lambda likeness: not likeness.bitwise)
+        nearer = {mistake: suspect for mistake, suspect in suspects.items() if suspect.is_nearer}
+        suspects = nearer or _same_gradients(component, implementation, list(suspects), seed)
+    return _sorted(suspects)
 
 
-def _same_gradients(component: str, implementation: Any, seed: int) -> dict[Mistake, bool]:
-    """Mistakes with the same wrong gradients as an implementation whose answers are right -> whether in all bits."""
+def _trials(component: str, seed: int) -> Iterator[Case]:
+    """Every variant in float32, and the hard case in the others."""
+    return (case for case in cases(component, seed) if case.dtype == torch.float32 or case.variant == "hard")
+
+
+def _sorted(suspects: dict[Mistake, Suspect]) -> list[Likeness]:
+    """The nearest first; each mistake in its nearest form."""
+    found = [Likeness(mistake, suspect.bitwise, suspect.nearness) for mistake, suspect in suspects.items()]
+    found.sort(key=lambda likeness: (not likeness.bitwise, likeness.nearness))
+    nearest: dict[str, Likeness] = {}
+    for likeness in found:
+        nearest.setdefault(likeness.mistake.name, likeness)
+    return list(nearest.values())
+
+
+# answers
+
+
+def _answered(component: str, implementation: Any, case: Case) -> Answers | str:
+    """Answers, or how it breaks: numbers in the message left out."""
+    try:
+        return ask(component, implementation, case)
+    except Exception as error:  # whatever a foreign implementation raises
+        return re.sub(r"\d+", "", f"{type(error).__name__}: {error}")
+
+
+@cache
+def _mistaken(mistake: Mistake, case: Case) -> Answers | str:
+    return _answered(mistake.component, mistake.implementation, case)
+
+
+@cache
+def _exactly_mistaken(mistake: Mistake, case: Case) -> Answers | str:
+    exact = Case(case.variant, case.dtype, case.seed, exact=True)
+    return _answered(mistake.component, type(mistake.implementation)(torch.float64), exact)
+
+
+def _fits(suspect: Suspect, answers: Answers | str, mistake: Mistake, case: Case) -> bool:
+    """Whether the mistake explains the answers of the case; what they tell about it is noted down."""
+    others = _mistaken(mistake, case)
+    if isinstance(answers, str) or isinstance(others, str):
+        return answers == others
+    theirs, right = reference(mistake.component, case)
+    if not _comparable(answers, others):
+        return False
+    if not _same_bits(answers, others):
+        suspect.bitwise = False
+        exact = _exactly_mistaken(mistake, case) if _plausible(answers, others, theirs, right, case.dtype) else ""
+        if isinstance(exact, str) or not _comparable(answers, exact, of_one_dtype=False):
+            return False
+        if not _within(answers, others, exact, theirs, right, case.dtype):
+            return False
+    _note(suspect, answers, others, theirs, case.dtype)
+    return True
+
+
+def _comparable(answers: Answers, others: Answers, of_one_dtype: bool = True) -> bool:
+    return answers.keys() == others.keys() and all(
+        answer.shape == others[label].shape and (answer.dtype == others[label].dtype or not of_one_dtype)
+        for label, answer in answers.items()
+    )
+
+
+def _same_bits(answers: Answers, others: Answers) -> bool:
+    return all(_equal(answer, others[label]) for label, answer in answers.items())
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _plausible(answers: Answers, others: Answers, theirs: Answers, right: Answers, dtype: torch.dtype) -> bool:
+    near = 0
+    for label, answer in answers.items():
+        allowed = budget.FACTOR * _furthest(theirs[label], right[label], dtype) + budget.ULPS
+        near += _furthest(answer, others[label], dtype) <= PLAUSIBLE * allowed
+    return near * 2 >= len(answers)
+
+
+def _within(
+    answers: Answers, others: Answers, exactly: Answers, theirs: Answers, right: Answers, dtype: torch.dtype
+) -> bool:
+    """Whether answers are off the others' in float64 (`exactly`) by what rounding explains.
+
+    The budget is that of the others or of transformers, whichever rounding costs more: both show what it costs on this
+    question.
+    """
+    if not _comparable(answers, others):
+        return False
+    for label, answer in answers.items():
+        costs = _furthest(theirs[label], right[label], dtype), _furthest(others[label], exactly[label], dtype)
+        if not _furthest(answer, exactly[label], dtype) <= budget.FACTOR * max(costs) + budget.ULPS:
+            return False
+    return True
+
+
+def _furthest(answer: Tensor, exact: Tensor, dtype: torch.dtype) -> float:
+    return _distances(answer, exact, dtype).max().item()
+
+
+def _distances(answer: Tensor, exact: Tensor, dtype: torch.dtype) -> Tensor:
+    """In ulps; nothing where both are not finite in the same way."""
+    exact = exact.double()
+    same = (answer == exact) | (answer.isnan() & exact.isnan())
+    return budget.ulps(answer, exact, dtype).masked_fill(same, 0.0).nan_to_num(nan=math.inf)
+
+
+def _note(suspect: Suspect, answers: Answers, others: Answers, theirs: Answers, dtype: torch.dtype) -> None:
+    for label, answer in answers.items():
+        far = _logarithm(_distances(answer, others[label], dtype))
+        suspect.distances.append(far)
+        standard = theirs[label]
+        if standard.shape != answer.shape or standard.dtype != answer.dtype:
+            suspect.advantages.append(-math.log2(_FINEST))
+        elif not _equal(standard, others[label]):
+            suspect.advantages.append(_logarithm(_distances(answer, standard, dtype)) - far)
+
+
+def _logarithm(distances: Tensor) -> float:
+    return math.log2(min(distances.mean().item(), 2.0**60) + _FINEST)
+
+
+# gradients
+
+
+def _same_gradients(component: str, implementation: Any, suspects: list[Mistake], seed: int) -> dict[Mistake, Suspect]:
+    """Of mistakes whose answers are right, those with the implementation's wrong gradients."""
     if component in NO_GRADIENTS:
         return {}
-    found = {}
+    wrong = False
+    found = {mistake: Suspect() for mistake in suspects}
     for variant in gradient_variants(component):
-        theirs, exact = reference_gradients(component, variant, torch.float32, seed)
+        theirs, right = reference_gradients(component, variant, torch.float32, seed)
         answers = gradients.ask(component, implementation, Case(variant, seed=seed))
-        if _alike(answers, theirs, theirs, exact, torch.float32)[1]:
-            continue
-        for mistake in mistakes.of(component):
-            others = gradients.ask(component, mistake.implementation, Case(variant, seed=seed))
-            bitwise, near = _alike(answers, others, theirs, exact, torch.float32)
-            if near:
-                found[mistake] = bitwise
-    return found
+        wrong = wrong or not _gradients_within(answers, theirs, right, theirs, right)
+        for mistake in list(found):
+            others, exact = _mistaken_gradients(mistake, variant, seed)
+            same = _comparable(answers, others) and _same_bits(answers, others)
+            if not same and not _gradients_within(answers, others, exact, theirs, right):
+                del found[mistake]
+            else:
+                found[mistake].bitwise &= same
+                _note(found[mistake], answers, others, theirs | others, torch.float32)
+    return found if wrong else {}
 
 
-def _alike(
-    answers: Answers, others: Answers | None, theirs: Answers, exact: Answers, dtype: torch.dtype
-) -> tuple[bool, bool]:
-    """Whether two sets of answers have the same bits, and whether they differ by rounding only."""
-    if others is None or answers.keys() != others.keys():
-        return False, False
-    bitwise = near = True
-    for label, answer in answers.items():
-        other = others[label]
-        if answer.shape != other.shape:
-            return False, False
-        same = answer.dtype == other.dtype and bool(((answer == other) | (answer.isnan() & other.isnan())).all())
-        bitwise &= same
-        if not same and near:
-            allowed = budget.ulps(theirs[label], exact[label], dtype).max() * budget.FACTOR + budget.ULPS
-            near = bool((budget.ulps(answer, other.double(), dtype) <= allowed).all())
-    return bitwise, near
+def _gradients_within(answers: Answers, others: Answers, exact: Answers, theirs: Answers, right: Answers) -> bool:
+    """_within, of what transformers has a gradient of as well."""
+    return _comparable(answers, others) and _within(
+        answers, others, exact, others | theirs, exact | right, torch.float32
+    )
+
+
+@cache
+def _mistaken_gradients(mistake: Mistake, variant: str, seed: int) -> tuple[Answers, Answers]:
+    exactly = type(mistake.implementation)(torch.float64)
+    return (
+        gradients.ask(mistake.component, mistake.implementation, Case(variant, seed=seed)),
+        gradients.ask(mistake.component, exactly, Case(variant, seed=seed, exact=True)),
+    )
+
+
+# answers that are another each time
+
+
+def _restless(component: str, implementation: Any, seed: int) -> bool:
+    first, second = (_answered(component, implementation, next(_trials(component, seed))) for _ in range(2))
+    if isinstance(first, str) or isinstance(second, str):
+        return False
+    return _comparable(first, second) and not _same_bits(first, second)
+
+
+def _alike_on_average(component: str, implementation: Any, seed: int) -> list[Likeness]:
+    """Mistakes that answer at random too, about the same mean: no further from it than twice what chance explains."""
+    case = next(_trials(component, seed))
+    mean, error = _mean(component, implementation, case)
+    found = []
+    for mistake in mistakes.of(component):
+        if _restless(component, mistake.implementation, seed):
+            others, doubt = _mean(component, mistake.implementation, case)
+            distance = ((mean - others).pow(2).mean() / (error**2 + doubt**2).mean()).sqrt().item()
+            if distance <= budget.FACTOR:
+                found.append(Likeness(mistake, False, distance))
+    return sorted(found, key=lambda likeness: likeness.nearness)
+
+
+def _mean(component: str, implementation: Any, case: Case) -> tuple[Tensor, Tensor]:
+    """Over TIMES askings: the mean of every number of the answers, and its standard error."""
+    drawn = [ask(component, implementation, case) for _ in range(TIMES)]
+    rows = torch.stack([torch.cat([answer.double().flatten() for answer in one.values()]) for one in drawn])
+    return rows.mean(0), rows.std(0) / TIMES**0.5

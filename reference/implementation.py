@@ -8,6 +8,8 @@ N query heads, G key/value heads, H head_dim, V vocab_size.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -55,6 +57,14 @@ class Implementation(Protocol):
     def new_cache(self, handle: Any, batch: int, length: int) -> Any:
         """An empty cache with room for `length` positions of `batch` sequences."""
 
+    def crop(self, handle: Any, cache: Any, length: int) -> Any:
+        """The cache with all but the first `length` positions of every row forgotten, 0 for an empty one. It is the
+        one to go on with; whether it is the same object is the implementation's affair.
+        """
+
+    def reorder(self, handle: Any, cache: Any, rows: Tensor) -> Any:
+        """The cache to go on with, row i of which is what row rows[i] was: there may be fewer or more rows (B,)."""
+
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean next-token cross entropy of logits (B, T, V), labels (B, T) being the tokens, -100 where ignored."""
 
@@ -73,5 +83,22 @@ class Implementation(Protocol):
         None switches a knob off; temperature 0 is greedy, where the likeliest token has probability 1.
         """
 
-    def generate(self, handle: Any, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool) -> Tensor:
-        """(B, T + new): the prompt and the `new` tokens that greedy decoding adds, never stopping."""
+    def generate(
+        self, handle: Any, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool, stop: Sequence[int] = ()
+    ) -> Tensor:
+        """(B, T + new): the prompt and the `new` tokens that greedy decoding adds. The configuration's stop ids stop
+        nothing.
+
+        With `stop`, a row is done with the first of these ids that it adds (those of its prompt do not count), and the
+        result ends with the step at which the last row is done. What stands behind a row's stop id is not looked at.
+        """
+
+
+def offers(implementation: Any, name: str, *options: str) -> bool:
+    """Whether it has this function, with these options. A stub that raises NotImplementedError shows when called."""
+    try:
+        parameters = inspect.signature(getattr(implementation, name)).parameters
+    except (AttributeError, NotImplementedError):
+        return False
+    anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return anything or all(option in parameters for option in options)

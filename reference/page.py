@@ -1,78 +1,42 @@
-"""The findings as one self-contained HTML page, for light and dark, desk and phone."""
+"""The findings on a checkpoint as one self-contained HTML page."""
 
 from __future__ import annotations
 
-import math
-from html import escape
-
+from reference import html
 from reference.blame import BITWISE, MISSING, WITHIN, WRONG, Finding
 from reference.budget import FACTOR, ULPS
 from reference.verification import COLUMNS, Verification
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2129; --paper: #fff; --quiet: #667; --line: #d5d8de; --mine: #0b62c4;
-  --good: #1a7a3c; --good-bg: #e5f4ea; --near-bg: #eef2d6; --bad: #b3261e; --bad-bg: #fbe4e2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e6ea; --paper: #16181c; --quiet: #99a; --line: #3a3e46;
-  --mine: #6db3ff; --good: #6fd08c; --good-bg: #15301e; --near-bg: #2d3014; --bad: #ff8a80; --bad-bg: #43201d; } }
-body { margin: 0 auto; padding: 1rem .75rem 3rem; max-width: 46rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.35rem; margin: 0 0 .5rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
-.verdict { padding: .6rem .8rem; border-radius: .4rem; font-weight: 600; }
-.yes { background: var(--good-bg); color: var(--good); } .no { background: var(--bad-bg); color: var(--bad); }
-dl { margin: 1rem 0; } dt { color: var(--quiet); font-size: .85rem; } dd { margin: 0 0 .5rem; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .8rem; font-variant-numeric: tabular-nums; }
-th, td { border: 1px solid var(--line); padding: .3rem .2rem; text-align: center; }
-th { font-weight: 500; color: var(--quiet); }
-td.same { background: var(--good-bg); color: var(--good); } td.near { background: var(--near-bg); }
-td.wrong { background: var(--bad-bg); color: var(--bad); font-weight: 700; } td.none { color: var(--quiet); }
-p.note { color: var(--quiet); font-size: .85rem; margin: .4rem 0; }
-svg { width: 100%; max-width: 36rem; height: auto; display: block; } svg text { fill: var(--quiet); font-size: 11px; }
-"""
-CLASSES = {BITWISE: "same", WITHIN: "near", WRONG: "wrong"}
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 360, 210, 44, 34, 20
-BEYOND = 1e12  # where errors that are not finite are drawn
+CLASSES = {BITWISE: html.SAME, WITHIN: html.NEAR, WRONG: html.WRONG}
 
 
 def render(result: Verification) -> str:
     """The whole document."""
-    facts = "".join(f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in result.about.items())
-    told = "".join(f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in result.conclusions())
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Verification against transformers</title><style>{STYLE}</style>
-<h1>Verification against transformers</h1>
-<p class="verdict {"yes" if result.agrees else "no"}">{escape(result.summary())}</p>
-<dl>{told}</dl>
+    body = f"""{html.facts(result.conclusions())}
 <h2>Each component alone, on transformers' activations</h2>
-<div class="wide"><table>{_table(result)}</table></div>
+{_table(result)}
 <p class="note">= the same bits; a number: within the budget, and that many units in the last place off the float64
 formula; ✗ wrong, and by how many; – not judged. The budget: {FACTOR} times transformers' own error, and {ULPS} ulp.</p>
 <h2>The model alone, layer by layer</h2>
 {_chart(result)}
 <h2>What was compared</h2>
-<dl>{facts}</dl>
-</html>
-"""
+{html.facts(result.about.items())}"""
+    return html.document("Verification against transformers", result.summary(), result.agrees, body)
 
 
 def _table(result: Verification) -> str:
-    head = "".join(f"<th>{heading}</th>" for heading, *_ in COLUMNS)
-    lines = [f"<tr><th>layer</th>{head}</tr>"]
-    for layer in range(result.layers):
-        lines.append(f"<tr><th>{layer}</th>{''.join(map(_cell, result.row(layer)))}</tr>")
+    rows = [html.row(str(layer), map(_cell, result.row(layer))) for layer in range(result.layers)]
     for title, name, where in (("norm", "rms_norm", "model.norm"), ("logits", "llama", "logits")):
-        lines.append(f"<tr><th>{title}</th>{_cell(result.worst(name, where), len(COLUMNS))}</tr>")
-    return "\n".join(lines)
+        rows.append(html.row(title, [_cell(result.worst(name, where), len(COLUMNS))]))
+    return html.table(["layer", *(heading for heading, *_ in COLUMNS)], rows)
 
 
 def _cell(finding: Finding | None, span: int = 1) -> str:
     if finding is None:
-        return f'<td colspan="{span}" class="none">–</td>'
-    off = _short(finding.verdict.error) if finding.verdict else ""
+        return html.cell("–", span=span)
+    off = html.short(finding.verdict.error) if finding.verdict else ""
     shown = {BITWISE: "=", WITHIN: off, WRONG: f"✗ {off}", MISSING: "–"}.get(finding.status, finding.status)
-    kind = CLASSES.get(finding.status, "none")
-    return f'<td colspan="{span}" class="{kind}" title="{escape(str(finding))}">{shown}</td>'
+    return html.cell(shown, CLASSES.get(finding.status, html.NONE), str(finding), span)
 
 
 def _chart(result: Verification) -> str:
@@ -80,44 +44,5 @@ def _chart(result: Verification) -> str:
     verdicts = [(step.layer, step.verdict) for step in result.depth() if step.layer is not None and step.verdict]
     if not verdicts:
         return '<p class="note">The model could not be run.</p>'
-    mine = [(layer, verdict.error) for layer, verdict in verdicts]
-    theirs = [(layer, verdict.oracle_error) for layer, verdict in verdicts]
-    budget = [(layer, FACTOR * error + ULPS) for layer, error in theirs]
-    top = max(_height(error) for _, error in mine + budget)
-
-    def x(layer: int) -> float:
-        return LEFT + (layer + 0.5) / result.layers * (WIDTH - LEFT)
-
-    def y(error: float) -> float:
-        return HEIGHT - BOTTOM - _height(error) / top * (HEIGHT - BOTTOM - TOP)
-
-    def line(points: list[tuple[int, float]], style: str) -> str:
-        return f'<polyline fill="none" {style} points="{" ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)}"/>'
-
-    ticks = [0.0, *(10.0**k for k in range(top > 2, 13) if _height(10.0**k) <= top)]
-    marks = "".join(
-        f'<line x1="{LEFT}" x2="{WIDTH}" y1="{y(t):.1f}" y2="{y(t):.1f}" stroke="var(--line)"/>'
-        f'<text x="{LEFT - 6}" y="{y(t) + 4:.1f}" text-anchor="end">{_short(t)}</text>'
-        for t in ticks
-    )
-    every = math.ceil(result.layers / 12)
-    for layer in range(0, result.layers, every):
-        marks += f'<text x="{x(layer):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{layer}</text>'
-    dots = "".join(f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="var(--mine)"/>' for a, b in mine)
-    return f"""<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="error by layer">{marks}
-<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 3}" text-anchor="middle">layer</text><text x="4" y="11">ulp</text>
-{line(budget, 'stroke="var(--bad)" stroke-dasharray="4 4"')}
-{line(theirs, 'stroke="var(--quiet)" stroke-width="5" stroke-opacity=".5"')}
-{line(mine, 'stroke="var(--mine)" stroke-width="2"')}{dots}</svg>
-<p class="note">Error of the hidden state behind each layer, in units in the last place, when the model runs on its own
-activations. <span style="color:var(--mine)">●</span> the implementation; the broad grey line is transformers, the
-dashed one the budget.</p>"""
-
-
-def _height(error: float) -> float:
-    return math.log10(1 + min(error, BEYOND))
-
-
-def _short(ulps: float) -> str:
-    """At most four characters, for narrow columns."""
-    return f"{ulps:.2g}" if ulps < 100 else f"{ulps:.0f}" if ulps < 1000 else f"{ulps:.0e}".replace("e+0", "e")
+    steps = [(layer, verdict.error, verdict.oracle_error) for layer, verdict in verdicts]
+    return html.growth(steps, result.layers) + html.LEGEND

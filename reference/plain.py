@@ -8,6 +8,7 @@ the way, and autograd through it gives the exact gradients that the NumPy formul
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -236,6 +237,16 @@ class Plain:
     def advance(self, cache: Cache, T: int) -> None:
         cache.filled += T
 
+    def crop(self, handle: Handle, cache: Cache, length: int) -> Cache:
+        cache.filled = length
+        return cache
+
+    def reorder(self, handle: Handle, cache: Cache, rows: Tensor) -> Cache:
+        for store in (cache.keys, cache.values):
+            for layer, kept in store.items():
+                store[layer] = kept[rows]
+        return cache
+
     # swiglu
 
     def activation(self, config: Config, z: Tensor) -> Tensor:
@@ -364,14 +375,37 @@ class Plain:
     def choose(self, logits: Tensor) -> Tensor:
         return logits.argmax(-1)
 
-    def generate(self, handle: Handle, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool) -> Tensor:
+    def done_before(self, tokens: Tensor, stop: Tensor) -> Tensor:
+        """(B,): rows that are done before anything is generated, by what their prompt holds."""
+        return torch.zeros(len(tokens), dtype=torch.bool)
+
+    def done_with(self, done: Tensor, chosen: Tensor, stop: Tensor) -> Tensor:
+        """(B,): rows that are done once `chosen` (B,) stands behind them."""
+        return done | torch.isin(chosen, stop)
+
+    def fill(self, chosen: Tensor, done: Tensor, stop: Sequence[int]) -> Tensor:
+        return chosen.where(~done, stop[0]) if stop else chosen
+
+    def finished(self, done: Tensor) -> bool:
+        return bool(done.all())
+
+    def generate(
+        self, handle: Handle, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool, stop: Sequence[int] = ()
+    ) -> Tensor:
         mask = torch.ones_like(tokens) if mask is None else mask
         cache = self.new_cache(handle, len(tokens), tokens.shape[1] + new) if use_cache else None
-        unseen = tokens
+        unseen, stops = tokens, torch.tensor(stop, dtype=torch.long)
+        done = self.done_before(tokens, stops)
         with torch.no_grad():
             for _ in range(new):
                 positions = self.next_positions(mask, unseen.shape[1])
-                chosen = self.choose(self.llama(handle, unseen, positions, mask, cache)[:, -1])[:, None]
-                tokens, mask = torch.cat((tokens, chosen), 1), torch.cat((mask, torch.ones_like(chosen)), 1)
-                unseen = chosen if cache is not None else tokens
+                chosen = self.choose(self.llama(handle, unseen, positions, mask, cache)[:, -1])
+                chosen = self.fill(chosen, done, stop)
+                done = self.done_with(done, chosen, stops)
+                tokens, mask = (
+                    torch.cat((x, y[:, None]), 1) for x, y in ((tokens, chosen), (mask, torch.ones_like(chosen)))
+                )
+                unseen = chosen[:, None] if cache is not None else tokens
+                if self.finished(done):
+                    break
         return tokens

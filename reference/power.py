@@ -13,6 +13,7 @@ from torch import Tensor
 from reference import budget, formula, oracle, properties
 from reference.budget import Verdict
 from reference.cases import DTYPES, Case
+from reference.chance import Chance
 from reference.checks import gradients
 from reference.plain import Plain
 
@@ -40,9 +41,15 @@ def ask(component: str, implementation: Any, case: Case) -> Answers:
 
 
 @cache
+def standard(component: str, case: Case) -> Answers:
+    """What transformers answers; computed once, however often it is needed."""
+    return ask(component, oracle, case)
+
+
+@cache
 def reference(component: str, case: Case) -> tuple[Answers, Answers]:
-    """What transformers and the formula answer; computed once, however often it is needed."""
-    return ask(component, oracle, case), ask(component, formula, case)
+    """What transformers and the formula answer."""
+    return standard(component, case), ask(component, formula, case)
 
 
 @cache
@@ -53,15 +60,31 @@ def reference_gradients(component: str, variant: str, dtype: torch.dtype, seed: 
 
 
 def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
-    """One verdict an answer. Raises ValueError where answers lack, have another shape, or the reference is void."""
+    """One verdict an answer. Raises ValueError where answers have another shape, or the reference is void.
+
+    Answers may be fewer than transformers': a question leaves out those that need a function which is not offered.
+    """
+    if own := getattr(importlib.import_module(f"reference.checks.{component}"), "judge", None):
+        return own(case, answers, standard(component, case))
     theirs, exact = reference(component, case)
-    return _judged(answers, theirs, exact, case.dtype)
+    judged = _judged(answers, {label: theirs[label] for label in theirs if label in answers}, exact, case.dtype)
+    return budget.second_opinion(judged, lambda seed: chance_errors(component, case, seed))
 
 
-def gradient_verdicts(component: str, implementation: Any, variant: str, dtype: torch.dtype) -> list[Verdict]:
+@cache
+def chance_errors(component: str, case: Case, seed: int) -> dict[str, float]:
+    """How far answers rounded by chance are off the formula, in ulps, by label."""
+    _, exact = reference(component, case)
+    answers = ask(component, Chance(seed), case)
+    return {label: budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers}
+
+
+def gradient_verdicts(
+    component: str, implementation: Any, variant: str, dtype: torch.dtype, seed: int = 0
+) -> list[Verdict]:
     """One verdict a gradient. Raises ValueError where one is missing."""
-    theirs, exact = reference_gradients(component, variant, dtype)
-    return _judged(gradients.ask(component, implementation, Case(variant, dtype)), theirs, exact, dtype)
+    theirs, exact = reference_gradients(component, variant, dtype, seed)
+    return _judged(gradients.ask(component, implementation, Case(variant, dtype, seed)), theirs, exact, dtype)
 
 
 def _judged(answers: Answers, theirs: Answers, exact: Answers, dtype: torch.dtype) -> list[Verdict]:

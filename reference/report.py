@@ -1,23 +1,100 @@
-"""The Results of a run as a table for the terminal; with --report also report.json and one self-contained page."""
+"""The Results of a run as a table for the terminal; with --report also report.json and one self-contained page.
+
+`python -m reference.report REPORT.json README.md` puts the table between the two marks in the README.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import sys
+import textwrap
 from pathlib import Path
 
+from reference import conformance, remarks, report_page
+from reference.files import write as write_file
+from reference.mistakes import COMPONENTS
 from reference.results import Results
+
+SCHEMA = 1  # of report.json; another number where what it says cannot be read as before
+WIDTH = 100
+BEGIN, END = "<!-- the table of a run: make report -->", "<!-- until here -->"
 
 
 def table(results: Results) -> str:
-    lines = []
-    for component in dict.fromkeys(row.component for row in results.rows):
-        rows = [row for row in results.rows if row.component == component]
-        lines.append(f"{component:<12}{len(rows)} {sum(r.within for r in rows)} {sum(r.bitwise for r in rows)}")
-    return "\n".join(lines)
+    """The verdict, a row for every component that was asked, and below it what a reader needs to go on."""
+    said = [*remarks.on_failures(results), *remarks.on_gaps(results), *remarks.on_numbers(results)]
+    lines = [*_wrapped(conformance.verdict(results)[1]), "", *_grid(results), "" if said else None]
+    previous = None
+    for about, text in said:
+        head = f"{about}: " if about and about != previous else "  " if about else ""
+        lines += _wrapped(head + text)
+        previous = about
+    return "\n".join(line for line in lines if line is not None)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+
+
+def _grid(results: Results) -> list[str]:
+    """Columns as wide as their cells, and none for a section of which there is nothing."""
+    about = conformance.asked(results)
+    body = [[name, *(cell.text for cell in conformance.cells(results, name))] for name in about]
+    above, below = zip(*(heading.rpartition(" ")[::2] for heading in conformance.HEADINGS), strict=True)
+    columns = [
+        column for column in zip(above, below, *body, strict=True) if any(text not in ("", "–") for text in column[2:])
+    ]
+    widths = [max(map(len, column)) for column in columns]
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in zip(*columns, strict=True)]
+    return lines if lines[0] else lines[1:]
 
 
 def write(results: Results, directory: Path) -> list[Path]:
+    """report.json and index.html, in a directory that is made when it is not there."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "report.json"
-    path.write_text(json.dumps(results.values()))
-    return [path]
+    values, page = directory / "report.json", directory / "index.html"
+    write_file(values, json.dumps({"schema": SCHEMA, **results.values()}, indent=1, allow_nan=False) + "\n")
+    write_file(page, report_page.render(results))
+    return [values, page]
+
+
+def read(path: Path) -> Results:
+    """The inverse. Raises ValueError where the file is no such report."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    found = values.pop("schema", None) if isinstance(values, dict) else None
+    if found != SCHEMA:
+        raise ValueError(f"{path}: schema {found}, expected {SCHEMA}: write it anew, with --report")
+    return Results.of(values)
+
+
+def block(results: Results) -> str:
+    """What stands between the marks in the README."""
+    about, known = results.about, sum(map(len, results.kills.values()))
+    versions = f"torch {about['torch']} and transformers {about['transformers']}".replace("+cpu", "")
+    note = f"""*(Numbers are answers compared, with {versions} on a CPU, in float32, bfloat16
+and float16: within budget of the float64 formula, and equal to transformers in every bit. {known} known mistakes are
+planted one at a time, and each is rejected.)*"""
+    return f"```\n{table(results)}\n```\n\n{note}"
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    source, readme = map(Path, arguments)
+    results, text = read(source), readme.read_text(encoding="utf-8")
+    marked = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    survivors = [name for kills in results.kills.values() for name, sections in kills.items() if not sections]
+    if results.kills.keys() != set(COMPONENTS) or survivors or not conformance.verdict(results)[0]:
+        print(f"report: {source}: no green run of the whole suite; {readme} is left as it is", file=sys.stderr)
+        return 1
+    if not marked.search(text):
+        print(f"report: {readme}: the marks {BEGIN} and {END} are not in it", file=sys.stderr)
+        return 2
+    write_file(readme, marked.sub(lambda _: f"{BEGIN}\n{block(results)}\n{END}", text))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +19,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from reference import blame, depth, exam, page
 from reference.cases import DTYPES, HARD
+from reference.files import write
 from reference.implementation import Config, State
 from reference.implementation_loader import load
 from reference.recording import Inputs
@@ -148,14 +148,6 @@ def text_of(directory: Path, vocab_size: int, length: int) -> tuple[Inputs, str]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     rows = positions + torch.arange(len(pads))[:, None] * (len(ids) // 3)  # each row from another place of the text on
     return Inputs(torch.tensor(ids)[rows % len(ids)], positions, mask), source
-
-
-def write(path: Path, text: str) -> None:
-    """Under a temporary name first, so that a crash leaves the old file or the new one."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.resolve().parent, delete=False) as file:
-        file.write(text)
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(path)
 
 
 if __name__ == "__main__":

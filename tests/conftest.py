@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,15 +20,15 @@ from reference import budget, diagnosis, mistakes, power
 from reference.budget import Verdict
 from reference.cases import Case
 from reference.collector import PROPERTY, Collector
-from reference.implementation import Implementation
+from reference.implementation import Implementation, offers
 from reference.implementation_loader import load
 from reference.properties import Claim
-from reference.results import Results
+from reference.results import ANSWERS, GRADIENTS, RAISED, Results
 
 TESTS = Path(__file__).parent
 OURS = TESTS / "adapters" / "ours.py"
-OF_THE_SUITE = ("test_mistakes.py", "test_names.py", "test_collection.py", "test_reference.py", "test_sensitivity.py",
-                "test_blame.py")  # fmt: skip
+OF_THE_SUITE = ("test_mistakes.py", "test_names.py", "test_decoding.py", "test_collection.py",
+                "test_reference.py", "test_sensitivity.py", "test_blame.py", "test_report.py")  # fmt: skip
 ADAPTER = pytest.StashKey[ModuleType]()
 SHARED = TESTS.parent.parent / "shared" / "data"
 
@@ -50,6 +51,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--report", type=Path, metavar="DIR", help="write report.json and index.html there")
 
 
+class NotOffered(pytest.skip.Exception, NotImplementedError):  # noqa: N818  an outcome, no error
+    """Skips the test that does not expect it; a question that can do without the function leaves that answer out."""
+
+
 class Offered:
     """An adapter whose missing functions skip the test that asks for them: not offered is not passed."""
 
@@ -62,13 +67,16 @@ class Offered:
             raise AttributeError(name)
         function = getattr(self._module, name, None)
         if function is None:
-            pytest.skip(f"not offered: {name}")
+            raise NotOffered(f"not offered: {name}")
 
+        @wraps(function)
         def offered(*arguments: Any, **options: Any) -> Any:
+            if missing := [option for option in options if not offers(self._module, name, option)]:
+                raise NotOffered(f"not offered: {name} with {missing[0]}")
             try:
                 return function(*arguments, **options)
             except NotImplementedError:
-                pytest.skip(f"not offered: {name}")
+                raise NotOffered(f"not offered: {name}") from None
 
         return offered
 
@@ -108,6 +116,7 @@ class Comparison:
     component: str
     implementation: Offered
     verdicts: list[Verdict]
+    results: Results
 
     def must_be_bitwise(self) -> None:
         """Fails unless every answer has transformers' bits."""
@@ -127,7 +136,8 @@ class Comparison:
         if wrong:
             lines = [f"{self.component}: {len(wrong)} of {len(self.verdicts)} answers are wrong", *map(str, wrong[:5])]
             lines += [f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []
-            pytest.fail("\n  ".join([*lines, *likenesses(self.component, self.implementation)]), pytrace=False)
+            found = self.results.diagnoses[self.component] = likenesses(self.component, self.implementation)
+            pytest.fail("\n  ".join([*lines, *found]), pytrace=False)
 
 
 @cache
@@ -135,6 +145,19 @@ def likenesses(component: str, implementation: Offered) -> list[str]:
     """The nearest known mistakes, in words; worked out once, however many tests fail."""
     found = diagnosis.looks_like(component, implementation) if component in mistakes.COMPONENTS else []
     return [str(likeness) for likeness in found[:3]] or ["no known mistake gives these answers"]
+
+
+@contextmanager
+def noted(results: Results, implementation: Offered, component: str, *where: str) -> Iterator[None]:
+    """A comparison that raises leaves no verdict, and must not be missing for it in the report."""
+    try:
+        yield
+    except NotImplementedError:  # not offered
+        raise
+    except Exception as error:
+        results.add_trouble(RAISED, component, *where, f"{type(error).__name__}: {error}")
+        results.diagnoses[component] = likenesses(component, implementation)
+        raise
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -145,7 +168,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("benchmark_only"):  # tiny models: a second thread costs more than it brings
         torch.set_num_threads(1)
     config.pluginmanager.register(
-        Collector(config, str(config.getoption("implementation")), config.getoption("report")), Collector.NAME
+        Collector(config, config.getoption("implementation"), config.stash[ADAPTER], config.getoption("report")),
+        Collector.NAME,
     )
 
 
@@ -156,9 +180,10 @@ def compare(implementation: Offered, results: Results) -> Callable[..., Comparis
     @cache
     def comparison(component: str, variant: str, dtype: torch.dtype) -> Comparison:
         case = Case(variant, dtype)
-        verdicts = power.verdicts(component, case, power.ask(component, implementation, case))
-        results.add(component, "answers", variant, verdicts)
-        return Comparison(component, implementation, verdicts)
+        with noted(results, implementation, component, ANSWERS, f"{variant}, {dtype}"):
+            verdicts = power.verdicts(component, case, power.ask(component, implementation, case))
+        results.add(component, ANSWERS, variant, verdicts)
+        return Comparison(component, implementation, verdicts, results)
 
     return comparison
 
@@ -169,15 +194,16 @@ def compare_gradients(implementation: Offered, results: Results) -> Callable[...
 
     @cache
     def comparison(component: str, variant: str, dtype: torch.dtype) -> Comparison:
-        verdicts = power.gradient_verdicts(component, implementation, variant, dtype)
-        results.add(component, "gradients", variant, verdicts)
-        return Comparison(component, implementation, verdicts)
+        with noted(results, implementation, component, GRADIENTS, f"{variant}, {dtype}"):
+            verdicts = power.gradient_verdicts(component, implementation, variant, dtype)
+        results.add(component, GRADIENTS, variant, verdicts)
+        return Comparison(component, implementation, verdicts, results)
 
     return comparison
 
 
 @pytest.fixture(scope="session")
-def within_budget(implementation: Offered) -> Callable[[str, Case, str, Tensor], None]:
+def within_budget(implementation: Offered, results: Results) -> Callable[[str, Case, str, Tensor], None]:
     """Called with (NAME, case, label, answer): fails unless the answer, however it was come by, is about as near to
     the formula's as transformers' one pass is.
     """
@@ -185,7 +211,7 @@ def within_budget(implementation: Offered) -> Callable[[str, Case, str, Tensor],
     def check(component: str, case: Case, label: str, answer: Tensor) -> None:
         theirs, exact = power.reference(component, case)
         verdict = budget.judge(label, answer, theirs[label], exact[label], case.dtype)
-        Comparison(component, implementation, [verdict]).must_be_within_budget()
+        Comparison(component, implementation, [verdict], results).must_be_within_budget()
 
     return check
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from reference import blame, exam, oracle
+from reference import blame, exam, mistakes, oracle
 from reference.cases import DTYPES, Case
 from reference.depth import running
 from reference.recording import Inputs
+from reference.reorderings import REORDERINGS
 
 LAYER = 1
 ASKED = ("build", "new_cache", "rms_norm", "rotary", "attention", "swiglu", "block", "llama")
@@ -108,7 +109,8 @@ def test_the_innermost_wrong_component_is_guilty(every_dtype, plant, component, 
     findings = blame.find(mutated(plant), every_dtype)
     found = [(finding.name, finding.layer) for finding in blame.guilty(findings)]
     assert found == [(component, layer) for layer in layers]
-    assert {finding.status for finding in findings if finding.name == "llama"} == {blame.WRONG}
+    logits = {finding.status for finding in findings if finding.name == "llama" and finding.how != exam.SILENCED}
+    assert logits == {blame.WRONG}
 
 
 def test_a_rounding_in_another_place_shows_in_bits_only():
@@ -136,13 +138,38 @@ class Forgetful(DynamicCache):
 
 def test_a_mistake_of_the_cache_shows_in_chunks_only(hard):
     findings = blame.find(like(oracle, new_cache=lambda handle, *_: Forgetful(config=handle.config)), hard)
-    assert [(f.name, f.layer, f.how) for f in blame.guilty(findings)] == [("attention", LAYER, exam.IN_CHUNKS)]
-    assert all(finding.good for finding in findings if finding.how != exam.IN_CHUNKS)
+    assert [(f.name, f.layer, f.how) for f in blame.guilty(findings)] == [("kv_cache", LAYER, exam.STEP_BY_STEP)]
+    assert all(f.good for f in findings if f.how not in (exam.IN_CHUNKS, exam.STEP_BY_STEP))
+
+
+def test_a_mistake_of_the_mask_over_a_cache_is_one_of_attention(hard):
+    """One token at a time needs no mask, and there the cache gives back what it should."""
+    [known] = [m for m in mistakes.of("attention") if m.name == "not_causal_over_a_cache"]
+    found = blame.guilty(blame.find(known.implementation, hard))
+    assert [(f.name, f.layer, f.how) for f in found] == [("attention", layer, exam.IN_CHUNKS) for layer in range(3)]
+
+
+@pytest.mark.parametrize("plant", [shifts_the_vocabulary, scales_its_embeddings])
+def test_embedding_and_head_do_not_hide_behind_a_wrong_layer(hard, plant):
+    def both(handle):
+        plant(handle)
+        for layer in handle.model.layers:
+            layer.mlp.act_fn = nn.GELU()
+
+    found = blame.guilty(blame.find(mutated(both), hard))
+    assert [(f.name, f.layer) for f in found] == [*(("swiglu", layer) for layer in range(3)), ("llama", None)]
+    assert found[-1].how == exam.SILENCED
+
+
+@pytest.mark.parametrize("name", REORDERINGS)
+def test_computing_in_another_order_is_no_guilt(name, every_dtype):
+    reordered, _ = REORDERINGS[name]
+    assert blame.guilty(blame.find(reordered, every_dtype)) == []
 
 
 def test_a_right_implementation_is_clean(implementation, every_dtype):
     findings = blame.find(implementation, every_dtype)
-    assert len(findings) == 3 * 9 + 3
+    assert len(findings) == 3 * 10 + 5
     assert [str(finding) for finding in findings if not finding.good] == []
     assert blame.guilty(findings) == []
     steps = running(implementation, every_dtype)
@@ -198,7 +225,7 @@ def test_what_is_not_offered_is_not_passed(hard):
     del lacking.rotary, lacking.new_cache
     findings = blame.find(lacking, hard)
     missing = {(finding.name, finding.how) for finding in findings if finding.status == blame.MISSING}
-    chunked = {(name, exam.IN_CHUNKS) for name in ("attention", "block", "llama")}
+    chunked = {(name, exam.IN_CHUNKS) for name in ("attention", "block", "llama")} | {("kv_cache", exam.STEP_BY_STEP)}
     assert missing == {("rotary", "queries"), ("rotary", "keys"), ("swiglu", exam.ONE_PASS), *chunked}
     assert blame.guilty(findings) == []
     assert {step.name for step in running(lacking, hard)} == {"rms_norm", "attention", "block", "llama"}

@@ -1,12 +1,8 @@
 """Next-token loss: formula · oracle · gradients · properties."""
 
-import math
-
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
+from reference import properties
 from reference.cases import DTYPES
 
 NAME = "loss"
@@ -33,25 +29,7 @@ class TestGradients:
         compare_gradients(NAME, variant, dtype).must_be_bitwise()
 
 
-def test_uniform_logits_cost_log_v(implementation):
-    loss = implementation.loss(torch.zeros(2, 5, 64), torch.arange(10).view(2, 5))
-    assert loss.item() == pytest.approx(math.log(64))
-
-
-@given(t=st.integers(1, 6))
-def test_a_token_is_predicted_from_the_one_before(implementation, t):
-    """Only the logits before the one token that counts matter."""
-    labels = torch.full((1, 7), -100)
-    labels[0, t] = 3
-    logits = torch.zeros(1, 7, 8)
-    logits[0, t - 1, 3] = 100.0
-    assert implementation.loss(logits, labels).item() == 0
-    assert implementation.loss(logits.roll(1, dims=1), labels).item() > 1
-
-
-def test_ignored_labels_count_for_nothing_and_rows_of_unequal_length_weigh_by_token(implementation):
-    logits = torch.zeros(2, 6, 4)
-    labels = torch.zeros(2, 6, dtype=torch.long)
-    logits[0, :, 0] = 50.0  # row 0 is certain and right: 0 nats a token
-    labels[0, 3:] = -100  # 2 targets, and row 1 has 5 of log 4
-    assert implementation.loss(logits, labels).item() == pytest.approx(5 / 7 * math.log(4))
+@pytest.mark.parametrize("claim", properties.of(NAME), ids=str)
+class TestProperties:
+    def test_holds(self, hold, claim):
+        hold(claim)

@@ -6,6 +6,7 @@ exact to float64. Answers are float64 tensors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -110,6 +111,14 @@ def new_cache(handle: Handle, batch: int, length: int) -> Cache:
     return {}
 
 
+def crop(handle: Handle, cache: Cache, length: int) -> Cache:
+    return {layer: (k[:, :, :length], v[:, :, :length]) for layer, (k, v) in cache.items()} if length else {}
+
+
+def reorder(handle: Handle, cache: Cache, rows: Tensor) -> Cache:
+    return {layer: (k[rows.numpy()], v[rows.numpy()]) for layer, (k, v) in cache.items()}
+
+
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.tensor(loss_formula(array(logits), array(labels)), dtype=torch.float64)
 
@@ -122,11 +131,15 @@ def _optional(mask: Tensor | None) -> Array | None:
     return None if mask is None else array(mask)
 
 
-def generate(handle: Handle, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool) -> Any:
+def generate(
+    handle: Handle, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool, stop: Sequence[int] = ()
+) -> Any:
     """Greedy, computing everything again for every token: there is no cache to be wrong."""
-    mask = torch.ones_like(tokens) if mask is None else mask
+    mask, T = torch.ones_like(tokens) if mask is None else mask, tokens.shape[1]
     for _ in range(new):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         tokens = torch.cat((tokens, llama(handle, tokens, positions, mask)[:, -1:].argmax(-1)), dim=1)
         mask = torch.cat((mask, torch.ones_like(mask[:, :1])), dim=1)
+        if all(set(row) & set(stop) for row in tokens[:, T:].tolist()):
+            break
     return tokens

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from reference.mistakes import mistake
+from reference.mistakes import mistake, wide
 from reference.plain import Plain
 
 
@@ -24,7 +24,7 @@ def _projected(change):
 
 
 def _unit(x):
-    return x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-6).to(x.dtype)
+    return x * torch.rsqrt(wide(x).pow(2).mean(-1, keepdim=True) + 1e-6).to(x.dtype)
 
 
 def _added_ones(self, q, k, v, seen, scale):
@@ -110,8 +110,7 @@ MISTAKES = [
     mistake("no_softmax", "scores weigh the values as they are, negative ones as 0",
             softmax=lambda _s, x: F.relu(x) / x.shape[-1]),
     mistake("dropout_in_eval", "attention dropout is active outside training",
-            "nanoGPT#240, IBL_MtM#13", softmax=lambda s, x: Plain.softmax(s, x) * (
-                torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.1).to(x.dtype) / 0.9),
+            "nanoGPT#240, IBL_MtM#13", softmax=lambda s, x: F.dropout(Plain.softmax(s, x), 0.1)),
     mistake("keys_and_values_swapped", "keys stand where values belong, and the reverse",
             project=_projected(lambda _s, _h, q, k, v: (q, v, k))),
     mistake("queries_normalised", "queries and keys are normalised first, as in Qwen 3",

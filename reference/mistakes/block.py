@@ -1,6 +1,6 @@
 """Mistakes in how a block puts its parts together."""
 
-from reference.mistakes import mistake
+from reference.mistakes import mistake, wide
 
 FIRST, SECOND = "input_layernorm", "post_attention_layernorm"
 
@@ -70,8 +70,8 @@ def _in_place(x, attend, mlp, norm):
 
 
 def _wide_stream(x, attend, mlp, norm):
-    h = x.float() + attend(norm(FIRST, x)).float()
-    return (h + mlp(norm(SECOND, h.to(x.dtype))).float()).to(x.dtype)
+    h = wide(x) + wide(attend(norm(FIRST, x)))
+    return (h + wide(mlp(norm(SECOND, h.to(x.dtype))))).to(x.dtype)
 
 
 def _layer_0_norms(self, handle, layer, x, positions, mask, cache):

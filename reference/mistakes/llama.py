@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from reference.mistakes import mistake
+from reference.mistakes import mistake, wide
 from reference.plain import Plain
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -62,7 +62,7 @@ MISTAKES = [
     mistake("embedding_scaled", "the embedding is multiplied by √hidden_size, as in Gemma",
             embed=_embedded(lambda h, x: x * h.config["hidden_size"] ** 0.5)),
     mistake("embedding_normed", "the embedding is normalised before the first layer",
-            embed=_embedded(lambda _h, x: x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-5).to(x.dtype))),
+            embed=_embedded(lambda _h, x: x * torch.rsqrt(wide(x).pow(2).mean(-1, keepdim=True) + 1e-5).to(x.dtype))),
     mistake("absolute_positions", "a cosine encoding of positions is added to the embedding", embed=_embedded(_with_positions)),
     mistake("tokens_one_off", "token t - 1 is embedded instead of t", embed=lambda s, h, t: Plain.embed(
         s, h, (t - 1).clamp(min=0))),
@@ -77,7 +77,7 @@ MISTAKES = [
     mistake("logits_capped", "logits are softly capped at 30, as in Gemma 2", head=_headed(lambda y: 30 * (y / 30).tanh())),
     mistake("logits_scaled", "logits are divided by √hidden_size", head=_headed(lambda y: y / 72**0.5)),
     mistake("logits_in_float32", "logits are returned in float32 whatever the model's dtype", "transformers#29285",
-            head=_headed(lambda y: y.float())),
+            head=_headed(wide)),
     mistake("logits_as_log_probabilities", "log-probabilities are returned instead of logits",
             head=_headed(lambda y: y.log_softmax(-1))),
     mistake("logits_one_late", "the logits of position t are those of t - 1", head=_headed(lambda y: y.roll(1, 1))),

@@ -53,10 +53,10 @@ MISTAKES = [
     mistake("smoothed", "labels are smoothed by 0.1", loss=_crossed(label_smoothing=0.1)),
     mistake("low_precision", "the loss is computed in the dtype of the logits", "transformers#29285",
             loss=lambda s, logits, labels: F.cross_entropy(
-                logits.flatten(0, 1), s.targets(labels).flatten(), ignore_index=-100).float()),
+                logits.flatten(0, 1), s.targets(labels).flatten(), ignore_index=-100).to(s.wide)),
     mistake("softmax_twice", "probabilities are given to a function that wants logits",
             loss=lambda s, logits, labels: F.cross_entropy(
-                logits.float().softmax(-1).flatten(0, 1), s.targets(labels).flatten(), ignore_index=-100)),
+                logits.to(s.wide).softmax(-1).flatten(0, 1), s.targets(labels).flatten(), ignore_index=-100)),
     mistake("first_row_only", "only the first row counts",
             loss=_mean(lambda losses, n, _l: losses[0].sum() / n[0].sum())),
 ]  # fmt: skip

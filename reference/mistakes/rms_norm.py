@@ -24,41 +24,37 @@ def _detached(self, x, eps):
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps).detach()
 
 
-def _wide(x):
-    return x.float()
-
-
 MISTAKES = [
     mistake("eps_fixed_at_1e-6", "eps is 1e-6 whatever the configuration says", "llama.cpp#2374, candle#271",
             eps=lambda _s, _c: 1e-6),
     mistake("eps_fixed_at_1e-5", "eps is 1e-5 whatever the configuration says", "lit-llama#322, gpt4all#1946",
             eps=lambda _s, _c: 1e-5),
     mistake("eps_outside_the_root", "eps is added to the root instead of under it", "scratch-llm",
-            normalise=lambda _s, x, eps: _wide(x) / (_wide(x).pow(2).mean(-1, keepdim=True).sqrt() + eps)),
+            normalise=lambda s, x, eps: x.to(s.wide) / (x.to(s.wide).pow(2).mean(-1, keepdim=True).sqrt() + eps)),
     mistake("eps_missing", "nothing is added to the mean square", normalise=lambda s, x, _eps: _scaled(
-        x, _wide(x).pow(2).mean(-1, keepdim=True), s.wide)),
+        x, x.to(s.wide).pow(2).mean(-1, keepdim=True), s.wide)),
     mistake("eps_squared", "eps² is added instead of eps", normalise=lambda s, x, eps: _scaled(
-        x, _wide(x).pow(2).mean(-1, keepdim=True) + eps**2, s.wide)),
+        x, x.to(s.wide).pow(2).mean(-1, keepdim=True) + eps**2, s.wide)),
     mistake("eps_as_a_floor", "the mean square is kept above eps instead of eps being added to it",
-            normalise=lambda s, x, eps: _scaled(x, _wide(x).pow(2).mean(-1, keepdim=True).clamp(min=eps), s.wide)),
+            normalise=lambda s, x, eps: _scaled(x, x.to(s.wide).pow(2).mean(-1, keepdim=True).clamp(min=eps), s.wide)),
     mistake("sum_instead_of_mean", "the squares are summed, not averaged", normalise=lambda s, x, eps: _scaled(
-        x, _wide(x).pow(2).sum(-1, keepdim=True) + eps, s.wide)),
+        x, x.to(s.wide).pow(2).sum(-1, keepdim=True) + eps, s.wide)),
     mistake("divides_by_one_less", "the mean square is taken over D - 1, as an unbiased variance is",
             normalise=lambda s, x, eps: _scaled(
-                x, _wide(x).pow(2).sum(-1, keepdim=True) / (x.shape[-1] - 1) + eps, s.wide)),
+                x, x.to(s.wide).pow(2).sum(-1, keepdim=True) / (x.shape[-1] - 1) + eps, s.wide)),
     mistake("mean_is_subtracted", "the row is centred first, as in LayerNorm", normalise=_centred),
     mistake("variance_instead_of_mean_square", "the variance is divided by, though the row is not centred",
-            normalise=lambda s, x, eps: _scaled(x, _wide(x).var(-1, keepdim=True, unbiased=False) + eps, s.wide)),
+            normalise=lambda s, x, eps: _scaled(x, x.to(s.wide).var(-1, keepdim=True, unbiased=False) + eps, s.wide)),
     mistake("absolute_values", "the mean of absolute values is used instead of the root mean square",
-            normalise=lambda _s, x, eps: _wide(x) / (_wide(x).abs().mean(-1, keepdim=True) + eps)),
+            normalise=lambda s, x, eps: x.to(s.wide) / (x.to(s.wide).abs().mean(-1, keepdim=True) + eps)),
     mistake("no_root", "the mean square is divided by, without its root",
-            normalise=lambda _s, x, eps: _wide(x) / (_wide(x).pow(2).mean(-1, keepdim=True) + eps)),
+            normalise=lambda s, x, eps: x.to(s.wide) / (x.to(s.wide).pow(2).mean(-1, keepdim=True) + eps)),
     mistake("unit_length", "rows are brought to length 1, not to root mean square 1",
-            normalise=lambda _s, x, eps: _wide(x) / (_wide(x).norm(dim=-1, keepdim=True) + eps)),
+            normalise=lambda s, x, eps: x.to(s.wide) / (x.to(s.wide).norm(dim=-1, keepdim=True) + eps)),
     mistake("over_the_positions", "the mean runs over positions instead of channels",
-            normalise=lambda s, x, eps: _scaled(x, _wide(x).pow(2).mean(-2, keepdim=True) + eps, s.wide)),
+            normalise=lambda s, x, eps: _scaled(x, x.to(s.wide).pow(2).mean(-2, keepdim=True) + eps, s.wide)),
     mistake("over_rows_and_channels", "one mean for all positions of a sequence",
-            normalise=lambda s, x, eps: _scaled(x, _wide(x).pow(2).mean((-2, -1), keepdim=True) + eps, s.wide)),
+            normalise=lambda s, x, eps: _scaled(x, x.to(s.wide).pow(2).mean((-2, -1), keepdim=True) + eps, s.wide)),
     mistake("low_precision", "the statistics are computed in the dtype of x, not in float32",
             "lightning-thunder#1713, pytorch#189581", normalise=_low_precision),
     mistake("gain_ignored", "the result is not multiplied by the weight", "torchtune#11",

@@ -48,7 +48,7 @@ def _on_positions(change):
 
 def _rounded_frequencies(self, config, positions, dtype):
     inverse, factor = self.frequencies(config, int(positions.max()) + 1)
-    half = positions[..., None].float() * inverse.to(dtype).float()
+    half = positions[..., None].to(self.wide) * inverse.to(dtype).to(self.wide)
     both = torch.cat((half, half), dim=-1)
     return (both.cos() * factor).to(dtype), (both.sin() * factor).to(dtype)
 
@@ -63,6 +63,18 @@ def _rounded_angles(self, config, positions, dtype):
 def _bands(change):
     """llama3 with other limits of its bands."""
     return lambda self, inverse, rope: Plain.llama3(self, inverse, rope | change(rope))
+
+
+def _exchanged(rope):
+    return {"low_freq_factor": rope["high_freq_factor"], "high_freq_factor": rope["low_freq_factor"]}
+
+
+def _exchanged_in_a_ramp(_self, inverse, rope):
+    """As it comes out where the three bands are one ramp with its ends cut off, which turns the other way round."""
+    low, high = rope["high_freq_factor"], rope["low_freq_factor"]
+    turns = rope["original_max_position_embeddings"] * inverse / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return kept * inverse + (1 - kept) * inverse / rope["factor"]
 
 
 def _llama3_steps(_self, inverse, rope):
@@ -146,8 +158,8 @@ MISTAKES = [
             "TransformerLens#910", llama3=_bands(lambda _rope: {"factor": 32.0})),
     mistake("llama3_everywhere", "all frequencies are divided by the llama3 factor, short wavelengths too",
             llama3=lambda _s, inverse, rope: inverse / rope["factor"]),
-    mistake("llama3_low_and_high_swapped", "low_freq_factor and high_freq_factor are exchanged", llama3=_bands(
-        lambda rope: {"low_freq_factor": rope["high_freq_factor"], "high_freq_factor": rope["low_freq_factor"]})),
+    mistake("llama3_low_and_high_swapped", "low_freq_factor and high_freq_factor are exchanged", llama3=_bands(_exchanged),
+            ways=[{"llama3": _exchanged_in_a_ramp}]),
     mistake("llama3_without_blend", "frequencies between the bands are divided, not blended", llama3=_llama3_steps),
     mistake("llama3_blend_inverted", "between the bands the weights of the blend are exchanged", llama3=_llama3_blend),
     mistake("llama3_without_2_pi", "wavelengths are taken as 1/θ instead of 2π/θ", llama3=_llama3_without_2_pi),

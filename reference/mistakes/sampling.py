@@ -38,6 +38,13 @@ def _not_scattered_back(_self, scores, p):
     return scores.masked_fill(removed, -math.inf)
 
 
+def _summed_logits(_self, scores, p):
+    ascending, order = scores.sort(dim=-1)
+    removed = ascending.cumsum(-1) <= 1 - p
+    removed[:, -1] = False
+    return scores.masked_fill(removed.scatter(1, order, removed), -math.inf)
+
+
 def _exactly_k(_self, scores, k):
     kept = torch.zeros_like(scores, dtype=torch.bool).scatter(1, scores.topk(min(k, scores.shape[-1])).indices, True)
     return scores.masked_fill(~kept, -math.inf)
@@ -63,8 +70,7 @@ MISTAKES = [
             keep_top_p=_descending_top_p(lambda before, _upto, p: before <= p)),
     mistake("top_p_not_scattered_back", "the mask of the sorted logits is applied to the unsorted",
             keep_top_p=_not_scattered_back),
-    mistake("top_p_of_logits", "logits, not probabilities, are summed for top-p",
-            keep_top_p=lambda s, y, p: Plain.keep_top_p(s, y.exp().nan_to_num(posinf=1e9), p).masked_fill(y == -math.inf, -math.inf).minimum(y)),
+    mistake("top_p_of_logits", "logits, not probabilities, are summed for top-p", keep_top_p=_summed_logits),
     mistake("top_p_ignored", "top-p is ignored", keep_top_p=lambda _s, y, _p: y),
     mistake("top_k_drops_ties", "exactly k tokens are kept, whatever ties with the last", keep_top_k=_exactly_k),
     mistake("top_k_keeps_one_more", "k + 1 tokens are kept", keep_top_k=lambda s, y, k: Plain.keep_top_k(s, y, k + 1)),

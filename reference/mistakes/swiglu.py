@@ -58,7 +58,7 @@ MISTAKES = [
     mistake("up_missing", "gate_proj is activated and nothing multiplies it",
             gate=lambda s, c, gate, _up: s.activation(c, gate)),
     mistake("rounded_once", "activation and product are computed in float32 and rounded once",
-            gate=lambda s, c, gate, up: (s.activation(c, gate.float()) * up.float()).to(gate.dtype)),
+            gate=lambda s, c, gate, up: (s.activation(c, gate.to(s.wide)) * up.to(s.wide)).to(gate.dtype)),
     mistake("biases_dropped", "mlp_bias is ignored", "TensorRT-LLM#3476, LlamaFactory#3721",
             linear=_without_bias("gate_proj", "up_proj", "down_proj")),
     mistake("gate_bias_dropped", "gate_proj has no bias", linear=_without_bias("gate_proj")),

@@ -6,6 +6,7 @@ packed sequences) and with use_cache saying whether there is a cache (by default
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,21 @@ def parameters(handle: LlamaForCausalLM) -> State:
 
 def new_cache(handle: LlamaForCausalLM, batch: int, length: int) -> Cache:
     return DynamicCache(config=handle.config)
+
+
+def crop(handle: LlamaForCausalLM, cache: Cache, length: int) -> Cache:
+    """By layer: transformers counts what is to go, and a layer that was called alone holds more than the others."""
+    if length == 0:
+        return DynamicCache(config=handle.config)  # a cropped one would keep its batch size
+    layers: list[Any] = cache.layers
+    for layer in layers:
+        layer.crop(min(length - layer.get_seq_length(), 0))
+    return cache
+
+
+def reorder(handle: LlamaForCausalLM, cache: Cache, rows: Tensor) -> Cache:
+    cache.reorder_cache(rows.long())  # type: ignore[arg-type]
+    return cache
 
 
 def llama(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,6 +82,16 @@ def new_cache(handle: Llama, batch: int, length: int) -> KVCache:
     return KVCache(handle.config, batch, length, handle.lm_head.weight.dtype)
 
 
+def crop(_handle: Llama, cache: KVCache, length: int) -> KVCache:
+    cache.crop(length) if length else cache.reset()
+    return cache
+
+
+def reorder(_handle: Llama, cache: KVCache, rows: Tensor) -> KVCache:
+    cache.reorder(rows)
+    return cache
+
+
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
     return next_token_loss(logits, labels)
 
@@ -90,5 +100,7 @@ def sampling(logits: Tensor, tokens: Tensor, **knobs: Any) -> Tensor:
     return next_token_probabilities(logits, tokens, Sampling(**knobs))
 
 
-def generate(handle: Llama, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool) -> Tensor:
-    return llama_scratch.generate(handle, tokens, new, use_cache=use_cache, attention_mask=mask, stop_ids=[])
+def generate(
+    handle: Llama, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool, stop: Sequence[int] = ()
+) -> Tensor:
+    return llama_scratch.generate(handle, tokens, new, use_cache=use_cache, attention_mask=mask, stop_ids=stop)

@@ -60,6 +60,16 @@ def new_cache(handle, batch, length):
     raise NotImplementedError
 
 
+def crop(handle, cache, length):
+    """The cache with only its first `length` positions kept; 0 empties it."""
+    raise NotImplementedError
+
+
+def reorder(handle, cache, rows):
+    """The cache with row rows[i] as row i; there may be more rows than before, or fewer."""
+    raise NotImplementedError
+
+
 def loss(logits, labels):
     """Mean cross entropy of predicting labels (B, T) one token ahead from logits (B, T, V); -100 is ignored."""
     raise NotImplementedError
@@ -70,6 +80,8 @@ def sampling(logits, tokens, temperature, top_k, top_p, min_p, repetition_penalt
     raise NotImplementedError
 
 
-def generate(handle, tokens, mask, new, use_cache):
-    """(B, T + new): greedy, never stopping."""
+def generate(handle, tokens, mask, new, use_cache, stop=()):
+    """(B, T + new): greedy. A row is done with the first stop id that it adds, and the result ends with the last row;
+    leave `stop` out if yours never stops.
+    """
     raise NotImplementedError

@@ -69,7 +69,7 @@ def test_this_project_agrees_with_transformers(stories, dtype, capsys):
         f"dtype: {dtype}",
     ):
         assert line in text.splitlines()
-    assert "verdict: all answers agree: 48 bitwise" in text
+    assert "verdict: all answers agree: 55 bitwise" in text
     assert "through the checkpoint's tokenizer" in text
 
 
@@ -93,7 +93,7 @@ def test_findings_are_written_as_json_and_as_a_page(stories, wrong, tmp_path):
     values = json.loads(json_file.read_text())
     assert values["agrees"] is False
     assert [(finding["name"], finding["layer"]) for finding in values["guilty"]] == [("swiglu", LAYER)]
-    assert len(values["findings"]) == 48
+    assert len(values["findings"]) == 55
     assert len(values["running"]) == 5 * 5 + 2
     assert "transformers 5." in values["versions"]
     text = html_file.read_text()

@@ -1,0 +1,74 @@
+"""Recognition: a mistake is named, on weights it was never seen on, in whatever order its program computes."""
+
+import hypothesis
+import pytest
+
+from reference import diagnosis, mistakes
+from reference.plain import Plain
+from reference.reorderings import REORDERINGS
+from tests import rewritten
+
+ALL = [m for component in mistakes.COMPONENTS for m in mistakes.of(component)]
+ENOUGH = 0.95
+# What comparing answers cannot name first, with the reason.
+NOT_NAMED: dict[str, str] = {}
+# To be named takes the answers of every mistake of the component: for these that is a second or two.
+QUICK = ("rms_norm", "rotary", "attention", "swiglu", "loss")
+
+
+def named(component: str, implementation) -> list[str]:
+    """What it looks like, the nearest first, on weights of another seed than everybody is asked with."""
+    return [likeness.mistake.name for likeness in diagnosis.looks_like(component, implementation, seed=1)]
+
+
+def is_thorough() -> bool:
+    return hypothesis.settings().max_examples > hypothesis.settings.get_profile("suite").max_examples
+
+
+def leave_to_the_thorough(component: str) -> None:
+    if component not in QUICK and not is_thorough():
+        pytest.skip("in the thorough profile")
+
+
+@pytest.mark.parametrize("which", rewritten.REWRITTEN)
+def test_a_mistake_written_again_from_its_description_is_named(which):
+    component, _, name = which.partition("-")
+    leave_to_the_thorough(component)
+    assert named(component, rewritten.REWRITTEN[which])[:1] == [name]
+
+
+@pytest.mark.parametrize("name", rewritten.STRANGERS)
+def test_of_what_nobody_knows_it_is_said_that_nobody_knows_it(name):
+    component, implementation = rewritten.STRANGERS[name]
+    leave_to_the_thorough(component)
+    assert named(component, implementation) == []
+
+
+@pytest.mark.parametrize("component", mistakes.COMPONENTS)
+def test_what_is_right_looks_like_no_mistake(component):
+    """Written independently, too: rounding is no mistake's mark unless a mistake rounds like that."""
+    leave_to_the_thorough(component)
+    assert named(component, Plain()) == []
+    assert named(component, rewritten.Textbook()) == []
+
+
+@pytest.mark.parametrize("component", mistakes.COMPONENTS)
+def test_every_mistake_is_named_on_fresh_weights(component):
+    """A sample, or in the thorough profile all."""
+    leave_to_the_thorough(component)
+    known = mistakes.of(component)
+    asked = known if is_thorough() else known[::10]
+    missed = {f"{component}-{m.name}" for m in asked if named(component, m.implementation)[:1] != [m.name]}
+    assert missed - NOT_NAMED.keys() == set()
+    assert not is_thorough() or {key for key in NOT_NAMED if key.startswith(f"{component}-")} == missed
+
+
+def test_nearly_all_are_named():
+    assert len(NOT_NAMED) <= (1 - ENOUGH) * len(ALL)
+    assert NOT_NAMED.keys() <= {f"{m.component}-{m.name}" for m in ALL}
+
+
+def test_one_kernel_that_rounds_once_is_named_as_what_it_is():
+    """torch's own norm is right, within budget; that the weight multiplies before the cast is seen all the same."""
+    fused, _ = REORDERINGS["fused rms_norm"]
+    assert named("rms_norm", fused)[:1] == ["gain_before_the_cast"]
