@@ -1,15 +1,25 @@
-# make train · make test · make bench · make lint · make report     (each builds .venv first when it is missing or stale)
+# make train · test · test-thorough · mutants · report · bench · lint     (each builds .venv first when missing or stale)
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test bench lint report
+.PHONY: train test test-thorough mutants report bench lint
 
 train: .venv/ready
 	$(BIN)/python -m llama_scratch.train
 
 test: .venv/ready
 	$(BIN)/pytest
+
+# 20 times the examples, and every false-alarm draw, planted mistake and fuzzed file
+test-thorough: .venv/ready
+	$(BIN)/pytest --hypothesis-profile=thorough
+
+# Each small change to the model's files, one at a time: which of them does no test notice?
+mutants: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
+	$(BIN)/mutmut run > mutants.log
+	$(BIN)/python tests/survivors.py
 
 bench: .venv/ready
 	$(BIN)/pytest --benchmark-only

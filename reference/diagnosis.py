@@ -225,8 +225,8 @@ def _same_gradients(component: str, implementation: Any, suspects: list[Mistake]
     wrong = False
     found = {mistake: Suspect() for mistake in suspects}
     for variant in gradient_variants(component):
-        theirs, right = reference_gradients(component, variant, torch.float32, seed)
-        answers = gradients.ask(component, implementation, Case(variant, seed=seed))
+        theirs, right = (_whole(answers) for answers in reference_gradients(component, variant, torch.float32, seed))
+        answers = _whole(gradients.ask(component, implementation, Case(variant, seed=seed)))
         wrong = wrong or not _gradients_within(answers, theirs, right, theirs, right)
         for mistake in list(found):
             others, exact = _mistaken_gradients(mistake, variant, seed)
@@ -250,9 +250,14 @@ def _gradients_within(answers: Answers, others: Answers, exact: Answers, theirs:
 def _mistaken_gradients(mistake: Mistake, variant: str, seed: int) -> tuple[Answers, Answers]:
     exactly = type(mistake.implementation)(torch.float64)
     return (
-        gradients.ask(mistake.component, mistake.implementation, Case(variant, seed=seed)),
-        gradients.ask(mistake.component, exactly, Case(variant, seed=seed, exact=True)),
+        _whole(gradients.ask(mistake.component, mistake.implementation, Case(variant, seed=seed))),
+        _whole(gradients.ask(mistake.component, exactly, Case(variant, seed=seed, exact=True))),
     )
+
+
+def _whole(answers: Answers) -> Answers:
+    """As one row each: gradients are compared relative to their largest entry (reference.budget.ulps)."""
+    return {label: answer.flatten() for label, answer in answers.items()}
 
 
 # answers that are another each time

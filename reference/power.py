@@ -84,13 +84,16 @@ def gradient_verdicts(
 ) -> list[Verdict]:
     """One verdict a gradient. Raises ValueError where one is missing."""
     theirs, exact = reference_gradients(component, variant, dtype, seed)
-    return _judged(gradients.ask(component, implementation, Case(variant, dtype, seed)), theirs, exact, dtype)
+    answers = gradients.ask(component, implementation, Case(variant, dtype, seed))
+    return _judged(answers, theirs, exact, dtype, whole=True)
 
 
-def _judged(answers: Answers, theirs: Answers, exact: Answers, dtype: torch.dtype) -> list[Verdict]:
+def _judged(
+    answers: Answers, theirs: Answers, exact: Answers, dtype: torch.dtype, whole: bool = False
+) -> list[Verdict]:
     if answers.keys() != theirs.keys():
         raise ValueError(f"answers to {sorted(answers.keys() ^ theirs.keys())} are missing or too many")
-    return [budget.judge(label, answers[label], theirs[label], exact[label], dtype) for label in theirs]
+    return [budget.judge(label, answers[label], theirs[label], exact[label], dtype, whole) for label in theirs]
 
 
 def rejections(component: str, implementation: Any) -> set[str]:

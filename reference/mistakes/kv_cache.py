@@ -75,6 +75,12 @@ def _shared_by_layers(self, cache, layer, k, v):
     return keys, torch.cat((cache.values[0][:, :, :before], values[:, :, before:]), dim=2)
 
 
+def _all_of_layer_0(self, cache, layer, k, v):
+    """As it comes out where what is read is the cache, which holds this call's values too."""
+    keys, values = Plain.remember(self, cache, layer, k, v)
+    return keys, cache.values[0][:, :, : values.shape[2]]
+
+
 def _shared_by_caches():
     shared = [None, None]  # a model, which is kept so that no other is taken for it, and its cache
 
@@ -220,7 +226,8 @@ MISTAKES = [
     mistake("kept_in_bfloat16", "keys and values are kept in bfloat16", "gpt-fast#146, paz#415",
             remember=_kept(lambda k, v: (k.bfloat16().to(k.dtype), v.bfloat16().to(v.dtype)))),
     mistake("values_kept_as_keys", "the buffer of values holds the keys", remember=_kept(lambda k, _v: (k, k))),
-    mistake("values_of_layer_0", "every layer reads the cached values of the first", remember=_shared_by_layers),
+    mistake("values_of_layer_0", "every layer reads the cached values of the first", remember=_shared_by_layers,
+            ways=[{"remember": _all_of_layer_0}]),
     mistake("one_for_all_caches", "two caches share their buffers and their length", "equinox#704",
             new_cache=_shared_by_caches(), may_look=_fitting,),
     mistake("rows_rolled", "cached rows are those of the neighbouring sequence",

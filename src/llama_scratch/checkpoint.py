@@ -1,44 +1,56 @@
 """A directory on disk, in Hugging Face's format, <-> a Llama.
 
-    config.json            the configuration, of any vintage
-    model.safetensors      every parameter under its Hugging Face name; a tied head is not stored
+    config.json              the configuration, of any vintage
+    generation_config.json   more ids to stop at, if it is there
+    model.safetensors        every parameter under its Hugging Face name; storage/weight_files.py: other forms
 
-Loading is strict: a missing, unexpected or misshapen tensor is an error that names it, never a random weight.
-Each file is saved under a temporary name, flushed to disk, then renamed, so that a crash leaves the old one or the new.
+Loading is strict: what is missing, unexpected or misshapen is an error that names it, never a random weight. Weights
+are memory-mapped, and the model is built without any, so that they are in memory once. How saving is atomic is told in
+storage/saving.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from types import MappingProxyType
+from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from llama_scratch import config_file
-from llama_scratch.config_rules import ConfigError
+from llama_scratch.config import LlamaConfig
+from llama_scratch.config_rules import TOKENS, ConfigError, check
+from llama_scratch.storage.files import CheckpointError, exists, read_json, write_file, write_json
+from llama_scratch.storage.fitting import EMBEDDING, HEAD, fit, own_dtype, read
+from llama_scratch.storage.saving import replace_checkpoint
+from llama_scratch.storage.shards import CONFIG, GENERATION, MAX_SHARD_SIZE, checkpoint_files
+from llama_scratch.storage.weight_files import Weight, read_weights
 
-if TYPE_CHECKING:
-    from llama_scratch.config import LlamaConfig
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+__all__ = ["Checkpoint", "CheckpointError", "Pretrained", "read_checkpoint", "read_config", "read_json", "write_file",
+           "write_json"]  # fmt: skip
 
 
-class CheckpointError(Exception):
-    """A directory that cannot be loaded; the message names the file and the key."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A configuration and weights that have not been read yet, whatever the format they are stored in."""
+
+    where: Path  # the file that lists the weights
+    config: LlamaConfig
+    weights: Mapping[str, Weight]
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Pretrained(nn.Module):
     """Loading and saving, for the model to inherit."""
 
     config: LlamaConfig
+    generation_config: Mapping[str, Any] = MappingProxyType({})  # generation_config.json, kept to be saved again
 
     @classmethod
     def from_pretrained(
@@ -46,64 +58,74 @@ class Pretrained(nn.Module):
         directory: str | os.PathLike[str],
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        check_finite: bool = False,
     ) -> Self:
         """The model in `directory`, in eval mode.
 
         dtype None keeps the checkpoint's own, by transformers' rule: what config.json says, or else what is stored.
-        Raises CheckpointError, naming file and key.
+        check_finite reads every weight, and refuses NaN, infinity and a tensor that is stored as another dtype.
+        config.eos_token_id is the union of both files' stop ids. Raises CheckpointError, naming file and key.
         """
-        config = read_config(Path(directory) / CONFIG)
-        weights = _read_weights(Path(directory) / WEIGHTS, device)
-        with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-            model = cls(config)
-        _check_weights(Path(directory) / WEIGHTS, weights, dict(model.state_dict()), config.tie_word_embeddings)
-        if dtype is None:
-            dtype = getattr(torch, config.dtype) if config.dtype else weights[EMBEDDING].dtype
-        weights = {key: weight.to(dtype) for key, weight in weights.items()}
-        if config.tie_word_embeddings:
-            weights[HEAD] = weights[EMBEDDING]
-        model.load_state_dict(weights, assign=True)
+        checkpoint = read_checkpoint(Path(directory))
+        model, weights = cls.fitted(checkpoint)
+        own = own_dtype(checkpoint.config, weights)
+        how = (dtype or own, device, own if check_finite else None)
+        state = {key: read(weight, *how) for key, weight in weights.items()}
+        if checkpoint.config.tie_word_embeddings:
+            state[HEAD] = state[EMBEDDING]
+        model.load_state_dict(state, assign=True)
         model.tie_weights()  # type: ignore[operator]
+        model.generation_config = checkpoint.generation
         return model.eval()
 
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Writes config.json and model.safetensors into `directory`, which is made if it is not there."""
-        weights = {key: weight.detach().contiguous() for key, weight in self.state_dict().items()}
+    @classmethod
+    def fitted(cls, checkpoint: Checkpoint) -> tuple[Self, dict[str, Weight]]:
+        """A model without weights, and exactly those that it needs, none of them read. Raises CheckpointError."""
+        config, stored = checkpoint.config, len(checkpoint.weights)
+        if config.num_hidden_layers > stored:  # before as many modules are made
+            wanted = f"num_hidden_layers is {config.num_hidden_layers}"
+            raise CheckpointError(f"{checkpoint.where}: there are {stored} tensors, but {wanted}: most are missing")
+        try:
+            with torch.device("meta"), _Undrawn():  # no memory, and no random numbers, for weights soon replaced
+                model = cls(config)
+        except (RuntimeError, OverflowError, TypeError) as error:
+            raise CheckpointError(f"{checkpoint.where}: no tensor can be as large as asked for: {error}") from None
+        shapes = {key: weight.shape for key, weight in model.state_dict().items()}
+        return model, fit(checkpoint.where, config, checkpoint.weights, shapes)
+
+    def save_pretrained(self, directory: str | os.PathLike[str], max_shard_size: int = MAX_SHARD_SIZE) -> None:
+        """Makes `directory` this checkpoint, in one instant: a kill leaves the old one or the new.
+
+        Weights above `max_shard_size` bytes are split, with an index. Other files stay. Raises OSError.
+        """
+        state = {key: weight.detach() for key, weight in self.state_dict().items()}
         if self.config.tie_word_embeddings:
-            del weights[HEAD]
-        dtype = str(weights[EMBEDDING].dtype).removeprefix("torch.")
-        config = config_file.to_dict(dataclasses.replace(self.config, dtype=dtype))
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        write_file(Path(directory) / WEIGHTS, lambda path: save_file(weights, path, metadata={"format": "pt"}))
-        write_json(Path(directory) / CONFIG, config)
+            del state[HEAD]
+        dtype = state[EMBEDDING].dtype
+        here = Path(directory)
+        weights = {key: Weight(here, key, tuple(w.shape), w.dtype, w.contiguous) for key, w in state.items()}
+        files = checkpoint_files(
+            self.config, self.generation_config, weights, dtype, lambda weight: weight.read(), max_shard_size
+        )
+        replace_checkpoint(here, files)
 
 
-def read_json(path: Path) -> Any:
-    """The parsed file. Raises CheckpointError when it is missing or no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(path, error) from None
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the random numbers of an initialisation; on the meta device each draw of none costs milliseconds."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **kwargs)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes `content`, indented, through `write_file`."""
-    write_file(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
-
-
-def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill a temporary file beside `path`, flushes it to disk and renames it: all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors makes files that only their owner can read
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def read_checkpoint(directory: Path) -> Checkpoint:
+    """What a Hugging Face directory holds, weights unread. Raises CheckpointError."""
+    config, generation = read_config(directory / CONFIG), _read_generation(directory / GENERATION)
+    config = dataclasses.replace(config, eos_token_id=_union(config.eos_token_id, generation.get("eos_token_id")))
+    where, weights = read_weights(directory)
+    return Checkpoint(where, config, weights, generation)
 
 
 def read_config(path: Path) -> LlamaConfig:
@@ -114,33 +136,25 @@ def read_config(path: Path) -> LlamaConfig:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    missing = isinstance(error, FileNotFoundError)
-    return CheckpointError(f"{path} is missing" if missing else f"{path} cannot be read: {error}")
-
-
-def _read_weights(path: Path, device: torch.device | str | None) -> dict[str, Tensor]:
-    """Every tensor of the file, memory-mapped, but for the rotary frequencies that files of 2023 repeat a layer."""
+def _read_generation(path: Path) -> dict[str, Any]:
+    if not exists(path):
+        return {}
+    content = read_json(path)
     try:
-        with safe_open(path, framework="pt", device=str(device or "cpu")) as file:
-            keys = [key for key in file.keys() if not key.endswith(".rotary_emb.inv_freq")]  # noqa: SIM118
-            return {key: file.get_tensor(key) for key in keys}
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from None
+        check(path.name, content, "an object", lambda v: isinstance(v, dict))
+        check("eos_token_id", content.get("eos_token_id"), *TOKENS)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return dict(content)
 
 
-def _check_weights(path: Path, weights: dict[str, Tensor], expected: dict[str, Tensor], tied: bool) -> None:
-    """Raises CheckpointError naming every key that is missing, unexpected, misshapen or no floating-point tensor."""
-    if tied and HEAD in weights and EMBEDDING in weights and not torch.equal(weights[HEAD], weights[EMBEDDING]):
-        raise CheckpointError(f"{path}: {HEAD} differs from {EMBEDDING}, but config.json says tie_word_embeddings")
-    problems = [f"{key} is missing" for key in expected if key not in weights and not (tied and key == HEAD)]
-    problems += [f"{key} is unexpected" for key in weights if key not in expected]
-    for key in expected.keys() & weights.keys():
-        found, wanted = tuple(weights[key].shape), tuple(expected[key].shape)
-        if found != wanted:
-            problems.append(f"{key} has shape {found}, expected {wanted}")
-        if not weights[key].is_floating_point():
-            problems.append(f"{key} holds {weights[key].dtype}, expected a floating-point type")
-    if problems:
-        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise CheckpointError(f"{path}: {'; '.join(problems[:8])}{more}")
+def _union(first: int | list[int] | None, second: int | list[int] | None) -> int | list[int] | None:
+    """Both files' stop ids, the first one's before the second one's; the first as it is, where that says it all.
+
+    The instruct models of Llama 3 end a turn with an id that only generation_config.json names (vllm#4180).
+    """
+    ids, more = ([v] if isinstance(v, int) else v or [] for v in (first, second))
+    new = [i for i in dict.fromkeys(more) if i not in ids]
+    if not new:
+        return first
+    return [*ids, *new] if ids else second

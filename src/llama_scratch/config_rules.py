@@ -21,7 +21,7 @@ def check(name: str, value: Any, expected: str, holds: Callable[[Any], bool]) ->
 
 
 def is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def is_number(value: Any) -> bool:

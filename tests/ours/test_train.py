@@ -51,7 +51,8 @@ def test_the_history_is_the_log(run):
 
 def test_it_leaves_a_checkpoint_and_a_plot_and_nothing_half_written(run):
     config, _ = run
-    names = {"config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json", "log.jsonl", "loss.png"}
+    checkpoint = {"config.json", "generation_config.json", "model.safetensors"}
+    names = checkpoint | {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "log.jsonl", "loss.png"}
     assert {path.name for path in config.out.iterdir()} == names
     assert (config.out / "loss.png").read_bytes().startswith(b"\x89PNG")
 

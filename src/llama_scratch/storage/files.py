@@ -1,0 +1,117 @@
+"""Files that may hold anything, read with care; files that are written whole or not at all.
+
+Whatever is wrong with a checkpoint is a CheckpointError of one line. JSON is refused when it is too large, too deep or
+says a name twice, because then two readers may understand two things.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+JSON_BYTES = 100 * 2**20  # the index of the largest Llama has 0.1 of one
+JSON_DEPTH = 64
+MESSAGE = 2000
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be loaded; the message is one line that names the file and the key."""
+
+    def __init__(self, message: str) -> None:
+        # names come out of the files: a line break, a terminal's escape or a megabyte of text must not pass through
+        line = "".join(c if c.isprintable() else " " for c in message[: 4 * MESSAGE])
+        line = " ".join(line.split())
+        super().__init__(line if len(line) <= MESSAGE else line[:MESSAGE] + " …")
+
+
+def unreadable(path: Path, error: BaseException) -> CheckpointError:
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(f"{path} is missing")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return CheckpointError(f"{path} cannot be read: {reason}")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something of that name. Raises CheckpointError where even that cannot be told."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def size(path: Path) -> int:
+    """Bytes of a file. Raises CheckpointError when it is missing or no regular file: a pipe would be waited for."""
+    try:
+        found = path.stat().st_size
+        regular = path.is_file()
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+    if not regular:
+        raise CheckpointError(f"{path} cannot be read: it is no regular file")
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file. Raises CheckpointError when it is missing, no JSON, or JSON that nobody writes."""
+    if size(path) > JSON_BYTES:
+        raise CheckpointError(f"{path} cannot be read: it has {size(path)} bytes, expected at most {JSON_BYTES}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
+        depth = _depth(content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise unreadable(path, error) from None
+    if depth > JSON_DEPTH:
+        raise CheckpointError(f"{path} cannot be read: it is nested {depth} deep, expected at most {JSON_DEPTH}")
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return content
+
+
+def _depth(content: Any) -> int:
+    if not isinstance(content, dict | list):
+        return 0
+    return 1 + max(map(_depth, content.values() if isinstance(content, dict) else content), default=0)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes `content`, indented, through `write_file`."""
+    write_file(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
+
+
+def write_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` fill a temporary file beside `path`, flushes it to disk and renames it: all of it or nothing.
+
+    What a killed `write_file` of the same path has left behind is removed.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        write(temporary)
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read
+        flush(temporary)
+        temporary.replace(path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Sends a file, or the names in a directory, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

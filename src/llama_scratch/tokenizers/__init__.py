@@ -1,0 +1,1 @@
+"""Formats of tokenizers on disk; `tokenizer.py` is what uses them."""
