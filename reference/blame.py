@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference import budget, power
+from reference import budget, power, properties
 from reference.budget import Verdict
 from reference.cases import LENGTH, ROPES, Case
 from reference.chance import Chance
@@ -193,7 +193,7 @@ DIFFERENTIATED = ("rms_norm", "rotary", "attention", "swiglu", "block", "llama",
 
 
 def of_the_suite(implementation: Any, seed: int = 0) -> list[Finding]:
-    """Whoever is guilty of anything that the suite rejects: first of wrong answers, then of gradients, then of bits.
+    """Whoever is guilty of anything that the suite rejects: of answers, else gradients, else properties, else bits.
 
     Each kind is asked about only where the one before shows nothing, and stops at the first case that does.
     """
@@ -202,6 +202,7 @@ def of_the_suite(implementation: Any, seed: int = 0) -> list[Finding]:
         *(lambda at=at: guilty(find(implementation, examined(*at, seed))) for at in EXAMINED),
         lambda: _first(_own(ABOVE, implementation, seed)),
         lambda: _first(_gradients(implementation, seed)),
+        lambda: _first(_properties(implementation)),
         lambda: _first(_own(ALONE, implementation, seed), bitwise=True),
         *(lambda at=at: guilty(find(implementation, examined(*at, seed)), bitwise=True) for at in EXAMINED),
         lambda: _first(_own(ABOVE, implementation, seed), bitwise=True),
@@ -236,6 +237,17 @@ def _gradients(implementation: Any, seed: int) -> Iterator[Finding]:
         for variant in power.gradient_variants(name):
             judged = partial(power.gradient_verdicts, name, implementation, variant, torch.float32, seed)
             yield from _put(name, f"gradients, {variant}", lambda: None, lambda _, judged=judged: judged())
+
+
+def _properties(implementation: Any) -> Iterator[Finding]:
+    """Every claim about every component, the innermost first."""
+    for name in (*DIFFERENTIATED[:-1], *ABOVE, *ALONE):
+        for claim in properties.of(name):
+            with torch.no_grad():
+                held = claim.holds(implementation)
+            yield Finding(
+                None, name, name, f"property: {claim.name}", WITHIN if held else WRONG, problem="does not hold"
+            )
 
 
 def _put(

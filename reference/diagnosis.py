@@ -9,8 +9,9 @@ Of several that fit, the nearest comes first:
 
 The logarithm lets every answer count alike: those in bfloat16 and float16, where rounding in another place shows in
 many entries or in none, tell apart what differs by rounding only. Where the answers are right up to rounding, a mistake
-is named only when it is nearer than transformers itself by MARGIN; and where they are right altogether, gradients are
-compared in the same way. An implementation that gives another answer each time is compared by its mean.
+is named only when it is nearer than transformers itself by MARGIN; where they are right altogether, gradients are
+compared in the same way; and where these are right too, the properties that do not hold. An implementation that gives
+another answer each time is compared by its mean.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference import budget, mistakes
+from reference import budget, mistakes, properties
 from reference.cases import Case
 from reference.checks import gradients
 from reference.mistakes import Mistake
@@ -81,7 +82,9 @@ def looks_like(component: str, implementation: Any, seed: int = 0) -> list[Liken
     for case in _trials(component, seed):
         answers = _answered(component, implementation, case)
         theirs, exact = reference(component, case)
-        wrong = wrong or isinstance(answers, str) or not _within(answers, theirs, exact, theirs, exact, case.dtype)
+        wrong = (
+            wrong or isinstance(answers, str) or not _within(answers, theirs, exact, costs(component, case), case.dtype)
+        )
         for mistake in list(suspects):
             if not _fits(suspects[mistake], answers, mistake, case):
                 del suspects[mistake]
@@ -89,7 +92,10 @@ def looks_like(component: str, implementation: Any, seed: int = 0) -> list[Liken
             return []
     if not wrong:
         nearer = {mistake: suspect for mistake, suspect in suspects.items() if suspect.is_nearer}
-        suspects = nearer or _same_gradients(component, implementation, list(suspects), seed)
+        right = list(suspects)
+        suspects = (
+            nearer or _same_gradients(component, implementation, right, seed) or _same_breaches(implementation, right)
+        )
     return _sorted(suspects)
 
 
@@ -135,22 +141,24 @@ def _fits(suspect: Suspect, answers: Answers | str, mistake: Mistake, case: Case
     others = _mistaken(mistake, case)
     if isinstance(answers, str) or isinstance(others, str):
         return answers == others
-    theirs, right = reference(mistake.component, case)
+    theirs, _ = reference(mistake.component, case)
     if not _comparable(answers, others):
         return False
     if not _same_bits(answers, others):
         suspect.bitwise = False
-        exact = _exactly_mistaken(mistake, case) if _plausible(answers, others, theirs, right, case.dtype) else ""
+        cost = costs(mistake.component, case)
+        exact = _exactly_mistaken(mistake, case) if _plausible(answers, others, cost, case.dtype) else ""
         if isinstance(exact, str) or not _comparable(answers, exact, of_one_dtype=False):
             return False
-        if not _within(answers, others, exact, theirs, right, case.dtype):
+        if not _within(answers, others, exact, cost, case.dtype):
             return False
     _note(suspect, answers, others, theirs, case.dtype)
     return True
 
 
 def _comparable(answers: Answers, others: Answers, of_one_dtype: bool = True) -> bool:
-    return answers.keys() == others.keys() and all(
+    """Answers may be fewer: a question leaves out those that need a function which is not offered."""
+    return answers.keys() <= others.keys() and all(
         answer.shape == others[label].shape and (answer.dtype == others[label].dtype or not of_one_dtype)
         for label, answer in answers.items()
     )
@@ -164,17 +172,22 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def _plausible(answers: Answers, others: Answers, theirs: Answers, right: Answers, dtype: torch.dtype) -> bool:
+@cache
+def costs(component: str, case: Case) -> dict[str, float]:
+    """How many ulps transformers is off the formula, by label: what rounding costs there."""
+    theirs, right = reference(component, case)
+    return {label: _furthest(theirs[label], right[label], case.dtype) for label in theirs}
+
+
+def _plausible(answers: Answers, others: Answers, cost: dict[str, float], dtype: torch.dtype) -> bool:
     near = 0
     for label, answer in answers.items():
-        allowed = budget.FACTOR * _furthest(theirs[label], right[label], dtype) + budget.ULPS
+        allowed = budget.FACTOR * cost[label] + budget.ULPS
         near += _furthest(answer, others[label], dtype) <= PLAUSIBLE * allowed
     return near * 2 >= len(answers)
 
 
-def _within(
-    answers: Answers, others: Answers, exactly: Answers, theirs: Answers, right: Answers, dtype: torch.dtype
-) -> bool:
+def _within(answers: Answers, others: Answers, exactly: Answers, cost: dict[str, float], dtype: torch.dtype) -> bool:
     """Whether answers are off the others' in float64 (`exactly`) by what rounding explains.
 
     The budget is that of the others or of transformers, whichever rounding costs more: both show what it costs on this
@@ -183,8 +196,8 @@ def _within(
     if not _comparable(answers, others):
         return False
     for label, answer in answers.items():
-        costs = _furthest(theirs[label], right[label], dtype), _furthest(others[label], exactly[label], dtype)
-        if not _furthest(answer, exactly[label], dtype) <= budget.FACTOR * max(costs) + budget.ULPS:
+        most = max(cost.get(label, 0.0), _furthest(others[label], exactly[label], dtype))
+        if not _furthest(answer, exactly[label], dtype) <= budget.FACTOR * most + budget.ULPS:
             return False
     return True
 
@@ -202,9 +215,9 @@ def _distances(answer: Tensor, exact: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _note(suspect: Suspect, answers: Answers, others: Answers, theirs: Answers, dtype: torch.dtype) -> None:
     for label, answer in answers.items():
-        far = _logarithm(_distances(answer, others[label], dtype))
+        same, standard = _equal(answer, others[label]), theirs[label]
+        far = math.log2(_FINEST) if same else _logarithm(_distances(answer, others[label], dtype))
         suspect.distances.append(far)
-        standard = theirs[label]
         if standard.shape != answer.shape or standard.dtype != answer.dtype:
             suspect.advantages.append(-math.log2(_FINEST))
         elif not _equal(standard, others[label]):
@@ -227,11 +240,12 @@ def _same_gradients(component: str, implementation: Any, suspects: list[Mistake]
     for variant in gradient_variants(component):
         theirs, right = (_whole(answers) for answers in reference_gradients(component, variant, torch.float32, seed))
         answers = _whole(gradients.ask(component, implementation, Case(variant, seed=seed)))
-        wrong = wrong or not _gradients_within(answers, theirs, right, theirs, right)
+        cost = {label: _furthest(theirs[label], right[label], torch.float32) for label in theirs}
+        wrong = wrong or not _gradients_within(answers, theirs, right, cost)
         for mistake in list(found):
             others, exact = _mistaken_gradients(mistake, variant, seed)
-            same = _comparable(answers, others) and _same_bits(answers, others)
-            if not same and not _gradients_within(answers, others, exact, theirs, right):
+            same = answers.keys() == others.keys() and _same_bits(answers, others)
+            if not same and not _gradients_within(answers, others, exact, cost):
                 del found[mistake]
             else:
                 found[mistake].bitwise &= same
@@ -239,11 +253,9 @@ def _same_gradients(component: str, implementation: Any, suspects: list[Mistake]
     return found if wrong else {}
 
 
-def _gradients_within(answers: Answers, others: Answers, exact: Answers, theirs: Answers, right: Answers) -> bool:
-    """_within, of what transformers has a gradient of as well."""
-    return _comparable(answers, others) and _within(
-        answers, others, exact, others | theirs, exact | right, torch.float32
-    )
+def _gradients_within(answers: Answers, others: Answers, exact: Answers, cost: dict[str, float]) -> bool:
+    """_within, of gradients of the same tensors, be it others than transformers has some of."""
+    return answers.keys() == others.keys() and _within(answers, others, exact, cost, torch.float32)
 
 
 @cache
@@ -258,6 +270,23 @@ def _mistaken_gradients(mistake: Mistake, variant: str, seed: int) -> tuple[Answ
 def _whole(answers: Answers) -> Answers:
     """As one row each: gradients are compared relative to their largest entry (reference.budget.ulps)."""
     return {label: answer.flatten() for label, answer in answers.items()}
+
+
+# properties
+
+
+def _same_breaches(implementation: Any, suspects: list[Mistake]) -> dict[Mistake, Suspect]:
+    """Of mistakes whose answers and gradients are right, those that break the same claims, and some."""
+    claims = properties.of(suspects[0].component) if suspects else ()
+    broken = _breaches(implementation, claims)
+    return {
+        mistake: Suspect() for mistake in suspects if broken and _breaches(mistake.implementation, claims) == broken
+    }
+
+
+@torch.no_grad()
+def _breaches(implementation: Any, claims: tuple[properties.Claim, ...]) -> list[str]:
+    return [claim.name for claim in claims if not claim.holds(implementation, draws=1)]
 
 
 # answers that are another each time

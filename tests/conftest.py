@@ -28,7 +28,8 @@ from reference.results import ANSWERS, GRADIENTS, RAISED, Results
 TESTS = Path(__file__).parent
 OURS = TESTS / "adapters" / "ours.py"
 OF_THE_SUITE = ("test_mistakes.py", "test_names.py", "test_decoding.py", "test_collection.py",
-                "test_reference.py", "test_sensitivity.py", "test_blame.py", "test_report.py")  # fmt: skip
+                "test_reference.py", "test_sensitivity.py", "test_blame.py", "test_report.py",
+                "test_false_alarms.py", "test_recognition.py", "test_planted.py")  # fmt: skip
 ADAPTER = pytest.StashKey[ModuleType]()
 SHARED = TESTS.parent.parent / "shared" / "data"
 

@@ -162,9 +162,9 @@ def test_embedding_and_head_do_not_hide_behind_a_wrong_layer(hard, plant):
 
 
 @pytest.mark.parametrize("name", REORDERINGS)
-def test_computing_in_another_order_is_no_guilt(name, every_dtype):
+def test_computing_in_another_order_is_no_guilt(name, hard):
     reordered, _ = REORDERINGS[name]
-    assert blame.guilty(blame.find(reordered, every_dtype)) == []
+    assert blame.guilty(blame.find(reordered, hard)) == []
 
 
 def test_a_right_implementation_is_clean(implementation, every_dtype):

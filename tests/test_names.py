@@ -29,7 +29,9 @@ def test_a_component_is_found_everywhere_by_its_name(name):
 
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_a_component_is_asked_doubted_and_tested_under_its_name(name):
-    places = [f"reference/{room}/{name}.py" for room in ("checks", "properties", "mistakes")] + [f"tests/test_{name}.py"]
+    places = [f"reference/{room}/{name}.py" for room in ("checks", "properties", "mistakes")] + [
+        f"tests/test_{name}.py"
+    ]
     assert [place for place in places if not (ROOT / place).is_file()] == []
 
 

@@ -17,8 +17,12 @@ ENOUGH = 0.95
 # Blamed on another component, or on more than one: which, and why that cannot be told from outside.
 MISNAMED: dict[str, tuple[set[str], str]] = {
     "attention-aligned_top_left": ({"kv_cache"}, "a single token sees the first key alone: as if the others were lost"),
-    "attention-positions_restart": ({"kv_cache"}, "cached keys are turned as if by other positions: as if others were kept"),
+    "attention-positions_restart": ({"kv_cache"}, "queries meet keys of other distances: as if others were kept"),
     "llama-positions_not_passed_on": ({"kv_cache"}, "the same, of all layers at once"),
+    "generate-prompt_not_cached": (
+        {"kv_cache"},
+        "the model over a cache, asked alone, sees nothing of what was before",
+    ),
 }
 SAMPLE = (
     "rms_norm-eps_squared",

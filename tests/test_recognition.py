@@ -12,8 +12,8 @@ ALL = [m for component in mistakes.COMPONENTS for m in mistakes.of(component)]
 ENOUGH = 0.95
 # What comparing answers cannot name first, with the reason.
 NOT_NAMED: dict[str, str] = {}
-# To be named takes the answers of every mistake of the component: for these that is a second or two.
-QUICK = ("rms_norm", "rotary", "attention", "swiglu", "loss")
+# To be named takes the answers of every mistake of the component: for these that takes no more than a second or two.
+QUICK = ("rms_norm", "swiglu", "loss")
 
 
 def named(component: str, implementation) -> list[str]:

@@ -60,6 +60,16 @@ def test_crop_forgets_the_end(model, cache):
     assert torch.equal(model(tokens[:, 10:15], cache), expected)
 
 
+@pytest.mark.parametrize("length", [0, 10])
+def test_crop_may_forget_everything_or_nothing(model, cache, length):
+    tokens = Case().tokens
+    model(tokens[:, :10], cache)
+    expected = model(tokens[:, length : length + 5], cache) if length else model(tokens[:, :5])
+    cache.crop(length)
+    assert cache.length == length
+    assert torch.equal(model(tokens[:, length : length + 5], cache), expected)
+
+
 @pytest.mark.parametrize("length", [-1, 11])
 def test_crop_cannot_lengthen(model, cache, length):
     model(Case().tokens[:, :10], cache)

@@ -23,6 +23,7 @@ ROPE = {
     "linear, factor 1": ROPES["linear"] | {"factor": 1.0},
     "dynamic, factor 2.5": ROPES["dynamic"] | {"factor": 2.5},
     "yarn, factor 1": YARN | {"factor": 1.0},
+    "yarn, factor below 1": YARN | {"factor": 0.5},
     "yarn, factor 1.5": YARN | {"factor": 1.5},
     "yarn, both edges inside": YARN | {"original_max_position_embeddings": 4096},
     "yarn, edges not truncated": YARN | {"original_max_position_embeddings": 4096, "truncate": False},
