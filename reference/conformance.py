@@ -138,9 +138,11 @@ def wrong(results: Results) -> list[str]:
 
 
 def suspects(results: Results) -> list[str]:
-    """The wrong components in which nothing else is wrong."""
+    """The wrong components in which nothing else is wrong: what breaks where no part of it does has its own reason."""
     found = wrong(results)
-    return [name for name in found if not set(PARTS.get(name, ())) & set(found)]
+    breaks = {name for name in found if troubles(results, RAISED, name)}
+    within = {name: set(PARTS.get(name, ())) & set(found) for name in found}
+    return [name for name in found if not within[name] or (name in breaks and not within[name] & breaks)]
 
 
 def verdict(results: Results) -> tuple[bool, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -64,10 +65,15 @@ def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
 
     Answers may be fewer than transformers': a question leaves out those that need a function which is not offered.
     """
-    if own := getattr(importlib.import_module(f"reference.checks.{component}"), "judge", None):
+    questions = importlib.import_module(f"reference.checks.{component}")
+    if own := getattr(questions, "judge", None):
         return own(case, answers, standard(component, case))
     theirs, exact = reference(component, case)
-    judged = _judged(answers, {label: theirs[label] for label in theirs if label in answers}, exact, case.dtype)
+    theirs = {label: theirs[label] for label in theirs if label in answers}
+    judged = _judged(answers, theirs, exact, case.dtype)
+    if settle := getattr(questions, "interchangeable", None):
+        settled = ({label: settle(label, x) for label, x in given.items()} for given in (answers, theirs, exact))
+        judged = [replace(v, bitwise=raw.bitwise) for v, raw in zip(_judged(*settled, case.dtype), judged, strict=True)]
     return budget.second_opinion(judged, lambda seed: chance_errors(component, case, seed))
 
 

@@ -61,7 +61,7 @@ class Verification:
         blamed = [("guilty", line) for line in _grouped(guilty(self.findings))] or [("guilty", "nothing")]
         lacking = [finding for finding in self.findings if finding.status in (MISSING, VOID)]
         blamed += [("not judged", line) for line in _grouped(lacking)]
-        return [*blamed, ("first difference", spoken(bits)), ("first beyond the budget", far)]
+        return [*blamed, ("first difference in one pass", spoken(bits)), ("first beyond the budget in one pass", far)]
 
     def text(self) -> str:
         """The table by layer, then the conclusions."""

@@ -6,11 +6,11 @@ an implementation that has transformers' bits) of other bits. "Named correctly" 
 mistake is listed under, and of no other.
 """
 
-import hypothesis
 import pytest
 
 from reference import blame, mistakes
 from reference.plain import Plain
+from tests.profiles import among
 
 ALL = {f"{m.component}-{m.name}": m for component in mistakes.COMPONENTS for m in mistakes.of(component)}
 ENOUGH = 0.95
@@ -38,14 +38,8 @@ SAMPLE = (
 )
 
 
-def is_thorough() -> bool:
-    return hypothesis.settings().max_examples > hypothesis.settings.get_profile("suite").max_examples
-
-
-@pytest.mark.parametrize("which", ALL)
+@pytest.mark.parametrize("which", among(ALL, SAMPLE))
 def test_the_component_that_a_mistake_is_in_is_guilty(which):
-    if which not in SAMPLE and not is_thorough():
-        pytest.skip("in the thorough profile")
     guilty = blame.of_the_suite(ALL[which].implementation)
     assert guilty, "not detected"
     expected, _ = MISNAMED.get(which, ({ALL[which].component}, ""))
@@ -57,7 +51,6 @@ def test_nearly_all_are_blamed_rightly():
     assert MISNAMED.keys() <= ALL.keys()
 
 
-def test_nobody_is_guilty_where_nothing_is_wrong():
-    if not is_thorough():
-        pytest.skip("asks everything: in the thorough profile")
-    assert blame.of_the_suite(Plain()) == []
+@pytest.mark.parametrize("right", among([Plain()], []))
+def test_nobody_is_guilty_where_nothing_is_wrong(right):
+    assert blame.of_the_suite(right) == []

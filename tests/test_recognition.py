@@ -1,12 +1,12 @@
 """Recognition: a mistake is named, on weights it was never seen on, in whatever order its program computes."""
 
-import hypothesis
 import pytest
 
 from reference import diagnosis, mistakes
 from reference.plain import Plain
 from reference.reorderings import REORDERINGS
 from tests import rewritten
+from tests.profiles import among, is_thorough
 
 ALL = [m for component in mistakes.COMPONENTS for m in mistakes.of(component)]
 ENOUGH = 0.95
@@ -21,41 +21,32 @@ def named(component: str, implementation) -> list[str]:
     return [likeness.mistake.name for likeness in diagnosis.looks_like(component, implementation, seed=1)]
 
 
-def is_thorough() -> bool:
-    return hypothesis.settings().max_examples > hypothesis.settings.get_profile("suite").max_examples
+def component_of(which: str) -> str:
+    return which.partition("-")[0]
 
 
-def leave_to_the_thorough(component: str) -> None:
-    if component not in QUICK and not is_thorough():
-        pytest.skip("in the thorough profile")
-
-
-@pytest.mark.parametrize("which", rewritten.REWRITTEN)
+@pytest.mark.parametrize("which", among(rewritten.REWRITTEN, QUICK, component_of))
 def test_a_mistake_written_again_from_its_description_is_named(which):
     component, _, name = which.partition("-")
-    leave_to_the_thorough(component)
     assert named(component, rewritten.REWRITTEN[which])[:1] == [name]
 
 
-@pytest.mark.parametrize("name", rewritten.STRANGERS)
+@pytest.mark.parametrize("name", among(rewritten.STRANGERS, QUICK, lambda name: rewritten.STRANGERS[name][0]))
 def test_of_what_nobody_knows_it_is_said_that_nobody_knows_it(name):
     component, implementation = rewritten.STRANGERS[name]
-    leave_to_the_thorough(component)
     assert named(component, implementation) == []
 
 
-@pytest.mark.parametrize("component", mistakes.COMPONENTS)
+@pytest.mark.parametrize("component", among(mistakes.COMPONENTS, QUICK))
 def test_what_is_right_looks_like_no_mistake(component):
     """Written independently, too: rounding is no mistake's mark unless a mistake rounds like that."""
-    leave_to_the_thorough(component)
     assert named(component, Plain()) == []
     assert named(component, rewritten.Textbook()) == []
 
 
-@pytest.mark.parametrize("component", mistakes.COMPONENTS)
+@pytest.mark.parametrize("component", among(mistakes.COMPONENTS, QUICK))
 def test_every_mistake_is_named_on_fresh_weights(component):
     """A sample, or in the thorough profile all."""
-    leave_to_the_thorough(component)
     known = mistakes.of(component)
     asked = known if is_thorough() else known[::10]
     missed = {f"{component}-{m.name}" for m in asked if named(component, m.implementation)[:1] != [m.name]}

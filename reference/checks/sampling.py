@@ -78,3 +78,12 @@ def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
             label = ", ".join(f"{knob} {value:g}" for knob, value in knobs.items())
             answers[f"{name}, {label}"] = implementation.sampling(rows, said, **OFF | knobs)
     return answers
+
+
+def interchangeable(label: str, probabilities: Tensor) -> Tensor:
+    """Rows with ties, ordered by logit and then by probability: which of equally likely tokens stays is no law."""
+    if label.partition(",")[0] not in ("halves", "ties"):
+        return probabilities
+    rows, _ = EDGES[label.partition(",")[0]]
+    ascending, order = probabilities.sort(dim=-1)
+    return ascending.gather(-1, rows.gather(-1, order).argsort(dim=-1, stable=True))

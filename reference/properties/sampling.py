@@ -71,15 +71,21 @@ def support(probabilities: Tensor) -> list[list[int]]:
 @claim(examples=1)
 def exactly_these_are_kept_of_a_half_a_quarter_and_two_eighths(implementation: Any, _draw: Draw) -> None:
     for given, kept in KEPT_OF_HALVES:
-        found = support(ask(implementation, HALVES, **given))
-        assert found == [kept], f"{given} keeps {found}"
+        _must_keep(implementation, HALVES, given, kept)
 
 
 @claim(examples=1)
 def exactly_these_are_kept_of_eight_equals(implementation: Any, _draw: Draw) -> None:
     for given, kept in KEPT_OF_EQUALS:
-        found = support(ask(implementation, EQUALS, **given))
-        assert found == [kept], f"{given} keeps {found}"
+        _must_keep(implementation, EQUALS, given, kept)
+
+
+def _must_keep(implementation: Any, logits: Tensor, given: Knobs, kept: list[int]) -> None:
+    """As many of each: which of equally likely tokens stays is transformers' choice, and nobody's law."""
+    [found] = support(ask(implementation, logits, **given))
+    likely = logits[0].tolist()
+    as_likely = sorted(likely[i] for i in found) == sorted(likely[i] for i in kept)
+    assert as_likely, f"{given} keeps {found}, expected {kept}"
 
 
 @claim()

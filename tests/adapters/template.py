@@ -1,10 +1,15 @@
-"""Copy this file beside your own Llama, fill in what it has, delete what it lacks, and run
+"""Copy this file, fill in what your Llama has, delete what it lacks, and run in the root of this project
 
     pytest --implementation path/to/your_adapter.py
 
-What is deleted, or still raises NotImplementedError, is reported "not offered". `handle` is whatever build returns,
-`cache` whatever new_cache returns; the suite never looks inside. Ask the model's own submodules, so that the eps, theta
-and head_dim are judged that it was really built with. Shapes and letters: reference/implementation.py.
+What is deleted is reported "not offered". A function may also raise NotImplementedError for what your model cannot do
+(a rope_type, a padding mask); the whole question that asked for it is then "not offered", so refuse as late as you can.
+`handle` is whatever build returns, `cache` whatever new_cache returns; the suite never looks inside. Ask the model's
+own submodules, so that the eps, theta and head_dim are judged that it was really built with. Shapes and letters:
+reference/implementation.py.
+
+Most questions use the hard model of reference/cases.py: biases everywhere, head_dim unlike hidden_size / heads, the
+llama3 rope_type, rows padded on the left, positions that start anywhere and go past max_position_embeddings (to 4095).
 """
 
 # True claims transformers' bits; without the claim answers are judged by budget: at most twice as far from the float64
@@ -16,12 +21,19 @@ KNOWN_FAILURES: dict[str, str] = {}
 
 
 def build(config, state, dtype):
-    """Your model, in eval mode, from the fields of a config.json and tensors under their Hugging Face names."""
+    """Your model, in eval mode, from the fields of a config.json and tensors under their Hugging Face names.
+
+    config has the names of transformers 5: rope_parameters holds rope_type, rope_theta and the rest; head_dim and
+    num_key_value_heads are always there. With tie_word_embeddings the state has no lm_head.weight.
+    """
     raise NotImplementedError
 
 
 def parameters(handle):
-    """Your parameters under their Hugging Face names, for gradients."""
+    """Your parameters under their Hugging Face names, for gradients; a tied weight is model.embed_tokens.weight.
+
+    Where you fuse weights (q, k, v in one), delete this, or split them by torch.nn.utils.parametrize.
+    """
     raise NotImplementedError
 
 
@@ -56,7 +68,7 @@ def llama(handle, tokens, positions, mask, cache=None):
 
 
 def new_cache(handle, batch, length):
-    """An empty cache for `batch` rows of `length` positions."""
+    """An empty cache for `batch` rows of `length` positions; the calls that get it change it in place."""
     raise NotImplementedError
 
 

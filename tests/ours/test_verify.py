@@ -65,7 +65,7 @@ def test_this_project_agrees_with_transformers(stories, dtype, capsys):
         "model.norm: bitwise",
         "logits: bitwise",
         "guilty: nothing",
-        "first difference: none",
+        "first difference in one pass: none",
         f"dtype: {dtype}",
     ):
         assert line in text.splitlines()
@@ -77,7 +77,7 @@ def test_one_number_changed_in_handling_names_layer_and_component(stories, wrong
     assert verify.main([str(stories), "--implementation", str(wrong)]) == 1
     text = capsys.readouterr().out
     assert re.findall(r"^guilty: (.*?):", text, re.MULTILINE) == [f"swiglu of layer {LAYER}"]
-    assert re.findall(r"^first difference: (\S+), (\S+),", text, re.MULTILINE) == [
+    assert re.findall(r"^first difference in one pass: (\S+), (\S+),", text, re.MULTILINE) == [
         ("swiglu", f"model.layers.{LAYER}.mlp")
     ]
     for layer, *cells in rows(text):
