@@ -72,8 +72,11 @@ def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
     theirs = {label: theirs[label] for label in theirs if label in answers}
     judged = _judged(answers, theirs, exact, case.dtype)
     if settle := getattr(questions, "interchangeable", None):
-        settled = ({label: settle(label, x) for label, x in given.items()} for given in (answers, theirs, exact))
-        judged = [replace(v, bitwise=raw.bitwise) for v, raw in zip(_judged(*settled, case.dtype), judged, strict=True)]
+        given, settled_theirs, settled_exact = (
+            {label: settle(label, x) for label, x in some.items()} for some in (answers, theirs, exact)
+        )
+        settled = _judged(given, settled_theirs, settled_exact, case.dtype)
+        judged = [replace(v, bitwise=raw.bitwise) for v, raw in zip(settled, judged, strict=True)]
     return budget.second_opinion(judged, lambda seed: chance_errors(component, case, seed))
 
 
