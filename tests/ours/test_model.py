@@ -1,12 +1,15 @@
 """The model as this project offers it: positions by default, a cache that does not fit, fresh weights, modes."""
 
 import dataclasses
+import inspect
 
 import pytest
 import torch
 
 from llama_scratch import KVCache, Llama, config_file
-from llama_scratch.llama import next_positions
+from llama_scratch.attention import Attention, attend, share_heads
+from llama_scratch.block import Block
+from llama_scratch.llama import Decoder, next_positions
 from reference import budget, power
 from reference.cases import LENGTH, PADS, Case
 
@@ -120,3 +123,42 @@ def test_the_fused_kernel_computes_the_same_attention(dropout):
     assert verdict.within
     assert not verdict.bitwise  # another order of operations: the kernel was really used
     assert torch.equal(first, second) == (dropout == 0)
+
+
+def test_unless_asked_for_the_kernel_and_dropout_are_off():
+    config = config_file.from_dict(Case().config)
+    assert not any(
+        layer.self_attn.sdpa for model in (Llama(config), Llama(config, sdpa=False)) for layer in model.model.layers
+    )
+    assert all(layer.self_attn.sdpa for layer in Llama(config, sdpa=True).model.layers)
+    for part in (Llama, Decoder, Block, Attention):
+        assert inspect.signature(part).parameters["sdpa"].default is False
+    defaults = {name: p.default for name, p in inspect.signature(attend).parameters.items() if p.default is not p.empty}
+    assert defaults == {"dropout": 0.0, "sdpa": False}
+    assert dataclasses.replace(config, attention_dropout=None).attention_dropout == 0.0
+
+
+@pytest.mark.parametrize("pad", [None, 7])
+def test_the_padding_row_is_told_to_the_embedding(pad):
+    """Without it the row would get a gradient, and training would move it."""
+    model = Llama(dataclasses.replace(config_file.from_dict(Case().config), pad_token_id=pad))
+    model(torch.tensor([[7, 3]])).sum().backward()
+    gradient = model.model.embed_tokens.weight.grad
+    assert gradient[3].any()
+    assert gradient[7].any() == (pad is None)
+
+
+def test_heads_are_shared_by_as_many_queries_as_read_them():
+    heads = torch.randn(2, 3, 5, 4)
+    assert share_heads(heads, 1) is heads  # a copy changes bits in float16 on some machines
+    for R in (2, 3):
+        assert torch.equal(share_heads(heads, R), heads.repeat_interleave(R, dim=1))
+
+
+def test_a_row_with_nothing_to_see_reads_all_values_alike_in_the_dtype_of_the_model():
+    """The lowest number swallows what is added to it only as long as it is added in the same dtype."""
+    q, k, v = torch.ones(3, 1, 1, 4, 8, dtype=torch.float16)
+    k = k * torch.arange(4, dtype=torch.float16)[:, None] / 4
+    v = v * torch.arange(4, dtype=torch.float16)[:, None]
+    nothing = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    assert (attend(q, k, v, nothing) == 1.5).all()
