@@ -127,12 +127,11 @@ def test_the_fused_kernel_computes_the_same_attention(dropout):
 
 def test_unless_asked_for_the_kernel_and_dropout_are_off():
     config = config_file.from_dict(Case().config)
-    assert not any(
-        layer.self_attn.sdpa for model in (Llama(config), Llama(config, sdpa=False)) for layer in model.model.layers
-    )
-    assert all(layer.self_attn.sdpa for layer in Llama(config, sdpa=True).model.layers)
     for part in (Llama, Decoder, Block, Attention):
-        assert inspect.signature(part).parameters["sdpa"].default is False
+        for asked, arguments in ((False, ()), (True, (True,))):
+            found = [m.sdpa for m in part(config, *arguments).modules() if isinstance(m, Attention)]
+            assert found == [asked] * len(found)
+            assert found
     defaults = {name: p.default for name, p in inspect.signature(attend).parameters.items() if p.default is not p.empty}
     assert defaults == {"dropout": 0.0, "sdpa": False}
     assert dataclasses.replace(config, attention_dropout=None).attention_dropout == 0.0
