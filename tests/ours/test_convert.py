@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -13,6 +14,7 @@ from llama_scratch import Llama
 from llama_scratch.checkpoint import CheckpointError
 from llama_scratch.convert import ConvertConfig, convert, main, summary
 from llama_scratch.storage.meta_params import feed_forward_size
+from reference import verify
 from reference.budget import OTHER_PROGRAM
 from reference.cases import ROPES
 from tests.ours.checkpoint_writers import (
@@ -53,6 +55,24 @@ def has(model: Llama, config, state) -> bool:
 def test_hugging_face(kind, variant, tmp_path):
     config, state = made(variant, torch.bfloat16)
     assert has(converted(write_hf(tmp_path / "source", config, state, kind, shards=2)), config, state)
+
+
+OURS = Path(verify.__file__).parents[1] / "tests" / "adapters" / "ours.py"
+WRITERS = {
+    "safetensors": lambda path, *made: write_hf(path, *made, "safetensors"),
+    "bin": lambda path, *made: write_hf(path, *made, "bin", shards=2),
+    "Meta": lambda path, *made: write_meta(path, *made, 2),
+    "llama2.c": lambda path, *made: write_llama2c(path.with_suffix(".bin"), *made),
+    "GGUF": lambda path, *made: write_gguf(path.with_suffix(".gguf"), *made),
+}
+
+
+@pytest.mark.parametrize("source", WRITERS)
+def test_layer_by_layer_the_result_is_what_transformers_reads_in_it(source, tmp_path, capsys):
+    config, state = made("GQA", vocab_size=102)
+    converted(WRITERS[source](tmp_path / "source", config, state))
+    status = verify.main([str(tmp_path / "converted"), "--implementation", str(OURS)])
+    assert status == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("parts", [1, 2], ids=["one part", "two parts"])
