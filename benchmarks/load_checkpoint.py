@@ -50,12 +50,12 @@ def load(provider: str, directory: str, forward: bool) -> None:
         from transformers import LlamaForCausalLM as Model
     started = time.perf_counter()
     model = Model.from_pretrained(directory, **({} if provider == "ours" else {"attn_implementation": "eager"}))
-    seconds = time.perf_counter() - started
     total = 0.0
     if forward:
         with torch.no_grad():
             output = model(torch.arange(8)[None])
         total = float(getattr(output, "logits", output).float().sum())
+    seconds = time.perf_counter() - started
     assert model.lm_head.weight.dtype == torch.bfloat16
     assert sum(p.numel() for p in model.parameters()) == 1_100_048_384
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
