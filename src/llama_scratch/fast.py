@@ -5,8 +5,9 @@ One more token needs every weight once, so its cost is at least
     bytes of weights / memory bandwidth
 
 A matrix times one vector is a row-wise sum, y_o = Σ_i W_oi x_i. PyTorch's own product of a matrix with one row reads
-memory at a third of its speed on a CPU; the same sum, written as one and compiled by TorchInductor, at nearly all of
-it. Everything of a step is compiled into one kernel, with numbers between the weights in float32 whatever their dtype.
+memory at a quarter to a half of its speed on a CPU; the same sum, written as one and compiled by TorchInductor, at
+nearly all of it. Everything of a step is compiled into one kernel, with numbers between
+the weights in float32 whatever their dtype.
 
 What is not one token of one unpadded text (the prompt, a batch) goes through the textbook model, which shares its
 weights and its cache with this one. Williams et al. 2009, "Roofline".
@@ -29,6 +30,7 @@ from llama_scratch.rotary import angles
 from llama_scratch.swiglu import ACTIVATION
 
 LENGTH_MATTERS = ("dynamic", "longrope")  # rope_types whose frequencies change as a text grows
+MODELS = 256  # of other shapes, in one process: each is a compilation, and torch's own limit of 8 an error
 
 
 class StaticCache(KVCache):
@@ -71,16 +73,17 @@ class FastLlama:
     @torch.no_grad()
     def __call__(self, tokens: Tokens, cache: KVCache | None = None, attention_mask: Padding | None = None,
                  positions: Positions | None = None) -> Logits:  # fmt: skip
-        """As Llama.forward; compiled for one token of one text over a StaticCache, without padding."""
-        single = tokens.shape == (1, 1) and attention_mask is None
+        """As Llama.forward; compiled for one token of one text over a StaticCache, without padding, on a CPU."""
+        single = tokens.shape == (1, 1) and attention_mask is None and tokens.device.type == "cpu"
         if not (single and isinstance(cache, StaticCache) and len(cache.keys[0]) == 1):
             return self.model(tokens, cache, attention_mask, positions)
         if cache.length >= len(cache.columns):
             raise ValueError(
                 f"{cache.length} cached + 1 new positions exceed the cache's max_length {len(cache.columns)}"
             )
-        logits = _compiled()(self._tensors(), _shape(self.config), tokens[0], self._rotation(cache, positions),
-                             _filled(cache), cache.keys, cache.values)  # fmt: skip
+        with torch._dynamo.config.patch(recompile_limit=MODELS):
+            logits = _compiled()(self._tensors(), _shape(self.config), tokens[0], self._rotation(cache, positions),
+                                 _filled(cache), cache.keys, cache.values)  # fmt: skip
         cache.advance(1)
         return logits[None, None]
 
@@ -128,7 +131,7 @@ def _weights(layer: Any) -> dict[str, Any]:
 
 def _stored(x: Tensor) -> Tensor:
     """X, written to memory. TorchInductor would compute it again for every row of the product that reads it, the whole
-    residual stream included, and be a fifth as fast; it stores what is viewed with strides.
+    residual stream included (benchmarks/NOTES.md); it stores what is viewed with strides.
     """
     return x.as_strided(x.shape, x.stride())
 
