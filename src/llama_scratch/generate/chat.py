@@ -59,12 +59,12 @@ class ChatTemplate:
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str], tokenizer: Tokenizer) -> ChatTemplate | None:
         """The template in `directory`; None where there is none. Raises TokenizerError or ChatError naming the file."""
-        path, settings = Path(directory) / TEMPLATE, {}
-        for name in (OLD_CONFIG, CONFIG):
-            settings |= read_settings(Path(directory) / name)
+        path = Path(directory) / TEMPLATE
+        settings = read_settings(Path(directory) / OLD_CONFIG) | read_settings(Path(directory) / CONFIG)
+        template: str | None
         if path.exists():
             try:
-                template: str | None = read_file(path).decode()
+                template = read_file(path).decode()
             except UnicodeDecodeError as error:
                 raise TokenizerError(f"{path} is no UTF-8: {error.reason} at byte {error.start}") from None
         else:

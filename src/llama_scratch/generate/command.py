@@ -163,7 +163,7 @@ def summary(writing: Writing) -> str:
     parts = [f"{len(writing.ids)} token{'s' * (len(writing.ids) != 1)}"]
     parts += [f"{rate:.0f} tokens/s"] if rate is not None else []
     parts += [f"the first after {first:.3f} s"] if first is not None else []
-    return f"[{', '.join(parts)}; {ENDED[writing.stopped]}; torch {torch.__version__}]"
+    return f"[{', '.join(parts)}; {ENDED[writing.stopped or Stopped.INTERRUPTED]}; torch {torch.__version__}]"
 
 
 ENDED = {

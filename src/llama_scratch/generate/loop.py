@@ -91,7 +91,6 @@ def stream(
     return _steps(model, step, tokens, max_new_tokens, knobs, use_cache, attention_mask, stop_ids, generator)
 
 
-@torch.no_grad()
 def _steps(
     model: Llama,
     step: Llama | FastLlama,
@@ -109,7 +108,8 @@ def _steps(
     with _evaluating(model):
         for _ in range(max_new_tokens):
             unseen = tokens[:, cache.length :] if cache is not None else tokens
-            logits = step(unseen, cache, attention_mask)[:, -1]
+            with torch.no_grad():  # not around the loop: between two steps it is the caller's turn
+                logits = step(unseen, cache, attention_mask)[:, -1]
             chosen = choose(logits, tokens, knobs, attention_mask, generator).where(running, filler)
             tokens = torch.cat((tokens, chosen[:, None]), dim=1)
             if attention_mask is not None:
