@@ -1,5 +1,7 @@
 """Text as it comes: whole characters, stop strings wherever they begin, and why it ended."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -18,7 +20,7 @@ class Reciting(Llama):
         super().__init__(LlamaConfig(**sizes, num_attention_heads=1, max_position_embeddings=context, eos_token_id=eos))
         self.ids = dict(enumerate(ids, start=prompt))
 
-    def forward(self, tokens, cache=None, attention_mask=None, positions=None):
+    def forward(self, tokens, cache=None, _attention_mask=None):
         cache.advance(tokens.shape[1])
         logits = torch.zeros(1, tokens.shape[1], self.config.vocab_size)
         logits[0, -1, self.ids.get(cache.length, 2)] = 1
@@ -80,7 +82,7 @@ def test_the_cut_is_before_the_stop_string_that_is_complete_first_whatever_the_p
     expected = text if not ends else text[: min(ends)[0] + min(ends)[1]]
     held, shown, given_ = HeldBack(stop), "", ""
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         shown, given_ = shown + held.add(text[start:end]), text[:end]
         if held.stopped:
             break

@@ -92,7 +92,8 @@ class ChatTemplate:
                 raise ChatError(f"the role is {message['role'][:80]!r}, expected a word, for instance 'user'")
         ids: list[int] = []
         for is_special, text in self._parts(messages):
-            ids += [self._tokenizer.special_tokens[text]] if is_special else self._tokenizer.encode(text)
+            special = self._tokenizer.special_tokens
+            ids += [special[text]] if is_special else self._tokenizer.encode(text, follows=bool(ids))
         return ids
 
     def render(self, messages: Sequence[Message]) -> str:
