@@ -21,7 +21,8 @@ SOURCES = [path for folder in ("src", "reference", "tests", "benchmarks") for pa
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_component_is_found_everywhere_by_its_name(name):
-    places = ["src/llama_scratch/{}.py", "reference/oracle/{}.py", "tests/test_{}.py"]
+    source = "src/llama_scratch/{}/__init__.py" if name == "generate" else "src/llama_scratch/{}.py"
+    places = [source, "reference/oracle/{}.py", "tests/test_{}.py"]
     if name != "generate":  # the formula of generating is the formula of the model
         places.append("reference/formula/{}.py")
     assert [place for place in places if not (ROOT / place.format(name)).is_file()] == []

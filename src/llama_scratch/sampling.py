@@ -51,9 +51,7 @@ def next_token_probabilities(
     logits: Float[Tensor, "B V"], tokens: Tokens, knobs: Sampling, attention_mask: Int[Tensor, "B T"] | None = None
 ) -> Float[Tensor, "B V"]:
     """What the next token is drawn from; `tokens` is the text so far, and attention_mask 0 where it is padding."""
-    logits = logits.float()
-    if knobs.repetition_penalty is not None:
-        logits = repetition_penalty(logits, tokens, knobs.repetition_penalty, attention_mask)
+    logits = penalised(logits, tokens, knobs, attention_mask)
     if knobs.temperature == 0:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
     logits = temperature(logits, knobs.temperature)
@@ -64,6 +62,15 @@ def next_token_probabilities(
     if knobs.min_p is not None:
         logits = min_p(logits, knobs.min_p)
     return logits.softmax(-1)
+
+
+def penalised(
+    logits: Float[Tensor, "B V"], tokens: Tokens, knobs: Sampling, attention_mask: Int[Tensor, "B T"] | None = None
+) -> Float[Tensor, "B V"]:
+    """The logits in float32 after the first step, which is all that temperature 0 asks for: the largest is taken."""
+    if knobs.repetition_penalty is None:
+        return logits.float()
+    return repetition_penalty(logits.float(), tokens, knobs.repetition_penalty, attention_mask)
 
 
 def repetition_penalty(

@@ -106,9 +106,10 @@ class Tokenizer:
         config = {"clean_up_tokenization_spaces": False} | tokens | kept | dict(self._source.settings)
         write_json(directory / CONFIG, config)
 
-    def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
+    def encode(self, text: str, bos: bool = False, eos: bool = False, follows: bool = False) -> list[int]:
         """The ids of `text`, which is only text: "</s>" in it does not become the end token.
 
+        follows: it stands behind a special token, where some tokenizers put no space in front, as they do elsewhere.
         Raises TokenizerError for half of a surrogate pair, which is no character.
         """
         try:
@@ -116,7 +117,8 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise TokenizerError(f"character {error.start} of the text is {text[error.start]!a}, a surrogate") from None
         before = [self.bos_id] if bos and self.bos_id is not None else []
-        return before + self._source.encode(text) + ([self.eos_id] if eos and self.eos_id is not None else [])
+        encode = self._source.encode_following if follows else self._source.encode
+        return before + encode(text) + ([self.eos_id] if eos and self.eos_id is not None else [])
 
     def decode(self, ids: Iterable[int], special: bool = False) -> str:
         """The text of `ids`; special tokens are left out unless `special`, bytes that are no UTF-8 become U+FFFD.

@@ -15,6 +15,7 @@ import tyro
 from torch import Tensor, nn
 
 from llama_scratch import data, plot
+from llama_scratch.command_line import flag, is_usable
 from llama_scratch.config import LlamaConfig, Tokens
 from llama_scratch.config_rules import ConfigError, check
 from llama_scratch.generate import generate
@@ -73,19 +74,6 @@ class TrainConfig:
             check(flag(name), getattr(self, name), "a positive number", lambda v: 0 < v < math.inf)
         check("--device", self.device, "a device that torch can use", is_usable)
         check("--weight-decay", self.weight_decay, "0 or more", lambda v: 0 <= v < math.inf)
-
-
-def is_usable(device: str) -> bool:
-    """Whether torch can put a tensor there."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):  # unknown; or known, but not in this build of torch
-        return False
-    return True
-
-
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def model_config(config: TrainConfig, tokenizer: Tokenizer) -> LlamaConfig:

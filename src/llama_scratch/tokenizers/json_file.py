@@ -30,9 +30,9 @@ LONGEST_PATTERN = 1 << 12
 MOST_PARTS = 12
 
 
-def read_tokenizer(content: bytes, named: Sequence[str]) -> tuple[Tokenizer, Decoding, dict[str, int]]:
-    """The library's tokenizer, which never cuts or pads; how to decode; and the special tokens, among them those that
-    are `named` by tokenizer_config.json. Raises TokenizerError.
+def read_tokenizer(content: bytes, named: Sequence[str]) -> tuple[Tokenizer, Tokenizer, Decoding, dict[str, int]]:
+    """The library's tokenizer, which never cuts or pads, for a text, and for one that follows a special token; how to
+    decode; and the special tokens, among them those `named` by tokenizer_config.json. Raises TokenizerError.
     """
     raw = parse_object(content)
     library = call_library(lambda: Tokenizer.from_str(content.decode()))
@@ -45,15 +45,17 @@ def read_tokenizer(content: bytes, named: Sequence[str]) -> tuple[Tokenizer, Dec
         raise TokenizerError(f"{most[0]} has {len(parts[most[0]])} parts, expected at most {MOST_PARTS}")
     for part in parts["normalizer"] + parts["pre_tokenizer"]:
         _check_part(part)
-    library.no_truncation()
-    library.no_padding()
-    library.encode_special_tokens = True  # "</s>" in a text is text
+    following = _following(raw, parts["pre_tokenizer"]) or library
+    for each in (library, following):
+        each.no_truncation()
+        each.no_padding()
+        each.encode_special_tokens = True  # "</s>" in a text is text
     vocab = library.get_vocab(with_added_tokens=True)
     special = _special_tokens(raw, vocab)
     for name in special.keys() - {raw["model"].get("unk_token")}:
         if special[name] in encode(library, name):
             raise TokenizerError(f"the text {name[:80]!r} becomes a special token, expected it to stay text")
-    return library, read_decoders(parts["decoder"], vocab, frozenset(special.values())), special
+    return library, following, read_decoders(parts["decoder"], vocab, frozenset(special.values())), special
 
 
 def encode(library: Tokenizer, text: str) -> list[int]:
@@ -76,6 +78,14 @@ def _check_model(model: Mapping[str, Any]) -> None:
                            ("end_of_word_suffix", (None, ""))):  # fmt: skip
         if model.get(name) not in expected:
             raise TokenizerError(f"model.{name} is {str(model[name])[:80]}, expected {expected[0]}")
+
+
+def _following(raw: Mapping[str, Any], pre_tokenizers: Sequence[dict[str, Any]]) -> Tokenizer | None:
+    """The tokenizer for text behind a special token, if it is another: where only a beginning gets a space in front."""
+    first = [part for part in pre_tokenizers if part.get("prepend_scheme") == "first"]
+    for part in first:
+        part["prepend_scheme"] = "never"
+    return call_library(lambda: Tokenizer.from_str(json.dumps(raw))) if first else None
 
 
 def _make_special(raw: Mapping[str, Any], named: Sequence[str]) -> bool:

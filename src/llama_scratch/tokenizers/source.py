@@ -16,6 +16,8 @@ TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\s")
 
 class Source(NamedTuple):
     encode: Callable[[str], list[int]]
+    encode_following: Callable[[str], list[int]]
+    """Of a text that a special token stands before."""
     decoding: Decoding
     special_tokens: Mapping[str, int]
     names: Mapping[str, str | None]
@@ -40,9 +42,10 @@ def read_source(name: str, content: bytes, named: list[str]) -> Source:
 
 
 def _json(content: bytes, named: list[str], files: Callable[[], dict[str, bytes]]) -> Source:
-    library, decoding, special_tokens = json_file.read_tokenizer(content, named)
-    encode = partial(json_file.encode, library)
-    return Source(encode, decoding, special_tokens, {}, {"tokenizer_class": "PreTrainedTokenizerFast"}, files)
+    library, following, decoding, special_tokens = json_file.read_tokenizer(content, named)
+    encode, encode_following = (partial(json_file.encode, each) for each in (library, following))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    return Source(encode, encode_following, decoding, special_tokens, {}, settings, files)
 
 
 def _sentencepiece(content: bytes) -> Source:
@@ -62,4 +65,4 @@ def _sentencepiece(content: bytes) -> Source:
 
     special_tokens = sentencepiece_file.special_tokens(model)
     decoding = sentencepiece_file.decoding(model)
-    return Source(processor.encode, decoding, special_tokens, names, settings, files)
+    return Source(processor.encode, processor.encode, decoding, special_tokens, names, settings, files)

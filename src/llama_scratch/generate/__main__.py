@@ -1,0 +1,3 @@
+from llama_scratch.generate.command import main
+
+main()

@@ -1,0 +1,261 @@
+"""Writes on behind a prompt, or answers, with the model in a directory: `python -m llama_scratch.generate DIR ...`.
+
+The text goes to stdout as it comes, and a line about it to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from llama_scratch.checkpoint import CheckpointError, read_config
+from llama_scratch.command_line import flag, is_usable
+from llama_scratch.config_rules import check
+from llama_scratch.generate.chat import TEMPLATE, ChatError, ChatTemplate, Message
+from llama_scratch.generate.loop import context_length
+from llama_scratch.generate.text import Stopped, Writing
+from llama_scratch.llama import Llama
+from llama_scratch.sampling import Sampling
+from llama_scratch.tokenizer import CONFIG, Tokenizer
+from llama_scratch.tokenizers.source import JSON, MODEL
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Everything that a text depends on. Raises ValueError, naming the flag, for a value that cannot be."""
+
+    directory: tyro.conf.Positional[Path]
+    """A checkpoint and its tokenizer, as on the Hugging Face hub, or as training leaves them."""
+    prompt: str | None = None
+    """What to go on from; - reads it from stdin."""
+    interactive: bool = False
+    """Ask for one prompt after another: Ctrl-C ends an answer, Ctrl-D or an empty line the program."""
+    chat: bool | None = None
+    """Prompts are messages in a conversation, by the checkpoint's chat template. Not said: if interactive and there is
+    a template."""
+    max_new_tokens: int = 256
+    """The text also ends where the model's context is full."""
+    temperature: float = 0.7
+    """0 takes the likeliest token, 1 samples from the model's own distribution."""
+    top_k: int | None = None
+    """Sample from the likeliest k tokens only."""
+    top_p: float | None = None
+    """Sample from the likeliest tokens that together have this probability."""
+    min_p: float | None = None
+    """Sample from tokens at least this share as likely as the likeliest."""
+    repetition_penalty: float | None = None
+    """Above 1: what is in the text already becomes less likely."""
+    seed: int = 0
+    """Of the dice: the same seed, the same text."""
+    stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """End before this string."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the weights; not said: the checkpoint's own."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to compute."""
+    fast: bool | None = None
+    """Compile the step of one token first, or do not; not said: decide."""
+    json: bool = False
+    """Print one JSON object at the end and nothing else: text, ids, log-probabilities, why it stopped, times."""
+
+    def __post_init__(self) -> None:
+        check("--max-new-tokens", self.max_new_tokens, "1 or more", lambda v: v >= 1)
+        check("--stop", self.stop, "strings that are not empty", all)
+        check("--seed", self.seed, "a number of 64 bits", lambda v: -(2**63) <= v < 2**64)
+        check("--device", self.device, "a device that torch can use", is_usable)
+        if self.prompt is None and not self.interactive:
+            raise ValueError("there is no prompt: give --prompt TEXT, --prompt - for stdin, or --interactive")
+        if self.interactive and (self.json or self.prompt == "-"):
+            other = "--json" if self.json else "--prompt -"
+            raise ValueError(f"--interactive and {other} are given, expected one of them")
+        try:
+            self.knobs  # noqa: B018  checked before a model is loaded
+        except ValueError as error:
+            knob, found = str(error).split(" ", 1)
+            raise ValueError(f"{flag(knob)} {found}") from None
+
+    @property
+    def knobs(self) -> Sampling:
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+
+
+class Session:
+    """A model, its tokenizer, and what has been said so far. Raises CheckpointError or ValueError."""
+
+    def __init__(self, config: GenerateConfig) -> None:
+        self.config = config
+        _check_directory(config.directory)
+        self.tokenizer = Tokenizer.from_pretrained(config.directory)  # before the weights, which take longer
+        self.template = _template(config, self.tokenizer)
+        dtype = getattr(torch, config.dtype) if config.dtype else None
+        self.model = Llama.from_pretrained(config.directory, dtype=dtype, device=config.device)
+        self.generator = torch.Generator(config.device).manual_seed(config.seed)
+        self.messages: list[Message] = []
+
+    def answer(self, prompt: str) -> Writing:
+        """What the model is about to write; to be iterated over."""
+        if self.template is None:
+            return self._write(self.tokenizer.encode(prompt, bos=True))
+        self.messages.append({"role": "user", "content": prompt})
+        try:
+            ids = self.template.encode(self.messages)
+            if len(self.messages) > 1 and len(ids) >= (context := context_length(self.model.config)):
+                _tell(f"the conversation is longer than the context of {context} tokens: it starts anew")
+                self.messages = self.messages[-1:]
+                ids = self.template.encode(self.messages)
+            return self._write(ids)
+        except ValueError:
+            self.messages.pop()
+            raise
+
+    def heard(self, writing: Writing) -> None:
+        """Makes an answer part of the conversation."""
+        self.messages.append({"role": "assistant", "content": writing.text})
+
+    def _write(self, ids: list[int]) -> Writing:
+        c = self.config
+        return Writing(self.model, self.tokenizer, ids, c.max_new_tokens, c.knobs, c.stop, self.generator,
+                       fast=bool(c.fast), log_probabilities=c.json)  # fmt: skip
+
+
+def _check_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is no directory, expected one with a checkpoint and its tokenizer")
+    read_config(directory / "config.json")
+    if not any((directory / name).is_file() for name in (JSON, MODEL)):
+        raise CheckpointError(f"{directory} has neither {JSON} nor {MODEL}: there is no way from text to tokens")
+
+
+def _template(config: GenerateConfig, tokenizer: Tokenizer) -> ChatTemplate | None:
+    if not (config.interactive if config.chat is None else config.chat):
+        return None
+    template = ChatTemplate.from_pretrained(config.directory, tokenizer)
+    if template is None and config.chat:
+        raise ChatError(
+            f"--chat needs a chat template: {config.directory} has neither {TEMPLATE} nor chat_template in {CONFIG}"
+        )
+    return template
+
+
+def show(writing: Writing) -> None:
+    """Prints a text while it is written; Ctrl-C ends it."""
+    try:
+        for piece in writing:
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        writing.stopped = Stopped.INTERRUPTED
+    if not writing.text.endswith("\n"):
+        print(flush=True)
+    _tell(summary(writing))
+
+
+def summary(writing: Writing) -> str:
+    """A text in one line: how much, how fast, why it ended."""
+    first, rate = writing.seconds_to_first_token, writing.tokens_per_second
+    parts = [f"{len(writing.ids)} token{'s' * (len(writing.ids) != 1)}"]
+    parts += [f"{rate:.0f} tokens/s"] if rate is not None else []
+    parts += [f"the first after {first:.3f} s"] if first is not None else []
+    return f"[{', '.join(parts)}; {ENDED[writing.stopped or Stopped.INTERRUPTED]}; torch {torch.__version__}]"
+
+
+ENDED = {
+    Stopped.TOKEN: "the model ended it",
+    Stopped.STRING: "ended before a --stop string",
+    Stopped.LENGTH: "ended by --max-new-tokens",
+    Stopped.CONTEXT: "ended because the model's context is full",
+    Stopped.INTERRUPTED: "interrupted",
+}
+
+
+def as_json(writing: Writing) -> str:
+    """A text and how it came about. Raises ValueError where the model's logits are not finite."""
+    for _ in writing:
+        pass
+    return json.dumps(
+        {
+            "text": writing.text,
+            "ids": writing.ids,
+            "log_probabilities": writing.log_probabilities,
+            "stopped": writing.stopped,
+            "seconds_to_first_token": writing.seconds_to_first_token,
+            "tokens_per_second": writing.tokens_per_second,
+            "torch": torch.__version__,
+        },
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+
+
+def interact(session: Session) -> None:
+    """Prompts and answers in turn, until there is no prompt."""
+    for prompt in _prompts(session.config.prompt):
+        try:
+            writing = session.answer(prompt)
+        except ValueError as error:  # of this prompt; the next may be better
+            _tell(f"error: {error}")
+            continue
+        show(writing)
+        if session.template is not None:
+            session.heard(writing)
+
+
+def _prompts(first: str | None) -> Iterator[str]:
+    if first is not None:
+        yield first
+    asking = sys.stdin.isatty()
+    while True:
+        try:
+            prompt = input("> " if asking else "")
+        except (EOFError, KeyboardInterrupt):
+            if asking:
+                print()
+            return
+        if not prompt.strip():
+            return
+        yield prompt
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def run(config: GenerateConfig) -> int:
+    """Returns the exit status. Raises CheckpointError, ValueError or OSError, saying what is wrong."""
+    text = sys.stdin.read().removesuffix("\n") if config.prompt == "-" else config.prompt
+    session = Session(config)
+    if config.interactive:
+        interact(session)
+        return 0
+    writing = session.answer(text or "")
+    if config.json:
+        print(as_json(writing), flush=True)
+    else:
+        show(writing)
+    return 130 if writing.stopped is Stopped.INTERRUPTED else 0
+
+
+def main() -> None:
+    """The command line: every field of GenerateConfig."""
+    try:
+        config = tyro.cli(
+            GenerateConfig,
+            prog="python -m llama_scratch.generate",
+            description=__doc__,
+            config=(tyro.conf.DisallowNone,),
+        )
+        sys.exit(run(config))
+    except BrokenPipeError:  # nobody reads any more, as behind `| head`: quietly, and without another try at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (CheckpointError, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,225 @@
+"""One decoding loop, with the cache or without it, one text or many."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from llama_scratch.config import LlamaConfig, Padding, Tokens
+from llama_scratch.config_rules import LENGTH
+from llama_scratch.fast import FastLlama, can_compile
+from llama_scratch.kv_cache import KVCache
+from llama_scratch.llama import Llama
+from llama_scratch.sampling import Sampling, next_token_probabilities, penalised
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One new token of every row."""
+
+    tokens: Int[Tensor, " B"]
+    """A filler where the row had stopped before."""
+    running: Bool[Tensor, " B"]
+    """Which rows go on behind it."""
+    logits: Float[Tensor, "B V"]
+    """What the model said, before any knob."""
+
+    @property
+    def log_probabilities(self) -> Float[Tensor, " B"]:
+        """log p (nats) of each row's token under the model's own distribution, in float32: log softmax of its logits,
+        whatever temperature, filters and penalty it was drawn with. Of a filler it means nothing.
+        """
+        return self.logits.float().log_softmax(-1).gather(-1, self.tokens[:, None])[:, 0]
+
+
+def generate(
+    model: Llama,
+    tokens: Tokens,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    use_cache: bool = True,
+    attention_mask: Padding | None = None,
+    stop_ids: Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    fast: bool = False,
+) -> Int[Tensor, "B T_and_new"]:
+    """`tokens` followed by up to `max_new_tokens` new ones, the prompt included, as transformers' `generate`.
+
+    temperature 0 takes the likeliest token, a higher one samples; sampling.py has the knobs, all of them off at None.
+    The rest is as in `stream`, which also has the log-probabilities.
+    """
+    knobs = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    steps = stream(model, tokens, max_new_tokens, knobs, use_cache, attention_mask, stop_ids, generator, fast)
+    return torch.cat([tokens, *(step.tokens[:, None] for step in steps)], dim=1)
+
+
+def stream(
+    model: Llama,
+    tokens: Tokens,
+    max_new_tokens: int,
+    knobs: Sampling = GREEDY,
+    use_cache: bool = True,
+    attention_mask: Padding | None = None,
+    stop_ids: Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
+    fast: bool = False,
+) -> Generator[Step, None, None]:
+    """The new tokens, one step at a time; the model is in evaluation mode until the last one, or `close()`.
+
+    A row stops at a stop id (None: the configuration's eos_token_id; []: never) and is filled with pad_token_id, or
+    else the first stop id, until every row has stopped. Prompts of different lengths are padded on the left, with an
+    attention_mask: `pad_left`. `fast` compiles the step of one unpadded text over a cache (fast.py): some ten seconds
+    once, then a token costs about a third on a CPU. Raises ValueError, before the first step, for a prompt that this
+    cannot go on from, a negative count, and where prompt and new tokens are more than the model's context.
+    """
+    _check(tokens, attention_mask, model.config.vocab_size, max_new_tokens)
+    _check_length(tokens, attention_mask, model.config, max_new_tokens)
+    step = _fast(model) if fast else model
+    return _steps(model, step, tokens, max_new_tokens, knobs, use_cache, attention_mask, stop_ids, generator)
+
+
+def _steps(
+    model: Llama,
+    step: Llama | FastLlama,
+    tokens: Tensor,
+    max_new_tokens: int,
+    knobs: Sampling,
+    use_cache: bool,
+    attention_mask: Tensor | None,
+    stop_ids: Sequence[int] | None,
+    generator: torch.Generator | None,
+) -> Generator[Step, None, None]:
+    stops, filler = _stops_and_filler(model, stop_ids)
+    cache = _empty_cache(step, len(tokens), tokens.shape[1] + max_new_tokens) if use_cache else None
+    running = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+    with _evaluating(model):
+        for _ in range(max_new_tokens):
+            unseen = tokens[:, cache.length :] if cache is not None else tokens
+            with torch.no_grad():  # not around the loop: between two steps it is the caller's turn
+                logits = step(unseen, cache, attention_mask)[:, -1]
+            chosen = choose(logits, tokens, knobs, attention_mask, generator).where(running, filler)
+            tokens = torch.cat((tokens, chosen[:, None]), dim=1)
+            if attention_mask is not None:
+                attention_mask = F.pad(attention_mask, (0, 1), value=1)
+            running = running & ~torch.isin(chosen, stops)
+            yield Step(chosen, running, logits)
+            if not running.any():
+                return
+
+
+def choose(
+    logits: Float[Tensor, "B V"],
+    tokens: Tokens,
+    knobs: Sampling,
+    attention_mask: Int[Tensor, "B T"] | None = None,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, " B"]:
+    """The next token of every row."""
+    if knobs.temperature == 0:
+        return penalised(logits, tokens, knobs, attention_mask).argmax(dim=-1)
+    probabilities = next_token_probabilities(logits, tokens, knobs, attention_mask)
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+def pad_left(
+    prompts: Sequence[Sequence[int]], device: torch.device | str | None = None
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Prompts of any lengths side by side: their ids, and an attention_mask that says which of them are real.
+
+    Raises ValueError for an empty prompt, and for none at all.
+    """
+    if not prompts or not all(prompts):
+        found = f"the prompts have {[len(p) for p in prompts]} tokens"
+        raise ValueError(f"{found}, expected at least one prompt, and at least one token in each")
+    T = max(map(len, prompts))
+    tokens = torch.tensor([[0] * (T - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (T - len(p)) + [1] * len(p) for p in prompts], device=device)
+    return tokens, mask
+
+
+def context_length(config: LlamaConfig) -> int:
+    """The longest text that the model is meant for. Frequencies that are stretched by a factor reach that much farther
+    than the length that they were trained with, where max_position_embeddings does not count that already.
+    """
+    rope, longest = config.rope_parameters, config.max_position_embeddings
+    if rope["rope_type"] not in ("linear", "dynamic", "yarn"):
+        return longest
+    return max(longest, int(rope.get(LENGTH, longest) * rope["factor"]))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in its own mode again, even if the model has raised."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _fast(model: Llama) -> Llama | FastLlama:
+    if can_compile():
+        return FastLlama(model)
+    warnings.warn("fast=True needs a C++ compiler (g++ or clang++): decoding without it", stacklevel=3)
+    return model
+
+
+def _empty_cache(model: Llama | FastLlama, batch: int, length: int) -> KVCache:
+    if isinstance(model, FastLlama):
+        return model.new_cache(batch, length)
+    weight = model.lm_head.weight
+    return KVCache(model.config, batch, length, weight.dtype, weight.device)
+
+
+def _stops_and_filler(model: Llama, stop_ids: Sequence[int] | None) -> tuple[Tensor, int]:
+    filler = model.config.pad_token_id
+    stop_ids = configured_stop_ids(model.config) if stop_ids is None else stop_ids
+    stops = torch.tensor(stop_ids, dtype=torch.long, device=model.lm_head.weight.device)
+    return stops, filler if filler is not None else [*stop_ids, 0][0]
+
+
+def configured_stop_ids(config: LlamaConfig) -> list[int]:
+    """eos_token_id as a list."""
+    eos = config.eos_token_id
+    return eos if isinstance(eos, list) else [eos] if eos is not None else []
+
+
+def _check(tokens: Tensor, attention_mask: Tensor | None, vocab_size: int, max_new_tokens: int) -> None:
+    if tokens.shape[1] == 0:
+        raise ValueError("the prompt is empty: give at least one token, for instance BOS")
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        found = f"{int(tokens.min())} to {int(tokens.max())}"
+        raise ValueError(f"the prompt's ids run from {found}, expected 0 to vocab_size - 1 = {vocab_size - 1}")
+    if attention_mask is not None and not attention_mask[:, -1].all():
+        rows = (attention_mask[:, -1] == 0).nonzero()[:, 0].tolist()
+        raise ValueError(f"attention_mask ends in padding in rows {rows}, expected prompts padded on the left")
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
+
+
+def _check_length(tokens: Tensor, attention_mask: Tensor | None, config: LlamaConfig, max_new_tokens: int) -> None:
+    """Padding takes no positions."""
+    longest = context_length(config)
+    prompt = tokens.shape[1] if attention_mask is None else max(attention_mask.sum(-1).tolist(), default=0)
+    if prompt > longest:
+        raise ValueError(f"the prompt has {prompt} tokens, expected at most {longest}: the model's context")
+    if prompt + max_new_tokens > longest:
+        raise ValueError(
+            f"max_new_tokens is {max_new_tokens}, expected at most {longest - prompt}: the prompt has {prompt} tokens, "
+            f"the model's context {longest}"
+        )
