@@ -1,12 +1,16 @@
 """Benchmarks are collected only with --benchmark-only, and a run that was to benchmark and timed nothing fails."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jaxtyping
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from docs.examples import BOOK, README
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 
@@ -25,6 +29,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """Tests of a class stay together: what they compare is worked out once. (As an option it disables benchmarks.)"""
     return LoadScopeScheduling(config, log)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """The code blocks of docs/ and of the README are tests."""
+    return BOOK.pytest()(file_path, parent) or README.pytest()(file_path, parent)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder to stand in, with a model that has been trained a little in out/: what the README starts from."""
+    from llama_scratch.train import TrainConfig, train
+
+    with contextlib.chdir(tmp_path_factory.mktemp("readme")):
+        train(TrainConfig(steps=2, layers=1, vocab_size=300, hidden_size=32, device="cpu"))
+        yield
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -1,0 +1,41 @@
+"""How Sphinx makes the site from these pages: `make docs`. Nothing is fetched, and it works from the file system."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # reference/ and docs/ are used from the checkout, not installed
+
+project = "llama_scratch"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton", "docs.gallery"]
+html_theme = "furo"
+html_title = "A Llama from scratch"
+html_static_path = ["static"]
+html_css_files = ["book.css"]
+html_copy_source = False
+html_show_sphinx = html_show_copyright = False
+exclude_patterns = ["figures", "drawing"]
+pygments_style, pygments_dark_style = "friendly", "github-dark"
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"  # the notebook
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+default_role = "code"
+
+
+def as_restructured_text(
+    _app: object, _what: str, _name: str, _thing: object, _options: object, lines: list[str]
+) -> None:
+    """Our docstrings are text with indented formulas; to reStructuredText those are literal blocks if `::` says so."""
+    text = re.sub(r"(?m)(^|\n\n)((?: {4}.*\n?|\n(?= {4}))+)", r"\1::\n\n\2", "\n".join(lines))
+    lines[:] = text.split("\n")
+
+
+def setup(app: object) -> None:
+    app.connect("autodoc-process-docstring", as_restructured_text)  # type: ignore[attr-defined]
