@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from llama_scratch.train import TrainConfig, train
 
     with contextlib.chdir(tmp_path_factory.mktemp("readme")):
-        train(TrainConfig(steps=2, layers=1, vocab_size=300, hidden_size=32, device="cpu"))
+        train(TrainConfig(steps=2, layers=1, vocab_size=400, hidden_size=32, device="cpu"))
         yield
 
 

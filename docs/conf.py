@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # reference/ and docs/ are used from the checkout, not installed
@@ -29,13 +30,11 @@ autodoc_typehints = "signature"
 default_role = "code"
 
 
-def as_restructured_text(
-    _app: object, _what: str, _name: str, _thing: object, _options: object, lines: list[str]
-) -> None:
+def as_restructured_text(_app: Any, _what: str, _name: str, _of: Any, _options: Any, lines: list[str]) -> None:
     """Our docstrings are text with indented formulas; to reStructuredText those are literal blocks if `::` says so."""
     text = re.sub(r"(?m)(^|\n\n)((?: {4}.*\n?|\n(?= {4}))+)", r"\1::\n\n\2", "\n".join(lines))
     lines[:] = text.split("\n")
 
 
-def setup(app: object) -> None:
-    app.connect("autodoc-process-docstring", as_restructured_text)  # type: ignore[attr-defined]
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", as_restructured_text)

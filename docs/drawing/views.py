@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from reference import mistakes, power
-from reference.cases import HARD, ROPES, Case, weights
+from reference.cases import HARD, ROPES, Case
 from reference.checks import gradients
 from reference.plain import Plain
 
