@@ -27,12 +27,16 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_inherit_docstrings = False  # nn.Module's own
+autodoc_class_signature = "separated"
 default_role = "code"
+highlight_language = "text"
 
 
 def as_restructured_text(_app: Any, _what: str, _name: str, _of: Any, _options: Any, lines: list[str]) -> None:
     """Our docstrings are text with indented formulas; to reStructuredText those are literal blocks if `::` says so."""
-    text = re.sub(r"(?m)(^|\n\n)((?: {4}.*\n?|\n(?= {4}))+)", r"\1::\n\n\2", "\n".join(lines))
+    prose = (line if line.startswith("    ") else line.replace("|", r"\|") for line in lines)
+    text = re.sub(r"(?m)(^|\n\n)((?: {4}.*\n?|\n(?= {4}))+)", r"\1::\n\n\2", "\n".join(prose))
     lines[:] = text.split("\n")
 
 

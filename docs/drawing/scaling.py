@@ -17,7 +17,7 @@ def flops_by_context(canvas: Figure) -> None:
             lengths, [forward_flops(REAL[name], T) / T / twice for T in lengths], "o-", ms=4, base=2, label=name
         )
     axes.axhline(1, color=INK, lw=0.8, ls=":")
-    axes.set(xlabel="tokens of the text", ylabel="operations a token / 2 × parameters", ylim=(0, None))
+    axes.set(xlabel="tokens of the text", ylabel="operations a token / (2 × size)", ylim=(0, None))
     axes.set_xticks(lengths, [f"{n // 1024}K" if n >= 1024 else str(n) for n in lengths])
     axes.grid()
     axes.legend()

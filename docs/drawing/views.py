@@ -23,7 +23,7 @@ from reference.plain import Plain
 
 Array = npt.NDArray[np.float64]
 Views = dict[str, Array]  # where it is seen -> what is seen
-ROWS, COLUMNS = 24, 24
+ROWS, COLUMNS = 25, 25
 NOTHING = 1e-5  # relative differences below it are rounding
 NONE = np.empty((0, 0))
 
