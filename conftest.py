@@ -12,7 +12,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 from docs.examples import BOOK, README
 
-BENCHMARKS = Path(__file__).parent / "benchmarks"
+ROOT = Path(__file__).parent
+BENCHMARKS = ROOT / "benchmarks"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,11 +39,19 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A folder to stand in, with a model that has been trained a little in out/: what the README starts from."""
+    """A folder to stand in, as the README's reader's: out/ from `make train`, texts, an adapter, another checkpoint."""
+    from llama_scratch.data import read_documents
     from llama_scratch.train import TrainConfig, train
+    from tests.ours import checkpoint_writers
 
     with contextlib.chdir(tmp_path_factory.mktemp("readme")):
-        train(TrainConfig(steps=2, layers=1, vocab_size=400, hidden_size=32, device="cpu"))
+        text = "".join(read_documents(()))[:200_000]
+        Path("my_book.txt").write_text(text)
+        Path("my_notes").mkdir()
+        Path("my_notes", "today.md").write_text("# Today\n")
+        train(TrainConfig((Path("my_book.txt"),), steps=2, layers=1, vocab_size=400, hidden_size=32, device="cpu"))
+        Path("my_adapter.py").write_text((ROOT / "tests" / "adapters" / "ours.py").read_text())
+        checkpoint_writers.write_meta(Path("SRC"), *checkpoint_writers.made("GQA", vocab_size=102))
         yield
 
 

@@ -15,6 +15,9 @@ from pathlib import Path
 
 from sybil import Document, Example, Lexeme, Region, Sybil
 from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+from docs.commands import shell_blocks
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```output\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
@@ -41,13 +44,14 @@ def blocks(document: Document) -> Iterator[Region]:
         yield region
 
 
-BOOK = Sybil(parsers=[blocks], pattern="docs/*.md", path=str(ROOT))
-README = Sybil(parsers=[blocks], pattern="README.md", path=str(ROOT), fixtures=["trained"])
+BOOK = Sybil(parsers=[blocks, shell_blocks], pattern="docs/*.md", path=str(ROOT), fixtures=["trained"])
+README = Sybil(parsers=[PythonCodeBlockParser(), shell_blocks], patterns=["README.md", "CONTRIBUTING.md"],
+               path=str(ROOT), fixtures=["trained"])  # fmt: skip
 
 
 def rewrite(page: Path) -> int:
     """Puts what each block prints below it; returns how many blocks there are."""
-    document = BOOK.parse(page)
+    document = Document.parse(str(page), blocks)
     text, moved, examples = document.text, 0, list(document.examples())
     for example in examples:
         region, found = example.region, printed(example)

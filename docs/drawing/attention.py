@@ -36,7 +36,7 @@ def causal(canvas: Figure) -> None:
     left, right = canvas.subplots(1, 2, width_ratios=(1, 1))
     for axes, T, title in ((left, 8, "all 8 positions at once"), (right, 3, "3 new ones, 5 in the cache")):
         mask = causal_mask(T, 8, None, torch.device("cpu"))[0, 0]
-        axes.imshow(mask, cmap="Blues", vmin=-0.2, vmax=1.4)
+        axes.imshow(mask.numpy(), cmap="Blues", vmin=-0.2, vmax=1.4)
         axes.set(
             title=title, xlabel="key", ylabel="query", xticks=range(8), yticks=range(T), yticklabels=range(8 - T, 8)
         )
@@ -79,7 +79,7 @@ def attention_patterns(canvas: Figure) -> None:
     for row, (model, when) in zip((upper, lower), ((run.fresh, "at the start"), (run.model, "trained")), strict=True):
         weights = weights_of(model, tokens)
         for axes, (layer, head) in zip(row, picked, strict=True):
-            axes.imshow(weights[layer, head], cmap="Blues", vmin=0, vmax=1)
+            axes.imshow(weights[layer, head].numpy(), cmap="Blues", vmin=0, vmax=1)
             axes.set_title(f"layer {layer}, head {head}, {when}", fontsize=9)
             axes.set_xticks(range(len(pieces)), pieces, rotation=90, fontsize=7)
             axes.set_yticks(range(len(pieces)), pieces, fontsize=7)

@@ -23,7 +23,7 @@ def kill_matrix(canvas: Figure) -> None:
                 counted[i, SECTIONS.index(section)] += 1
     axes = canvas.subplots()
     totals = torch.tensor([len(mistakes.of(name)) for name in names])
-    axes.imshow(counted / totals[:, None], cmap="Greens", vmin=-0.3, vmax=1.6, aspect="auto")
+    axes.imshow((counted / totals[:, None]).numpy(), cmap="Greens", vmin=-0.3, vmax=1.6, aspect="auto")
     for i, name in enumerate(names):
         for j, section in enumerate(SECTIONS):
             none = section == "gradients" and name in power.NO_GRADIENTS
@@ -35,7 +35,7 @@ def kill_matrix(canvas: Figure) -> None:
     axes.tick_params(length=0)
 
 
-@figure(3.2)
+@figure(3.2, slow=True)
 def error_by_layer(canvas: Figure) -> None:
     """A deep random model on its own activations: how far the stream behind every layer is off the float64 formula."""
     axes = canvas.subplots()

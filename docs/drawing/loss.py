@@ -21,5 +21,5 @@ def pull(canvas: Figure) -> None:
     z = torch.randn(1, 8, 6, generator=generator, requires_grad=True)
     next_token_loss(z, torch.tensor([[0, 3, 1, -100, 5, 2, 2, 4]])).backward()
     most = z.grad.abs().max().item()
-    canvas.colorbar(right.imshow(z.grad[0], cmap="RdBu_r", vmin=-most, vmax=most))
+    canvas.colorbar(right.imshow(z.grad[0].numpy(), cmap="RdBu_r", vmin=-most, vmax=most))
     right.set(xlabel="token", ylabel="position", title="gradient of the logits")

@@ -26,7 +26,7 @@ def cosine_encoding(canvas: Figure) -> None:
     angle = p / 10000 ** (torch.arange(0, D, 2) / D)
     encoding = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
     axes = canvas.subplots()
-    canvas.colorbar(axes.imshow(encoding.T, aspect="auto", cmap="RdBu_r", interpolation="nearest"))
+    canvas.colorbar(axes.imshow(encoding.T.numpy(), aspect="auto", cmap="RdBu_r", interpolation="nearest"))
     axes.set(xlabel="position", ylabel="channel")
 
 

@@ -22,12 +22,12 @@ KNOBS = {
 @figure(5)
 def knobs(canvas: Figure) -> None:
     """One distribution under each knob."""
-    before = next_token_probabilities(LOGITS, torch.tensor([[0, 1]]), Sampling())[0]
+    before = next_token_probabilities(LOGITS, torch.tensor([[0, 1]]), Sampling())[0].tolist()
     for axes, (label, settings) in zip(
         canvas.subplots(4, 2, sharex=True, sharey=True).flat, KNOBS.items(), strict=True
     ):
         after = next_token_probabilities(LOGITS, torch.tensor([[0, 1]]), Sampling(**settings))[0]
-        axes.bar(range(10), after, color=BLUE, alpha=0.85)
+        axes.bar(range(10), after.tolist(), color=BLUE, alpha=0.85)
         axes.step([n - 0.5 for n in range(11)], [*before, before[-1]], where="post", color=INK, lw=1)
         axes.set_title(label, fontsize=9)
         axes.set(ylim=(0, 1), xticks=range(10))

@@ -46,6 +46,6 @@ def future_is_unseen(canvas: Figure) -> None:
             other[0, changed] = (other[0, changed] + 1) % 50
             moved[changed] = (model(other) - before).abs().amax(-1)[0]
     axes = canvas.subplots()
-    shown = axes.imshow(moved, cmap="Blues")
+    shown = axes.imshow(moved.numpy(), cmap="Blues")
     axes.set(xlabel="position whose logits are looked at", ylabel="position that is exchanged")
     canvas.colorbar(shown, label="largest change of a logit")

@@ -1,0 +1,70 @@
+"""The shell blocks of README and docs: each command is run as it stands or shortened, or CI runs it elsewhere.
+
+They run where the README's reader stands after `make train`: in a folder with out/, a text, an adapter (conftest.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+from sybil import Document, Example, Lexeme, Region
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"^```sh\n(?P<commands>.*?)^```\n", re.MULTILINE | re.DOTALL)
+PYTHON, PYTEST = ".venv/bin/python", ".venv/bin/pytest"
+# what takes minutes, and where it is run instead
+ELSEWHERE = {
+    "make train": "tests/ours/test_train.py",
+    "make test": ".ci/run",
+    "make test-thorough": "by hand: hours",
+    "make report": "by hand, and tests/test_report.py",
+    "make mutants": "by hand: hours",
+    "make bench": ".ci/run",
+    "make docs": ".ci/run",
+    "make lint": ".ci/run",
+    PYTEST: "make test",
+    f"{PYTEST} --benchmark-only": "make bench",
+    f"{PYTEST} --implementation my_adapter.py": "the same for one component, which is run",
+}
+SHORTER = {
+    "--steps 2000": "--steps 2 --layers 1 --vocab-size 400 --context 32 --device cpu",
+    "tests/test_rms_norm.py": f"{ROOT}/tests/test_rms_norm.py -p no:cacheprovider -n 0 -q",
+}
+
+
+def shell_blocks(document: Document) -> Iterator[Region]:
+    """Every shell block."""
+    for match in BLOCK.finditer(document.text):
+        yield Region(match.start(), match.end(), Lexeme(match["commands"], 0, line_offset=0), check)
+
+
+def check(example: Example) -> str | None:
+    """None, or which command fails."""
+    for line in example.parsed.splitlines():
+        command = line.partition("#")[0].strip()
+        if command and command not in ELSEWHERE and (status := run(command)):
+            return f"`{command}` ends with {status}"
+    return None
+
+
+def run(command: str) -> int | str | None:
+    """The exit status; 0 or None is good. A module of ours is called in this process: that saves its imports."""
+    for usual, short in SHORTER.items():
+        command = command.replace(usual, short)
+    program, *words = shlex.split(command)
+    if program == PYTHON and words[0] == "-m":
+        with mock.patch.object(sys, "argv", words[1:]):
+            try:
+                return importlib.import_module(words[1]).main()
+            except SystemExit as end:
+                return end.code
+    if program == PYTEST:
+        return subprocess.run([sys.executable, "-m", "pytest", *words], stdout=subprocess.DEVNULL).returncode
+    return "no way to run it: add one, or say in ELSEWHERE where it is run"
