@@ -34,6 +34,7 @@ report: .venv/ready
 docs: .venv/docs-ready
 	$(BIN)/python -m docs.drawing
 	$(BIN)/python -m docs.examples
+	$(BIN)/python -m docs.notebook
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs site
 	@echo "open site/index.html"
 
