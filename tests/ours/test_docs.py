@@ -72,7 +72,7 @@ DRAWN = ["cosine_encoding", "rotation", "decay", "attention_patterns", "causal",
          "cost_of_a_token", "loss_curve", "kill_matrix", "error_by_layer"]  # fmt: skip
 PARTS = ["## The idea", "## The formula", "## The code", "## Run it", "## Exercises", "## What goes wrong"]
 PEN, SHADE = 0.5, 0.002  # points, and colours on the average: what no eye sees in a figure
-UNSEEN = {"tied_by_copy", "logits_in_float32", "draws_too", "writes_into_the_mask"}  # in no number of an answer
+UNSEEN = {"tied_by_copy", "logits_in_float32", "one_at_least", "draws_too", "writes_into_the_mask"}  # in no number of an answer
 QUICK = ("rms_norm", "rotary", "attention", "swiglu", "block", "loss", "sampling")
 
 for module in pkgutil.iter_modules(drawing.__path__, "docs.drawing."):
