@@ -8,35 +8,30 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from unittest import mock
 
 from sybil import Document, Example, Lexeme, Region
 
-ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```sh\n(?P<commands>.*?)^```\n", re.MULTILINE | re.DOTALL)
 PYTHON, PYTEST = ".venv/bin/python", ".venv/bin/pytest"
 # what takes minutes, and where it is run instead
 ELSEWHERE = {
     "make train": "tests/ours/test_train.py",
     "make test": ".ci/run",
-    "make test-thorough": "by hand: hours",
+    "make test-thorough": "by hand: it takes long",
     "make report": "by hand, and tests/test_report.py",
-    "make mutants": "by hand: hours",
+    "make mutants": "by hand: it takes long",
     "make bench": ".ci/run",
     "make docs": ".ci/run",
     "make lint": ".ci/run",
     PYTEST: "make test",
     f"{PYTEST} --benchmark-only": "make bench",
-    f"{PYTEST} --implementation my_adapter.py": "the same for one component, which is run",
+    f"{PYTEST} --implementation my_adapter.py": "tests/test_report.py",
+    f"{PYTEST} --implementation my_adapter.py tests/test_rms_norm.py": "docs/how_we_know.md, without pytest",
 }
-SHORTER = {
-    "--steps 2000": "--steps 2 --layers 1 --vocab-size 400 --context 32 --device cpu",
-    "tests/test_rms_norm.py": f"{ROOT}/tests/test_rms_norm.py -p no:cacheprovider -n 0 -q",
-}
+SHORTER = {"--steps 2000": "--steps 2 --layers 1 --vocab-size 400 --context 32 --device cpu"}
 
 
 def shell_blocks(document: Document) -> Iterator[Region]:
@@ -65,6 +60,4 @@ def run(command: str) -> int | str | None:
                 return importlib.import_module(words[1]).main()
             except SystemExit as end:
                 return end.code
-    if program == PYTEST:
-        return subprocess.run([sys.executable, "-m", "pytest", *words], stdout=subprocess.DEVNULL).returncode
     return "no way to run it: add one, or say in ELSEWHERE where it is run"
