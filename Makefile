@@ -31,6 +31,7 @@ report: .venv/ready
 	$(BIN)/python -m reference.report report/report.json README.md
 
 # The book: figures drawn from the code, the notebook run, and the site to look at: site/index.html
+docs: export TRANSFORMERS_VERBOSITY = error
 docs: .venv/docs-ready
 	$(BIN)/python -m docs.drawing
 	$(BIN)/python -m docs.examples

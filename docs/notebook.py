@@ -10,7 +10,13 @@ TOUR = ROOT / "docs" / "tour.ipynb"
 
 def main() -> None:
     notebook = nbformat.read(TOUR, as_version=4)
-    client = NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": TOUR.parent}})
+    client = NotebookClient(
+        notebook,
+        timeout=300,
+        record_timing=False,
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": TOUR.parent}},
+    )
     client.execute()
     notebook.metadata.pop("language_info", None)  # the Python version of whoever ran it last
     nbformat.write(notebook, TOUR)

@@ -142,6 +142,11 @@ def numbers(svg: Path) -> np.ndarray:
     return np.array([float(x) for x in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", drawn)])
 
 
+def words(svg: Path) -> list[str]:
+    """Titles, labels and ticks."""
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg.read_text())
+
+
 def pictures(svg: Path) -> list[np.ndarray]:
     """The heat maps in a drawing, as colours from 0 to 1."""
     found = re.findall(r'href="data:image/png;base64,([^"]*)"', svg.read_text())
@@ -151,6 +156,7 @@ def pictures(svg: Path) -> list[np.ndarray]:
 @pytest.mark.parametrize("name", [name for name, (_, _, slow) in drawing.ALL.items() if not slow])
 def test_a_figure_is_what_the_code_draws_now(name, tmp_path):
     drawing.draw(name, tmp_path / "now.svg")
+    assert words(drawing.FIGURES / f"{name}.svg") == words(tmp_path / "now.svg"), "draw it again"
     kept, now = numbers(drawing.FIGURES / f"{name}.svg"), numbers(tmp_path / "now.svg")
     assert len(kept) == len(now), "draw it again: python -m docs.drawing"
     assert np.abs(kept - now).max() < PEN, "draw it again: python -m docs.drawing"
