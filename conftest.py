@@ -47,6 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with contextlib.chdir(tmp_path_factory.mktemp("readme")):
         text = "".join(read_documents(()))[:200_000]
         Path("my_book.txt").write_text(text)
+        Path("my.txt").write_text("The list")
         Path("my_notes").mkdir()
         Path("my_notes", "today.md").write_text("# Today\n")
         train(TrainConfig((Path("my_book.txt"),), steps=2, layers=1, vocab_size=400, hidden_size=32, device="cpu"))

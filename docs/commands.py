@@ -5,11 +5,14 @@ They run where the README's reader stands after `make train`: in a folder with o
 
 from __future__ import annotations
 
-import importlib
+import os
 import re
+import runpy
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from unittest import mock
 
 from sybil import Document, Example, Lexeme, Region
@@ -50,14 +53,18 @@ def check(example: Example) -> str | None:
 
 
 def run(command: str) -> int | str | None:
-    """The exit status; 0 or None is good. A module of ours is called in this process: that saves its imports."""
+    """The exit status; 0 or None is good. Modules run in this process, which saves their imports; `< FILE` is stdin."""
     for usual, short in SHORTER.items():
         command = command.replace(usual, short)
-    program, *words = shlex.split(command)
-    if program == PYTHON and words[0] == "-m":
-        with mock.patch.object(sys, "argv", words[1:]):
+    command, _, given = command.partition(" < ")
+    program, flag, *words = shlex.split(command)
+    if (program, flag) != (PYTHON, "-m"):
+        return "no way to run it: add one, or say in ELSEWHERE where it is run"
+    with Path(given or os.devnull).open() as stdin, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # runpy: that it is imported already
+        with mock.patch.object(sys, "argv", words), mock.patch.object(sys, "stdin", stdin):
             try:
-                return importlib.import_module(words[1]).main()
+                runpy.run_module(words[0], run_name="__main__", alter_sys=True)
             except SystemExit as end:
                 return end.code
-    return "no way to run it: add one, or say in ELSEWHERE where it is run"
+    return None

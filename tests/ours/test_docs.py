@@ -114,7 +114,7 @@ def test_a_chapter_has_all_its_parts(name):
     assert sum("```python" in answer for answer in answers) >= 2
     if name in mistakes.COMPONENTS:
         assert f"```{{mistakes}} {name}\n" in page
-        assert f"literalinclude}} ../src/llama_scratch/{name}.py" in page
+        assert re.search(rf"literalinclude}} \.\./src/llama_scratch/{name}(/\w+)?\.py", page)
 
 
 def test_every_link_inside_the_project_leads_somewhere():
@@ -215,9 +215,12 @@ def test_a_block_that_prints_something_else_is_told(tmp_path):
 def test_a_command_that_fails_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = tmp_path / "page.md"
-    page.write_text("```sh\nmake test\n.venv/bin/python -m llama_scratch.convert nothing here\nrm x\n```\n")
+    page.write_text("```sh\nmake test\n.venv/bin/python -m llama_scratch.convert nothing here\n```\n")
     (example,) = Document.parse(str(page), shell_blocks).examples()
     assert "convert nothing here` ends with error" in example.region.evaluator(example)
+    page.write_text("```sh\nrm x\n```\n")
+    (example,) = Document.parse(str(page), shell_blocks).examples()
+    assert "no way to run it" in example.region.evaluator(example)
 
 
 def test_what_is_run_elsewhere_is_a_target_of_make():
