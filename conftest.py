@@ -1,6 +1,7 @@
 """Benchmarks are collected only with --benchmark-only, and a run that was to benchmark and timed nothing fails."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,14 +41,15 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A folder to stand in, as the README's reader's: out/ from `make train`, texts, an adapter, another checkpoint."""
-    from llama_scratch.data import read_documents
+    from docs.text import documents
     from llama_scratch.train import TrainConfig, train
     from tests.ours import checkpoint_writers
 
     with contextlib.chdir(tmp_path_factory.mktemp("readme")):
-        text = "".join(read_documents(()))[:200_000]
+        text = "".join(documents())[:200_000]
         Path("my_book.txt").write_text(text)
         Path("my.txt").write_text("The list")
+        Path("letters.jsonl").write_text(json.dumps({"text": text[:20_000]}) + "\n")
         Path("my_notes").mkdir()
         Path("my_notes", "today.md").write_text("# Today\n")
         train(TrainConfig((Path("my_book.txt"),), steps=2, layers=1, vocab_size=400, hidden_size=32, device="cpu"))

@@ -4,15 +4,14 @@ from matplotlib.figure import Figure
 
 from docs.drawing import BLUE, ORANGE, figure
 from docs.drawing.trained import trained
-from llama_scratch.train import TrainConfig, learning_rate
 
 
-@figure(2.5)
+@figure(2.5, slow=True)
 def schedule(canvas: Figure) -> None:
-    """The learning rate of every step of a default run."""
-    config = TrainConfig(device="cpu")
+    """The learning rate along a run of `make train`, from its log."""
+    history = trained().history
     axes = canvas.subplots()
-    axes.plot([learning_rate(step, config) for step in range(config.steps)], color=BLUE)
+    axes.plot([row["step"] for row in history], [row["learning_rate"] for row in history], color=BLUE)
     axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
     axes.grid()
 
