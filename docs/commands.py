@@ -34,7 +34,10 @@ ELSEWHERE = {
     f"{PYTEST} --implementation my_adapter.py": "tests/test_report.py",
     f"{PYTEST} --implementation my_adapter.py tests/test_rms_norm.py": "docs/how_we_know.md, without pytest",
 }
-SHORTER = {"--steps 2000": "--steps 2 --layers 1 --vocab-size 400 --context 32 --device cpu"}
+SHORTER = {
+    "--steps 2000": "--steps 2 --layers 1 --vocab-size 400 --device cpu",
+    "--out tuned": "--steps 2 --device cpu --out tuned",
+}
 
 
 def shell_blocks(document: Document) -> Iterator[Region]:

@@ -31,11 +31,23 @@ default_role = "code"
 highlight_language = "text"
 
 
+# what would be markup: a bar, and a star that does not emphasise a word
+MARKUP = re.compile(r"\||\*(?!\w+\*)(?<!\w\*)")
+
+
 def as_restructured_text(_app: Any, _what: str, _name: str, _of: Any, _options: Any, lines: list[str]) -> None:
-    """Our docstrings are text with indented formulas; to reStructuredText those are literal blocks if `::` says so."""
-    prose = (line if line.startswith("    ") else line.replace("|", r"\|") for line in lines)
-    text = re.sub(r"(?m)(^|\n\n)((?: {4}.*\n?|\n(?= {4}))+)", r"\1::\n\n\2", "\n".join(prose))
-    lines[:] = text.split("\n")
+    """Our docstrings are text with indented formulas: literal blocks to reStructuredText, if `::` stands before them."""
+    made: list[str] = []
+    literal = False
+    for line in lines:
+        if literal and line and not line.startswith("    "):
+            literal = False
+            made.append("")
+        elif not literal and line.startswith("    "):
+            literal = True
+            made += ["", "::", ""]
+        made.append(line if literal else MARKUP.sub(r"\\\g<0>", line))
+    lines[:] = made
 
 
 def setup(app: Any) -> None:
