@@ -36,7 +36,7 @@ MARKUP = re.compile(r"\||\*(?!\w+\*)(?<!\w\*)")
 
 
 def as_restructured_text(_app: Any, _what: str, _name: str, _of: Any, _options: Any, lines: list[str]) -> None:
-    """Our docstrings are text with indented formulas: literal blocks to reStructuredText, if `::` stands before them."""
+    """Our docstrings are text with indented formulas: literal blocks to reStructuredText where `::` stands before."""
     made: list[str] = []
     literal = False
     for line in lines:
