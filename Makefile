@@ -1,9 +1,9 @@
-# make train · test · test-thorough · mutants · report · bench · lint     (each builds .venv first when missing or stale)
+# make train · test · test-thorough · mutants · report · bench · docs · lint     (each builds .venv first when missing or stale)
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-thorough mutants report bench lint
+.PHONY: train test test-thorough mutants report bench docs lint
 
 train: .venv/ready
 	$(BIN)/python -m llama_scratch.train
@@ -30,6 +30,15 @@ report: .venv/ready
 	$(BIN)/pytest --report report --deselect tests/test_report.py::test_the_table_of_the_readme_is_of_this_suite
 	$(BIN)/python -m reference.report report/report.json README.md
 
+# The book: figures drawn from the code, the notebook run, and the site to look at: site/index.html
+docs: export TRANSFORMERS_VERBOSITY = error
+docs: .venv/docs-ready
+	$(BIN)/python -m docs.drawing
+	$(BIN)/python -m docs.examples
+	$(BIN)/python -m docs.notebook
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs site
+	@echo "open site/index.html"
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +51,8 @@ lint: .venv/ready
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,test,lint]'
+	@touch $@
+
+.venv/docs-ready: .venv/ready
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@

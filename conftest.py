@@ -1,6 +1,9 @@
 """Benchmarks are collected only with --benchmark-only, and a run that was to benchmark and timed nothing fails."""
 
+import contextlib
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,10 @@ import jaxtyping
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-BENCHMARKS = Path(__file__).parent / "benchmarks"
+from docs.examples import BOOK, README
+
+ROOT = Path(__file__).parent
+BENCHMARKS = ROOT / "benchmarks"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,6 +31,31 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """Tests of a class stay together: what they compare is worked out once. (As an option it disables benchmarks.)"""
     return LoadScopeScheduling(config, log)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """The code blocks of docs/ and of the README are tests."""
+    return BOOK.pytest()(file_path, parent) or README.pytest()(file_path, parent)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder to stand in, as the README's reader's: out/ from `make train`, texts, an adapter, another checkpoint."""
+    from docs.text import documents
+    from llama_scratch.train import TrainConfig, train
+    from tests.ours import checkpoint_writers
+
+    with contextlib.chdir(tmp_path_factory.mktemp("readme")):
+        text = "".join(documents())[:200_000]
+        Path("my_book.txt").write_text(text)
+        Path("my.txt").write_text("The list")
+        Path("letters.jsonl").write_text(json.dumps({"text": text[:20_000]}) + "\n")
+        Path("my_notes").mkdir()
+        Path("my_notes", "today.md").write_text("# Today\n")
+        train(TrainConfig((Path("my_book.txt"),), steps=2, layers=1, vocab_size=400, hidden_size=32, device="cpu"))
+        Path("my_adapter.py").write_text((ROOT / "tests" / "adapters" / "ours.py").read_text())
+        checkpoint_writers.write_meta(Path("SRC"), *checkpoint_writers.made("GQA", vocab_size=102))
+        yield
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

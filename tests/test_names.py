@@ -16,7 +16,9 @@ LETTERS = {"D": "hidden_size", "F": "intermediate_size", "V": "vocab_size", "N":
            "G": "num_key_value_heads", "H": "head_dim"}  # fmt: skip
 NAMES = ["rms_norm", "rotary", "attention", "swiglu", "block", "llama", "loss", "sampling", "generate"]
 MODEL = ["config", "rms_norm", "rotary", "attention", "swiglu", "block", "kv_cache", "llama", "loss"]
-SOURCES = [path for folder in ("src", "reference", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+SOURCES = [
+    path for folder in ("src", "reference", "tests", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,7 +18,7 @@ from llama_scratch import config_rules as rules
 
 Tokens = Int[Tensor, "B T"]
 Hidden = Float[Tensor, "B T D"]
-Logits = Float[Tensor, "B T V"]
+Logits = Float[Tensor, "B T_or_1 V"]  # of every token, or of the last one only
 Queries = Float[Tensor, "B N T H"]
 Keys = Float[Tensor, "B G S H"]  # and values
 Positions = Int[Tensor, "#B T"]  # a # axis may be 1, for all rows alike

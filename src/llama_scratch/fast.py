@@ -15,9 +15,11 @@ A prompt goes through the textbook model with PyTorch's fused attention, in chun
 
 from __future__ import annotations
 
-import copy
+import logging
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -25,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llama_scratch.attention import Attention
 from llama_scratch.config import LlamaConfig, Logits, Padding, Positions, Tokens
 from llama_scratch.kv_cache import KVCache
 from llama_scratch.llama import Llama, next_positions
@@ -34,6 +37,14 @@ from llama_scratch.swiglu import ACTIVATION
 LENGTH_MATTERS = ("dynamic", "longrope")  # rope_types whose frequencies change as a text grows
 MODELS = 256  # of other shapes, in one process: each is a compilation, and torch's own limit of 8 an error
 CHUNK = 512  # tokens of a prompt at once: scores of T × S would else grow with the square of its length
+BYTES_PER_SECOND = (
+    15e9  # at which the textbook reads weights, one text at a time, on the machines of NOTES.md: 11 to 18
+)
+SAVED = 2 / 3  # of that time
+SECONDS_A_LAYER = 1.0  # of compiling: 0.4 to 1.2 when TorchInductor meets the model for the first time
+
+log = logging.getLogger("llama_scratch")
+compiled: dict[object, float] = {}  # what this process has compiled, in how many seconds
 
 
 class StaticCache(KVCache):
@@ -46,6 +57,8 @@ class StaticCache(KVCache):
             [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)] for _ in "kv"
         )
         self.length = 0
+        for buffer in (*self.keys, *self.values):  # one compilation for every length, and for every batch of 2 or more
+            torch._dynamo.maybe_mark_dynamic(buffer, [0, 2] if batch_size > 1 else 2)
         self.columns = torch.arange(max_length, device=device)
         self.rotation: Tensor | None = None  # of every position, (max_length, 2, H)
         if config.rope_parameters["rope_type"] not in LENGTH_MATTERS:
@@ -66,10 +79,8 @@ class FastLlama:
 
     def __init__(self, model: Llama) -> None:
         self.model, self.config = model, model.config
+        self.kind = _kind(model)
         self.weights = [_weights(layer) for layer in model.model.layers]
-        self.prompt_model = copy.deepcopy(model, {id(p): p for p in model.parameters()})
-        for layer in self.prompt_model.model.layers:
-            layer.self_attn.sdpa = True
 
     def new_cache(self, batch_size: int, max_length: int) -> StaticCache:
         weight = self.model.lm_head.weight
@@ -77,24 +88,25 @@ class FastLlama:
 
     @torch.no_grad()
     def __call__(self, tokens: Tokens, cache: KVCache | None = None, attention_mask: Padding | None = None,
-                 positions: Positions | None = None) -> Logits:  # fmt: skip
+                 positions: Positions | None = None, last_only: bool = False) -> Logits:  # fmt: skip
         """As Llama.forward. Compiled for single tokens after others in a StaticCache, on a CPU."""
         if not isinstance(cache, StaticCache):
-            return self.model(tokens, cache, attention_mask, positions)
+            return self.model(tokens, cache, attention_mask, positions, last_only)
         if tokens.shape[1] == 1 and cache.length > 0 and tokens.device.type == "cpu":
             return self._next(tokens, cache, attention_mask, positions)
-        logits, start = [], cache.length
-        for i in range(0, tokens.shape[1], CHUNK):
-            mask = None if attention_mask is None else attention_mask[:, : start + i + CHUNK]
-            at = None if positions is None else positions[:, i : i + CHUNK]
-            logits.append(self.prompt_model(tokens[:, i : i + CHUNK], cache, mask, at))
-        return torch.cat(logits, dim=1)
+        chunks, start = [], cache.length
+        with _fused_attention(self.model):
+            for i in range(0, tokens.shape[1], CHUNK):
+                mask = None if attention_mask is None else attention_mask[:, : start + i + CHUNK]
+                at = None if positions is None else positions[:, i : i + CHUNK]
+                chunks.append(self.model(tokens[:, i : i + CHUNK], cache, mask, at, last_only))
+        return chunks[-1] if last_only else torch.cat(chunks, dim=1)
 
     def _next(
         self, tokens: Tensor, cache: StaticCache, attention_mask: Tensor | None, positions: Tensor | None
     ) -> Tensor:
         B, S = len(tokens), cache.length + 1
-        if S > len(cache.columns):
+        if len(cache.columns) < S:
             raise ValueError(f"{S - 1} cached + 1 new positions exceed the cache's max_length {len(cache.columns)}")
         if attention_mask is not None and attention_mask.shape != (B, S):
             raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}, expected {B, S}: (batch, cached + new)")
@@ -102,11 +114,11 @@ class FastLlama:
             positions = next_positions(1, S, attention_mask, tokens.device)
         mask = None if attention_mask is None else attention_mask.bool()
         inputs = tokens[:, 0], self._rotation(cache, B, positions), cache.columns[:S], mask
-        _any_size(inputs, cache)
-        decoder, shape = self.model.model, _shape(self.config)
+        _any_size(*inputs)
+        decoder = self.model.model
         tensors = decoder.embed_tokens.weight, self.weights, decoder.norm.weight, self.model.lm_head.weight
-        with torch._dynamo.config.patch(recompile_limit=MODELS):
-            logits = _compiled()(tensors, shape, *inputs, cache.keys, cache.values)
+        with _compiling((*self.kind, B > 1, mask is not None)):
+            logits = _compiled()(tensors, _shape(self.config), *inputs, cache.keys, cache.values)
         cache.advance(1)
         return logits[:, None]
 
@@ -123,22 +135,72 @@ def can_compile() -> bool:
     return shutil.which("g++") is not None or shutil.which("clang++") is not None
 
 
+def pays_from(model: Llama, batch: int = 1, padded: bool = False) -> int:
+    """From how many new tokens on compiling the step is expected to save more time than it takes."""
+    if (*_kind(model), batch > 1, padded) in compiled:
+        return 1
+    step = [*model.model.layers.parameters(), model.lm_head.weight]
+    saved = sum(p.numel() * p.element_size() for p in step) / BYTES_PER_SECOND * SAVED
+    return int(SECONDS_A_LAYER * len(model.model.layers) / saved) + 1
+
+
+def for_decoding(model: Llama, fast: bool | None, new_tokens: int, batch: int, padded: bool) -> Llama | FastLlama:
+    """The model, or what is faster: as asked, or (None) where that is expected to pay. The choice goes to the log."""
+    if fast is False or (fast is None and model.lm_head.weight.device.type != "cpu"):
+        return model
+    if not can_compile():
+        log.log(logging.WARNING if fast else logging.INFO, "decoding without compiling: there is no g++ or clang++")
+        return model
+    needed = pays_from(model, batch, padded)
+    if fast is None and new_tokens < needed:
+        log.info("decoding without compiling, which is expected to pay from %s new tokens on", f"{needed:,}")
+        return model
+    return FastLlama(model)
+
+
+@contextmanager
+def _fused_attention(model: Llama) -> Iterator[None]:
+    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+    before = [attention.sdpa for attention in attentions]
+    try:
+        for attention in attentions:
+            attention.sdpa = True
+        yield
+    finally:
+        for attention, sdpa in zip(attentions, before, strict=True):
+            attention.sdpa = sdpa
+
+
+@contextmanager
+def _compiling(kind: object) -> Iterator[None]:
+    """Around a step: lets the first of its kind compile, and says how long that took."""
+    if kind in compiled:
+        yield
+        return
+    log.info("compiling the step of one token")
+    started = time.perf_counter()
+    with torch._dynamo.config.patch(recompile_limit=MODELS):
+        yield
+    compiled[kind] = time.perf_counter() - started
+    log.info("compiled in %.1f s", compiled[kind])
+
+
+def _kind(model: Llama) -> tuple[str, torch.dtype]:
+    return repr(model.config), model.lm_head.weight.dtype
+
+
 @cache
 def _compiled() -> Callable[..., Tensor]:
     return torch.compile(_step, fullgraph=True)
 
 
-def _any_size(inputs: Any, cache: StaticCache) -> None:
-    """One compilation for every length, and for every batch but one text: what may differ between calls is said."""
-    tokens, rotation, filled, mask = inputs
-    buffers = (*cache.keys, *cache.values)
+def _any_size(tokens: Tensor, rotation: Tensor, filled: Tensor, mask: Tensor | None) -> None:
+    """Tells the compiler which sizes differ from call to call."""
     torch._dynamo.mark_dynamic(filled, 0)
-    for buffer in buffers:
-        torch._dynamo.maybe_mark_dynamic(buffer, 2)
     if mask is not None:
         torch._dynamo.maybe_mark_dynamic(mask, 1)
     if len(tokens) > 1:
-        for x in (tokens, rotation, *buffers, *([mask] if mask is not None else [])):
+        for x in (tokens, rotation) if mask is None else (tokens, rotation, mask):
             torch._dynamo.maybe_mark_dynamic(x, 0)
 
 
@@ -185,7 +247,7 @@ def norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
 
 
 def turned(x: Tensor, rotation: Tensor) -> Tensor:
-    """Heads (B, n, H) turned by (B, 2, H). Halves change places by an index, not by a copy, so that one loop does all."""
+    """Heads (B, n, H) turned by (B, 2, H). Halves change places by an index, not by a copy: one loop does it all."""
     halves = x.unflatten(-1, (2, -1))
     cos, sin = rotation.unflatten(-1, (2, -1))[:, :, None].unbind(1)
     return stored((halves * cos + halves.flip(-2) * sin).flatten(-2))

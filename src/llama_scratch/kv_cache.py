@@ -5,7 +5,7 @@ r"""The keys and values of the tokens seen so far, so that a new token attends t
 Everything is allocated once, to a stated length; keys are stored rotated. The length is one number for all layers and
 moves once a model call, so one that fails half way leaves the cache as it was. No gradient flows through it.
 
-Shazeer 2019, "Fast Transformer Decoding", section 2.3 (incremental inference).
+Shazeer 2019, "Fast Transformer Decoding", section 2.4 (incremental inference).
 """
 
 from collections.abc import Iterator

@@ -66,9 +66,10 @@ class Llama(Pretrained):
             nn.init.zeros_(self.model.embed_tokens.weight.data[self.config.pad_token_id])
 
     def forward(self, tokens: Tokens, cache: KVCache | None = None, attention_mask: Padding | None = None,
-                positions: Positions | None = None) -> Logits:  # fmt: skip
-        """Logits of the token after each of `tokens`. attention_mask: 1 for real tokens, cached ones included;
-        positions: None for the next ones. Raises ValueError where the mask has another shape or the cache no room."""
+                positions: Positions | None = None, last_only: bool = False) -> Logits:  # fmt: skip
+        """Logits of the token after each of `tokens`, or after the last one only, which spares a prompt T − 1 heads.
+        attention_mask: 1 for real tokens, cached ones included; positions: None for the next ones. Raises ValueError
+        where the mask has another shape or the cache no room."""
         B, T = tokens.shape
         S = T + (cache.length if cache is not None else 0)
         if attention_mask is not None and attention_mask.shape != (B, S):
@@ -76,7 +77,8 @@ class Llama(Pretrained):
         if positions is None:
             positions = next_positions(T, S, attention_mask, tokens.device)
         mask = causal_mask(T, S, attention_mask, tokens.device)
-        return self.lm_head(self.model(tokens, positions, mask, cache))
+        x = self.model(tokens, positions, mask, cache)
+        return self.lm_head(x[:, -1:] if last_only else x)
 
 
 def next_positions(T: int, S: int, attention_mask: Padding | None, device: torch.device) -> Positions:

@@ -24,13 +24,11 @@ def textbook(dtype: torch.dtype, **fields) -> Llama:
     return model.to(dtype).eval().requires_grad_(False)
 
 
-def step_by_step(model, tokens: torch.Tensor, room: int) -> torch.Tensor:
+def step_by_step(model: FastLlama, tokens: torch.Tensor, room: int, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Logits of every position: the first PROMPT at once, then one by one."""
-    cache = FastLlama.new_cache(model, len(tokens), room) if isinstance(model, FastLlama) else None
-    if cache is None:
-        return model(tokens)
-    parts = [model(tokens[:, :PROMPT], cache)]
-    parts += [model(tokens[:, t : t + 1], cache) for t in range(PROMPT, tokens.shape[1])]
+    cache, parts = model.new_cache(len(tokens), room), []
+    for start, end in [(0, PROMPT), *((t, t + 1) for t in range(PROMPT, tokens.shape[1]))]:
+        parts.append(model(tokens[:, start:end], cache, None if mask is None else mask[:, :end]))
     return torch.cat(parts, dim=1)
 
 
@@ -58,13 +56,68 @@ def test_a_cache_of_another_length_needs_no_other_compilation():
     assert counters["stats"]["unique_graphs"] == compiled
 
 
-def test_a_batch_and_a_padded_text_are_the_textbooks():
-    model, tokens = textbook(torch.float32), Case().tokens[:, : PROMPT + 3]
-    mask = (torch.arange(PROMPT + 6) > 1).long().expand(len(tokens), -1)[:, : PROMPT + 3]
-    for rows in (slice(None), slice(1)):
-        slow = generate(model, tokens[rows], 4, attention_mask=mask[rows], stop_ids=[])
-        assert torch.equal(generate(model, tokens[rows], 4, attention_mask=mask[rows], stop_ids=[], fast=True), slow)
-    assert torch.equal(generate(model, tokens, 4, fast=True), generate(model, tokens, 4))
+def padded(tokens: torch.Tensor) -> torch.Tensor:
+    """An attention_mask with one padding token more in every row than in the one before."""
+    B, T = tokens.shape
+    return (torch.arange(T) >= torch.arange(B)[:, None]).long()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_batch_of_prompts_of_different_lengths_is_within_budget(dtype):
+    tokens = Case().tokens[:, : PROMPT + STEPS].repeat(2, 1)  # rows that differ by their padding alone
+    model, mask = textbook(dtype), padded(tokens)
+    compiled = counters["stats"]["unique_graphs"]
+    found = step_by_step(FastLlama(model), tokens, 24, mask)
+    assert counters["stats"]["unique_graphs"] == compiled + 1
+    step_by_step(FastLlama(model), tokens[1:], 24, mask[1:])
+    assert counters["stats"]["unique_graphs"] == compiled + 1, "another batch, compiled again"
+    precise = textbook(dtype).double()
+    with torch.no_grad():
+        theirs = model(tokens, None, mask)
+        exact = torch.zeros_like(theirs, dtype=torch.float64)
+        for row, real in zip(range(len(tokens)), mask.sum(-1).tolist(), strict=True):
+            exact[row, -real:] = precise(tokens[row : row + 1, -real:])[0]
+    compared = (mask == 1) & (torch.arange(tokens.shape[1]) >= PROMPT)  # real, and asked one by one
+    verdict = budget.judge("fast", found[compared], theirs[compared], exact[compared], dtype)
+    assert verdict.within, verdict
+    assert not verdict.bitwise, "the compiled step was not used"
+
+
+def test_a_prompt_in_chunks_is_the_whole_prompt(monkeypatch):
+    model, tokens = FastLlama(textbook(torch.float32)), Case().tokens[:, : PROMPT + 3]
+    mask = padded(tokens)
+    for given in (None, mask):
+        whole, last = (model(tokens, model.new_cache(len(tokens), 9), given, last_only=only) for only in (False, True))
+        with monkeypatch.context() as m:
+            m.setattr(fast, "CHUNK", 3)
+            parts, end = (
+                model(tokens, model.new_cache(len(tokens), 9), given, last_only=only) for only in (False, True)
+            )
+        torch.testing.assert_close(parts[:, 3:], whole[:, 3:])  # what stands before in row 3 sees nothing but padding
+        torch.testing.assert_close(end, whole[:, -1:])
+        torch.testing.assert_close(last, whole[:, -1:])
+    assert not any(layer.self_attn.sdpa for layer in model.model.model.layers), "the model itself is as it was"
+
+
+def test_one_token_may_be_the_whole_prompt():
+    model, tokens = textbook(torch.float32), Case().tokens[:1, :1]
+    assert torch.equal(generate(model, tokens, 4, stop_ids=[], fast=True), generate(model, tokens, 4, stop_ids=[]))
+
+
+def test_it_compiles_where_that_is_expected_to_pay(monkeypatch):
+    model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
+    monkeypatch.setattr(fast, "compiled", {})
+    needed = fast.pays_from(model)
+    assert needed > 1000, "a tiny model is decoded sooner than compiled"
+    choice = [type(fast.for_decoding(model, None, n, 1, padded=False)) for n in (needed - 1, needed)]
+    assert choice == [Llama, FastLlama]
+    monkeypatch.setattr(fast, "SECONDS_A_LAYER", 0)
+    generate(model, tokens, 2, stop_ids=[])
+    assert len(fast.compiled) == 1
+    monkeypatch.undo()
+    fast.compiled[(*fast._kind(model), False, False)] = 1.0
+    assert fast.pays_from(model) == 1, "what is compiled already costs nothing"
+    assert type(fast.for_decoding(model, False, 9999, 1, padded=False)) is Llama
 
 
 def test_a_full_cache_is_refused():
@@ -74,11 +127,11 @@ def test_a_full_cache_is_refused():
         step_by_step(model, tokens, PROMPT)
 
 
-def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch):
+def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, caplog):
     monkeypatch.setattr(fast.shutil, "which", lambda _name: None)
     model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
-    with pytest.warns(UserWarning, match="needs a C\\+\\+ compiler"):
-        assert torch.equal(generate(model, tokens, 4, fast=True), generate(model, tokens, 4))
+    assert torch.equal(generate(model, tokens, 4, fast=True), generate(model, tokens, 4, fast=False))
+    assert [r.getMessage() for r in caplog.records] == ["decoding without compiling: there is no g++ or clang++"]
 
 
 def test_a_trained_model_tells_the_same_stories(shared):

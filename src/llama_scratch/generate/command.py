@@ -6,6 +6,7 @@ The text goes to stdout as it comes, and a line about it to stderr.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ class GenerateConfig:
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to compute."""
     fast: bool | None = None
-    """Compile the step of one token first, or do not; not said: decide."""
+    """Compile the step of one token first, or do not; not said: where it is expected to pay."""
     json: bool = False
     """Print one JSON object at the end and nothing else: text, ids, log-probabilities, why it stopped, times."""
 
@@ -123,7 +124,7 @@ class Session:
     def _write(self, ids: list[int]) -> Writing:
         c = self.config
         return Writing(self.model, self.tokenizer, ids, c.max_new_tokens, c.knobs, c.stop, self.generator,
-                       fast=bool(c.fast), log_probabilities=c.json)  # fmt: skip
+                       fast=c.fast, log_probabilities=c.json)  # fmt: skip
 
 
 def _check_directory(directory: Path) -> None:
@@ -245,6 +246,8 @@ def run(config: GenerateConfig) -> int:
 def main() -> None:
     """The command line: every field of GenerateConfig."""
     try:
+        logging.basicConfig(format="[%(message)s]")  # what is compiled, and how long it took
+        logging.getLogger("llama_scratch").setLevel(logging.INFO)
         config = tyro.cli(
             GenerateConfig,
             prog="python -m llama_scratch.generate",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from llama_scratch.config import LlamaConfig, Padding, Tokens
 from llama_scratch.config_rules import LENGTH
-from llama_scratch.fast import FastLlama, can_compile
+from llama_scratch.fast import FastLlama, for_decoding
 from llama_scratch.kv_cache import KVCache
 from llama_scratch.llama import Llama
 from llama_scratch.sampling import Sampling, next_token_probabilities, penalised
@@ -54,7 +53,7 @@ def generate(
     top_p: float | None = None,
     min_p: float | None = None,
     repetition_penalty: float | None = None,
-    fast: bool = False,
+    fast: bool | None = None,
 ) -> Int[Tensor, "B T_and_new"]:
     """`tokens` followed by up to `max_new_tokens` new ones, the prompt included, as transformers' `generate`.
 
@@ -75,19 +74,21 @@ def stream(
     attention_mask: Padding | None = None,
     stop_ids: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
-    fast: bool = False,
+    fast: bool | None = None,
 ) -> Generator[Step, None, None]:
     """The new tokens, one step at a time; the model is in evaluation mode until the last one, or `close()`.
 
     A row stops at a stop id (None: the configuration's eos_token_id; []: never) and is filled with pad_token_id, or
     else the first stop id, until every row has stopped. Prompts of different lengths are padded on the left, with an
-    attention_mask: `pad_left`. `fast` compiles the step of one unpadded text over a cache (fast.py): some ten seconds
-    once, then a token costs about a third on a CPU. Raises ValueError, before the first step, for a prompt that this
-    cannot go on from, a negative count, and where prompt and new tokens are more than the model's context.
+    attention_mask: `pad_left`. `fast` compiles the step over a cache (fast.py): about a second a layer once, then a
+    token costs a third on a CPU; None does so where it is expected to pay. Raises ValueError, before the first step,
+    for a prompt that this cannot go on from, a negative count, and where prompt and new tokens are more than the
+    model's context.
     """
     _check(tokens, attention_mask, model.config.vocab_size, max_new_tokens)
     _check_length(tokens, attention_mask, model.config, max_new_tokens)
-    step = _fast(model) if fast else model
+    fast = fast if use_cache else False
+    step = for_decoding(model, fast, max_new_tokens, len(tokens), attention_mask is not None)
     return _steps(model, step, tokens, max_new_tokens, knobs, use_cache, attention_mask, stop_ids, generator)
 
 
@@ -109,7 +110,7 @@ def _steps(
         for _ in range(max_new_tokens):
             unseen = tokens[:, cache.length :] if cache is not None else tokens
             with torch.no_grad():  # not around the loop: between two steps it is the caller's turn
-                logits = step(unseen, cache, attention_mask)[:, -1]
+                logits = step(unseen, cache, attention_mask, last_only=True)[:, 0]
             chosen = choose(logits, tokens, knobs, attention_mask, generator).where(running, filler)
             tokens = torch.cat((tokens, chosen[:, None]), dim=1)
             if attention_mask is not None:
@@ -170,13 +171,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def _fast(model: Llama) -> Llama | FastLlama:
-    if can_compile():
-        return FastLlama(model)
-    warnings.warn("fast=True needs a C++ compiler (g++ or clang++): decoding without it", stacklevel=3)
-    return model
 
 
 def _empty_cache(model: Llama | FastLlama, batch: int, length: int) -> KVCache:

@@ -48,7 +48,7 @@ class Writing:
 
     def __init__(self, model: Llama, tokenizer: Tokenizer, prompt: Sequence[int], max_new_tokens: int,
                  knobs: Sampling = GREEDY, stop: Sequence[str] = (), generator: torch.Generator | None = None,
-                 fast: bool = False, log_probabilities: bool = False) -> None:  # fmt: skip
+                 fast: bool | None = None, log_probabilities: bool = False) -> None:  # fmt: skip
         context = context_length(model.config)
         if len(prompt) >= context:
             raise ValueError(

@@ -1,0 +1,73 @@
+"""The shell blocks of README and docs: each command is run as it stands or shortened, or CI runs it elsewhere.
+
+They run where the README's reader stands after `make train`: in a folder with out/, a text, an adapter (conftest.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+from sybil import Document, Example, Lexeme, Region
+
+BLOCK = re.compile(r"^```sh\n(?P<commands>.*?)^```\n", re.MULTILINE | re.DOTALL)
+PYTHON, PYTEST = ".venv/bin/python", ".venv/bin/pytest"
+# what takes minutes, and where it is run instead
+ELSEWHERE = {
+    "make train": "tests/ours/test_train.py",
+    "make test": ".ci/run",
+    "make test-thorough": "by hand: it takes long",
+    "make report": "by hand, and tests/test_report.py",
+    "make mutants": "by hand: it takes long",
+    "make bench": ".ci/run",
+    "make docs": ".ci/run",
+    "make lint": ".ci/run",
+    PYTEST: "make test",
+    f"{PYTEST} --benchmark-only": "make bench",
+    f"{PYTEST} --implementation my_adapter.py": "tests/test_report.py",
+    f"{PYTEST} --implementation my_adapter.py tests/test_rms_norm.py": "docs/how_we_know.md, without pytest",
+}
+SHORTER = {
+    "--steps 2000": "--steps 2 --layers 1 --vocab-size 400 --device cpu",
+    "--out tuned": "--steps 2 --device cpu --out tuned",
+}
+
+
+def shell_blocks(document: Document) -> Iterator[Region]:
+    """Every shell block."""
+    for match in BLOCK.finditer(document.text):
+        yield Region(match.start(), match.end(), Lexeme(match["commands"], 0, line_offset=0), check)
+
+
+def check(example: Example) -> str | None:
+    """None, or which command fails."""
+    for line in example.parsed.splitlines():
+        command = line.partition("#")[0].strip()
+        if command and command not in ELSEWHERE and (status := run(command)):
+            return f"`{command}` ends with {status}"
+    return None
+
+
+def run(command: str) -> int | str | None:
+    """The exit status; 0 or None is good. Modules run in this process, which saves their imports; `< FILE` is stdin."""
+    for usual, short in SHORTER.items():
+        command = command.replace(usual, short)
+    command, _, given = command.partition(" < ")
+    program, flag, *words = shlex.split(command)
+    if (program, flag) != (PYTHON, "-m"):
+        return "no way to run it: add one, or say in ELSEWHERE where it is run"
+    with Path(given or os.devnull).open() as stdin, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # runpy: that it is imported already
+        with mock.patch.object(sys, "argv", words), mock.patch.object(sys, "stdin", stdin):
+            try:
+                runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                return end.code
+    return None

@@ -1,0 +1,36 @@
+"""The small model that figures of a trained model are drawn from: the training command's own defaults."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llama_scratch import Llama, Tokenizer
+from llama_scratch.train import TrainConfig, train
+
+
+@dataclass(frozen=True)
+class Run:
+    history: list[dict[str, Any]]
+    config: TrainConfig
+    tokenizer: Tokenizer
+    model: Llama
+    fresh: Llama  # as it was before the first step
+
+
+@cache
+def trained() -> Run:
+    """Trains once, in about a minute."""
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
+        config = TrainConfig(out=Path(folder), device="cpu")
+        history = train(config)
+        model, tokenizer = Llama.from_pretrained(config.out).eval(), Tokenizer.from_pretrained(config.out)
+    torch.manual_seed(config.seed)
+    return Run(history, config, tokenizer, model, Llama(model.config).eval())
