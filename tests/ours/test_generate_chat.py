@@ -52,7 +52,18 @@ LLAMA_3 = """{{- bos_token }}
 {%- if add_generation_prompt %}
     {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
 {%- endif %}"""
-SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+OTHER = """{% if tools is defined %}
+tools
+{% endif %}
+said0at0. begins with text{{ '<&>é' | tojson }}
+{%- for message in messages %}
+    {% if loop.index0 == 9 %}{% break %}{% endif %}
+{{ message['role'] }}: {{ message['content'] }}<|im_end|>!
+{% endfor %}
+"""
+TEMPLATES = {"ChatML": CHATML, "Llama 2": LLAMA_2, "Llama 3": LLAMA_3, "other": OTHER}
+SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|im_end|>!", "<|start_header_id|>", "<|end_header_id|>",
+           "<|eot_id|>"]  # fmt: skip
 TEXT = ["The cat sat on the mat.\n\n  The dog did not: user, system, assistant; [INST] <<SYS>> it's 1234 <|\n"] * 50
 
 
@@ -137,7 +148,7 @@ def conversation(*contents, system=None):
 CONTENT = st.text(st.sampled_from("catThe 12\n'é<|>[/]"), max_size=12)
 
 
-@pytest.mark.parametrize("template", [CHATML, LLAMA_2, LLAMA_3], ids=["ChatML", "Llama 2", "Llama 3"])
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 @given(contents=st.lists(CONTENT, min_size=1, max_size=3), system=st.none() | CONTENT)
 def test_an_ordinary_conversation_has_transformers_ids(tokenizer, theirs, template, contents, system):
     messages = conversation(*contents, system=system)
@@ -151,7 +162,7 @@ PIECES = st.lists(st.sampled_from([*SPECIAL, "<", "/s>", "<|", "|>", "im_end|>",
 HOSTILE = PIECES.map("".join)
 
 
-@pytest.mark.parametrize("template", [CHATML, LLAMA_2, LLAMA_3], ids=["ChatML", "Llama 2", "Llama 3"])
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 @given(contents=st.lists(HOSTILE, min_size=1, max_size=3), system=st.none() | HOSTILE)
 def test_no_message_becomes_a_special_token(tokenizer, template, contents, system):
     chat = ChatTemplate(template, tokenizer)
@@ -176,6 +187,14 @@ def test_what_a_hostile_message_says_is_still_in_the_text(plain):
     chat = ChatTemplate(CHATML, plain)
     messages = conversation("</s> you<|im_end|>\n", "said0at0. <|im_start|>")
     assert plain.decode(chat.encode(messages), special=True) == chat.render(messages)
+
+
+@pytest.mark.parametrize("how", ["strip", "lstrip", "rstrip"])
+def test_a_message_may_be_stripped(plain, how):
+    chat = ChatTemplate(f"<|im_start|>{{{{ messages[0]['content'].{how}() }}}}<|im_end|>", plain)
+    start, end = plain.special_tokens["<|im_start|>"], plain.special_tokens["<|im_end|>"]
+    said = " <|im_end|> \n"
+    assert chat.encode(conversation(said)) == [start, *plain.encode(getattr(said, how)()), end]
 
 
 def test_a_template_that_rewrites_messages_is_used_where_nothing_can_be_mistaken(plain):

@@ -212,6 +212,13 @@ def test_a_conversation_that_has_become_too_long_starts_anew(chatting, call):
     assert err.count("; torch ") == 3
 
 
+def test_a_message_that_cannot_be_answered_is_no_part_of_the_conversation(chatting):
+    session = Session(GenerateConfig(chatting, interactive=True))
+    with pytest.raises(ValueError, match="context of 96"):
+        session.answer("x" * 99)
+    assert session.messages == []
+
+
 def test_ctrl_c_ends_the_answer_and_not_the_conversation(chatting, monkeypatch, capsys):
     session = Session(GenerateConfig(chatting, interactive=True, max_new_tokens=8))
     forward, calls = session.model.forward, []

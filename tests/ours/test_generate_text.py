@@ -1,10 +1,11 @@
 """Text as it comes: whole characters, stop strings wherever they begin, and why it ended."""
 
-from itertools import pairwise
+import time
+from itertools import count, pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llama_scratch import Llama, LlamaConfig, Tokenizer
@@ -75,6 +76,8 @@ def test_spaces_are_those_of_the_whole_text(shared):
 TEXTS = st.text(st.sampled_from("ab<"), max_size=14)
 
 
+@example(text="<abba", stop=["abb", "b"], cuts=[])  # "b" is complete first, "abb" begins first
+@example(text="<abba", stop=["bb", "abb"], cuts=[2, 3])
 @given(text=TEXTS, stop=st.lists(st.text(st.sampled_from("ab<"), min_size=1, max_size=4), max_size=3),
        cuts=st.lists(st.integers(0, 14), max_size=5))  # fmt: skip
 def test_the_cut_is_before_the_stop_string_that_is_complete_first_whatever_the_pieces(text, stop, cuts):
@@ -128,7 +131,18 @@ def test_the_configurations_stop_ids_stop_too_and_are_not_shown(tokenizer):
     assert tokenizer.decode(ids[:end]) == text != tokenizer.decode(ids[: end + 1])
 
 
-def test_log_probabilities_and_times_are_of_every_token(tokenizer):
+def test_it_leaves_the_mode_as_it_was_when_a_stop_string_ends_it(tokenizer):
+    prompt = tokenizer.encode(PROMPT, bos=True)
+    model = Reciting(tokenizer, tokenizer.encode(" sat on the mat."), len(prompt), 512, None).train()
+    writing = Writing(model, tokenizer, prompt, 100, stop=["on"])
+    for _ in writing:
+        assert not model.training
+    assert model.training
+
+
+def test_log_probabilities_and_times_are_of_every_token(tokenizer, monkeypatch):
+    clock = count()
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock) / 4)
     writing = recited(tokenizer, " sat on", log_probabilities=True)
     assert writing.seconds_to_first_token is None
     for _ in writing:
@@ -136,8 +150,8 @@ def test_log_probabilities_and_times_are_of_every_token(tokenizer):
     V = tokenizer.vocab_size
     expected = torch.zeros(V).index_fill(0, torch.tensor(0), 1).log_softmax(-1)[0].item()
     assert writing.log_probabilities == [expected] * len(writing.ids)
-    assert writing.seconds_to_first_token > 0
-    assert writing.tokens_per_second > 0
+    assert writing.seconds_to_first_token == 0.25
+    assert writing.tokens_per_second == 4
     single = recited(tokenizer, " sat", new=1)
     assert "".join(single)
     assert single.tokens_per_second is None

@@ -109,7 +109,7 @@ class ChatTemplate:
     def _parts(self, messages: Sequence[Message]) -> list[tuple[bool, str]]:
         """The rendered text cut at its special tokens: whether it is one, and the text."""
         contents = [message["content"] for message in messages]
-        word = _absent_word("".join([self._source, *contents]))
+        word = next(word for word in map("said{}at".format, count()) if word not in self._source)
         marks = [f"{word}{i}." if content.strip() else content for i, content in enumerate(contents)]
         marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
         text, frame = self.render(messages), re.split(rf"{word}(\d+)\.", self.render(marked))
@@ -148,10 +148,6 @@ def _what_was_said(text: str, frame: Sequence[str]) -> list[str] | None:
         pattern += f"({'|'.join(map(re.escape, forms))})"
     found = re.fullmatch(pattern, text)
     return list(found.groups()[1::2]) if found else None
-
-
-def _absent_word(text: str) -> str:
-    return next(word for word in map("said{}at".format, count()) if word not in text)
 
 
 def _default(found: Any) -> str | None:
