@@ -204,8 +204,8 @@ def _any_size(tokens: Tensor, rotation: Tensor, filled: Tensor, mask: Tensor | N
             torch._dynamo.maybe_mark_dynamic(x, 0)
 
 
-def _shape(config: LlamaConfig) -> tuple[int, float, str]:
-    return config.head_dim, config.rms_norm_eps, config.hidden_act
+def _shape(config: LlamaConfig) -> tuple[float, str]:
+    return config.rms_norm_eps, config.hidden_act
 
 
 def _weights(layer: Any) -> dict[str, Any]:
@@ -264,25 +264,35 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return stored(read.reshape(B, -1))
 
 
+def attention(
+    w: dict[str, Any], x: Tensor, rotation: Tensor, filled: Tensor, mask: Tensor | None, keys: Tensor, values: Tensor
+) -> Tensor:
+    """(B, D) -> (B, D); keys and values (B, G, room, H) are one layer's cache, written at the last filled position."""
+    at, S, H = filled[-1:], filled.shape[0], keys.shape[-1]
+    q, k, v = (product(w[name], x).unflatten(-1, (-1, H)) for name in "qkv")
+    keys.index_copy_(2, at, turned(k, rotation).to(keys.dtype)[:, :, None])
+    values.index_copy_(2, at, v.to(values.dtype)[:, :, None])
+    return product(w["o"], attend(turned(q, rotation), keys[:, :, :S], values[:, :, :S], mask))
+
+
 def swiglu(w: dict[str, Any], x: Tensor, act: str) -> Tensor:
     return product(w["down"], stored(ACTIVATION[act](product(w["gate"], x)) * product(w["up"], x)))
 
 
-def _step(tensors: Any, shape: Any, tokens: Tensor, rotation: Tensor, filled: Tensor, mask: Tensor | None,
-          keys: list[Tensor], values: list[Tensor]) -> Tensor:  # fmt: skip
+def block(w: dict[str, Any], x: Tensor, shape: tuple[float, str], *surroundings: Any) -> Tensor:
+    """(B, D) -> (B, D); surroundings as in `attention`, from rotation on."""
+    eps, act = shape
+    x = stored(x + attention(w, norm(x, w["g1"], eps), *surroundings))
+    return stored(x + swiglu(w, norm(x, w["g2"], eps), act))
+
+
+def _step(tensors: Any, shape: tuple[float, str], tokens: Tensor, rotation: Tensor, filled: Tensor,
+          mask: Tensor | None, keys: list[Tensor], values: list[Tensor]) -> Tensor:  # fmt: skip
     """Logits (B, V) of the tokens after `tokens` (B,), whose keys and values are written into the caches. `filled`: the
     positions that it sees, its own included; a tensor, for its length is what changes.
     """
     embedding, layers, gain, head = tensors
-    H, eps, act = shape
-    at, S = filled[-1:], filled.shape[0]
     x = stored(F.embedding(tokens, embedding).float())
     for w, k_cache, v_cache in zip(layers, keys, values, strict=True):
-        y = norm(x, w["g1"], eps)
-        q, k, v = (product(w[name], y).unflatten(-1, (-1, H)) for name in "qkv")
-        k_cache.index_copy_(2, at, turned(k, rotation).to(k_cache.dtype)[:, :, None])
-        v_cache.index_copy_(2, at, v.to(v_cache.dtype)[:, :, None])
-        read = attend(turned(q, rotation), k_cache[:, :, :S], v_cache[:, :, :S], mask)
-        x = stored(x + product(w["o"], read))
-        x = stored(x + swiglu(w, norm(x, w["g2"], eps), act))
-    return product((head, None), norm(x, gain, eps)).to(head.dtype)
+        x = block(w, x, shape, rotation, filled, mask, k_cache, v_cache)
+    return product((head, None), norm(x, gain, shape[0])).to(head.dtype)
