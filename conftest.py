@@ -17,6 +17,10 @@ ROOT = Path(__file__).parent
 BENCHMARKS = ROOT / "benchmarks"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--small", action="store_true", help="benchmark the smallest models only, one round")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Shapes are checked in tests; a benchmark must not pay for that."""
     if config.getoption("benchmark_only"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.workload import CONFIG, MEDIANS, PROVIDERS, B, T
+from benchmarks.workload import CONFIG, MEDIANS, PROVIDERS, TABLES, B, T
 from reference import oracle
 from reference.cases import weights
 from reference.implementation_loader import load
@@ -18,7 +18,9 @@ ADAPTER = Path(__file__).parent.parent / "tests" / "adapters" / "ours.py"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[MEDIANS] = defaultdict(lambda: defaultdict(dict))
+    config.stash[MEDIANS] = defaultdict(dict)
+    config.stash[TABLES] = defaultdict(dict)
+    config.addinivalue_line("markers", "large: a benchmark of a model that takes minutes; not with --small")
 
 
 @pytest.fixture(scope="session")
@@ -51,18 +53,53 @@ def measure(benchmark, request, models):
             benchmark.group = component
             benchmark.extra_info["torch"] = torch.__version__
             benchmark(call, *models[provider])
-        request.config.stash[MEDIANS]["forward pass, ms"][component][provider] = benchmark.stats.stats.median * 1e3
+        request.config.stash[MEDIANS][component][provider] = benchmark.stats.stats.median * 1e3
 
     return run
 
 
+class Tell:
+    """Says what is predicted before it is measured, and keeps rows for the tables at the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def __call__(self, line: str) -> None:
+        self._config.get_terminal_writer().line(f"\n{line}")
+
+    def row(self, table: str, row: str, cells: dict[str, str]) -> None:
+        self._config.stash[TABLES][table][row] = cells
+
+
+@pytest.fixture
+def tell(request) -> Tell:
+    return Tell(request.config)
+
+
+@pytest.fixture
+def rounds(request) -> int:
+    return 1 if request.config.getoption("--small") else 7
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--small"):
+        skip = pytest.mark.skip(reason="--small")
+        for item in items:
+            if item.get_closest_marker("large"):
+                item.add_marker(skip)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Medians side by side, and the ratio of the last to the first."""
-    for title, rows in config.stash[MEDIANS].items():
+    """Medians side by side."""
+    for component, cells in config.stash[MEDIANS].items():
+        if len(cells) == len(PROVIDERS):
+            told = {name: f"{cells[name]:.3f}" for name in PROVIDERS}
+            ratio = {"transformers / ours": f"{cells['transformers'] / cells['ours']:.2f}"}
+            config.stash[TABLES]["forward pass, ms"][component] = told | ratio
+    for title, rows in config.stash[TABLES].items():
         terminalreporter.section(f"{title} (medians, torch {torch.__version__})")
         columns = list(next(iter(rows.values())))
-        terminalreporter.line(f"{'':<12}" + "".join(f"{name:>14}" for name in columns) + f"{'ratio':>10}")
+        first = max(map(len, rows)) + 2
+        terminalreporter.line(" " * first + "".join(f"{name:>{len(name) + 3}}" for name in columns))
         for row, cells in rows.items():
-            if len(cells) == len(columns):
-                values = "".join(f"{cells[name]:>14.3f}" for name in columns)
-                terminalreporter.line(f"{row:<12}{values}{cells[columns[-1]] / cells[columns[0]]:>9.2f}x")
+            terminalreporter.line(f"{row:<{first}}" + "".join(f"{cells[name]:>{len(name) + 3}}" for name in columns))

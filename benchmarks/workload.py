@@ -16,4 +16,5 @@ CONFIG = HARD | {
 }
 B, T = 4, 256
 PROVIDERS = ("ours", "transformers")
-MEDIANS = pytest.StashKey[dict[str, dict[str, dict[str, float]]]]()  # table -> row -> column -> milliseconds
+MEDIANS = pytest.StashKey[dict[str, dict[str, float]]]()  # component -> provider -> milliseconds
+TABLES = pytest.StashKey[dict[str, dict[str, dict[str, str]]]]()  # title -> row -> column -> cell

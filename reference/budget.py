@@ -140,3 +140,12 @@ def holds(residual: float, oracle_residual: float, dtype: torch.dtype) -> bool:
     Both residuals are relative to the size of what is compared.
     """
     return residual <= FACTOR * oracle_residual + ULPS * torch.finfo(dtype).eps
+
+
+def is_tie(logits: Tensor, exact: Tensor, one: int, other: int) -> bool:
+    """Whether rounding alone may decide which of two tokens is the likelier: two answers that are both within the
+    budget may differ by their exact logits' distance. logits and exact are (V,), exact of the float64 formula.
+    """
+    allowed = FACTOR * ulps(logits, exact, logits.dtype).max().item() + ULPS
+    gap = (exact[one] - exact[other]).abs().item()
+    return gap <= 2 * allowed * exact.abs().max().item() * torch.finfo(logits.dtype).eps

@@ -1,0 +1,187 @@
+"""Decoding: the textbook, transformers' `generate` and fast.py side by side, in turn, in one process.
+
+Each round times all of them and the machine's bandwidth; what is told is the median of the rounds. The cost of a step is
+predicted from the shapes before it is measured: bytes that must be read, operations that must be done.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import decoders, roofline
+from benchmarks.decoders import NAMES, check_same
+from llama_scratch import KVCache
+from llama_scratch.fast import FastLlama, can_compile
+
+PROMPT, NEW, LONG = 16, 32, 512
+LENGTHS = (32, 128, 512, 1000)
+WORKLOADS = [
+    ("24M", torch.float32, 1),
+    ("134M", torch.float32, 1),
+    ("134M", torch.bfloat16, 1),
+    ("134M", torch.float32, 4),
+    ("134M", torch.float32, 16),
+    ("134M", torch.bfloat16, 16),
+]
+LARGE = pytest.mark.large
+pytestmark = pytest.mark.skipif(not can_compile(), reason="needs g++ or clang++")
+
+
+def label(size: str, dtype: torch.dtype, batch: int = 1) -> str:
+    return f"{size} {str(dtype).removeprefix('torch.')}" + (f", batch {batch}" if batch > 1 else "")
+
+
+def timed(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "batch"),
+    [pytest.param(*w, marks=[] if w[0] == "24M" else LARGE, id=label(*w)) for w in WORKLOADS],
+)
+def test_decode(benchmark, tell, rounds, size, dtype, batch):
+    """Tokens a second behind a prompt of 16, the prompt's own time subtracted; and the time to the first."""
+    calls, model = decoders.decoders(size, dtype), decoders.model(size, dtype)
+    prompt = torch.randint(32000, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
+    ties = check_same(model, {name: calls[name](prompt, NEW + 1) for name in NAMES})
+    read = decoders.step_bytes(model.config, dtype, batch, PROMPT + NEW // 2)
+    work = decoders.step_flops(model.config, batch, PROMPT + NEW // 2)
+    peak = roofline.gemm_peak(dtype)
+    bound = max(read / roofline.bandwidth(), work / peak)
+    tell(f"{label(size, dtype, batch)}: a step reads {read / 1e6:.0f} MB and does {work / 1e9:.2f} GFLOP: "
+         f"at least {bound * 1e3:.2f} ms here, {batch / bound:.0f} tokens/s")  # fmt: skip
+    first: dict[str, list[float]] = {name: [] for name in NAMES}
+    step: dict[str, list[float]] = {name: [] for name in NAMES}
+    rates: list[float] = []
+
+    def one_round() -> None:
+        rates.append(roofline.bandwidth())
+        for name in NAMES:
+            first[name].append(timed(lambda: calls[name](prompt, 1)))
+            step[name].append((timed(lambda: calls[name](prompt, NEW + 1)) - first[name][-1]) / NEW)
+
+    benchmark.group = "decode"
+    benchmark.pedantic(lambda: calls["fast"](prompt, NEW), setup=one_round, rounds=rounds)
+    seconds = {name: statistics.median(step[name]) for name in NAMES}
+    bandwidth = statistics.median(rates)
+    bound = max(read / bandwidth, work / peak)
+    cells = {name: f"{batch / seconds[name]:.1f}" for name in NAMES}
+    cells |= {
+        f"{name} / transformers": f"{seconds['transformers'] / seconds[name]:.2f}" for name in ("textbook", "fast")
+    }
+    cells["fast, share of roofline"] = f"{bound / seconds['fast']:.0%} of {batch / bound:.0f}"
+    tell.row("decode, tokens/s", label(size, dtype, batch), cells)
+    tell.row(
+        "time to the first token (prompt of 16), ms",
+        label(size, dtype, batch),
+        {name: f"{statistics.median(first[name]) * 1e3:.1f}" for name in NAMES},
+    )
+    benchmark.extra_info |= {
+        "torch": torch.__version__, "bytes": read, "flops": work, "bandwidth": bandwidth, "gemm_peak": peak,
+        "seconds_a_step": seconds, "seconds_to_first": {n: statistics.median(first[n]) for n in NAMES}, "batch": batch,
+        "share_of_roofline": {name: bound / seconds[name] for name in NAMES}, "ties": ties, "label": label(size, dtype, batch),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@LARGE
+def test_prefill(benchmark, tell, rounds, dtype):
+    """Time to the first token behind a prompt of 512."""
+    calls, model = decoders.decoders("134M", dtype), decoders.model("134M", dtype)
+    prompt = torch.randint(32000, (1, LONG), generator=torch.Generator().manual_seed(0))
+    ties = check_same(model, {name: calls[name](prompt, 1) for name in NAMES})
+    work = decoders.forward_flops(model.config, LONG)
+    work -= 2 * (LONG - 1) * model.lm_head.weight.numel()  # of the head, one row is asked for
+    peak = roofline.gemm_peak(dtype)
+    tell(f"134M {dtype}: a prompt of {LONG} takes {work / 1e9:.0f} GFLOP: at least {work / peak * 1e3:.0f} ms here")
+    seconds: dict[str, list[float]] = {name: [] for name in NAMES}
+
+    def one_round() -> None:
+        for name in NAMES:
+            seconds[name].append(timed(lambda: calls[name](prompt, 1)))
+
+    benchmark.group = "prefill"
+    benchmark.pedantic(lambda: calls["fast"](prompt, 1), setup=one_round, rounds=rounds)
+    medians = {name: statistics.median(seconds[name]) for name in NAMES}
+    cells = {name: f"{medians[name] * 1e3:.0f}" for name in NAMES}
+    cells |= {
+        f"{name} / transformers": f"{medians['transformers'] / medians[name]:.2f}" for name in ("textbook", "fast")
+    }
+    cells["fast, share of GEMM peak"] = f"{work / peak / medians['fast']:.0%}"
+    tell.row("prefill of 512 tokens, ms", label("134M", dtype), cells)
+    benchmark.extra_info |= {
+        "torch": torch.__version__,
+        "flops": work,
+        "gemm_peak": peak,
+        "seconds": medians,
+        "ties": ties,
+    }
+
+
+def test_cost_by_length(benchmark, tell, rounds):
+    """One more token behind 32 to 1,000: with the cache a position and its keys and values, without it every position
+    again. Fitted slopes beside what the shapes predict.
+    """
+    size, dtype = "24M", torch.float32
+    model = decoders.model(size, dtype)
+    fast = FastLlama(model)
+    text = torch.randint(32000, (1, max(LENGTHS) + 1), generator=torch.Generator().manual_seed(0))
+    cache, kept = fast.new_cache(1, max(LENGTHS) + 1), KVCache(model.config, 1, max(LENGTHS) + 1)
+    fast(text[:, :-1], cache, last_only=True)
+    with torch.no_grad():
+        model(text[:, :-1], kept, last_only=True)
+
+    def step(llama, filled, length):
+        filled.crop(length)
+        return llama(text[:, length : length + 1], filled, last_only=True)
+
+    calls = {
+        "fast": lambda length: step(fast, cache, length),
+        "textbook": lambda length: step(model, kept, length),
+        "uncached": lambda length: model(text[:, : length + 1], last_only=True),
+    }
+    read = [decoders.step_bytes(model.config, dtype, 1, length + 1) for length in LENGTHS]
+    work = [
+        decoders.forward_flops(model.config, length + 1) - 2 * length * model.lm_head.weight.numel()
+        for length in LENGTHS
+    ]
+    tell(f"{size}: cached, a step reads {read[0] / 1e6:.1f} to {read[-1] / 1e6:.1f} MB, {read[-1] / read[0] - 1:.0%} more; "
+         f"uncached, it does {work[0] / 1e9:.2f} to {work[-1] / 1e9:.2f} GFLOP, {work[-1] / work[0]:.0f} times as much")  # fmt: skip
+    seconds = {name: {length: [] for length in LENGTHS} for name in calls}
+    rates, peak = [], roofline.gemm_peak(dtype)
+
+    def one_round() -> None:
+        rates.append(roofline.bandwidth())
+        for length in reversed(LENGTHS):
+            for name, call in calls.items():
+                repeats = 1 if name == "uncached" else 8
+                cache.length = kept.length = max(LENGTHS)
+                seconds[name][length].append(timed(lambda: [call(length) for _ in range(repeats)]) / repeats)
+
+    with torch.no_grad():
+        for length in reversed(LENGTHS):
+            answers = {name: call(length).argmax() for name, call in calls.items()}
+            cache.length = kept.length = max(LENGTHS)
+            assert answers["fast"] == answers["textbook"] == answers["uncached"], "a fast wrong answer is no result"
+        benchmark.group = "cost by length"
+        benchmark.pedantic(lambda: step(fast, cache, LENGTHS[0]), setup=one_round, rounds=max(rounds, 3))
+    medians = {name: [statistics.median(of[length]) for length in LENGTHS] for name, of in seconds.items()}
+    bandwidth = statistics.median(rates)
+    predicted = {"cached": [b / bandwidth for b in read], "uncached": [w / peak for w in work]}
+    for name, values in (medians | {f"predicted {k}": v for k, v in predicted.items()}).items():
+        slope, start = np.polyfit(LENGTHS, values, 1)
+        cells = {f"after {length}": f"{v * 1e3:.2f}" for length, v in zip(LENGTHS, values, strict=True)}
+        cells |= {"slope, us a token": f"{slope * 1e6:.2f}", "at length 0": f"{start * 1e3:.2f}"}
+        tell.row("one more token, 24M float32, ms", name, cells | {"last / first": f"{values[-1] / values[0]:.2f}"})
+    benchmark.extra_info |= {
+        "torch": torch.__version__, "lengths": LENGTHS, "seconds": medians, "predicted": predicted, "bytes": read,
+        "flops": work, "bandwidth": bandwidth, "gemm_peak": peak,
+    }  # fmt: skip

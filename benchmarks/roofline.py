@@ -1,0 +1,34 @@
+"""What the machine can do, measured beside what is compared with it: it drifts, on shared machines by a factor of two."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import torch
+from torch import Tensor
+
+READ = 1 << 29  # bytes: far more than any cache holds
+
+
+@cache
+def _long() -> Tensor:
+    return torch.ones(READ // 4)
+
+
+def bandwidth() -> float:
+    """Bytes a second of one pass over 512 MB by `torch.sum`, with all of torch's threads."""
+    started = time.perf_counter()
+    _long().sum()
+    return READ / (time.perf_counter() - started)
+
+
+def gemm_peak(dtype: torch.dtype, size: int = 1536) -> float:
+    """Operations a second of a product of two square matrices, best of three."""
+    a = torch.randn(size, size).to(dtype)
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
