@@ -65,7 +65,8 @@ class Tell:
         self._config = config
 
     def __call__(self, line: str) -> None:
-        self._config.get_terminal_writer().line(f"\n{line}")
+        with self._config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\n{line}", flush=True)
 
     def row(self, table: str, row: str, cells: dict[str, str]) -> None:
         self._config.stash[TABLES][table][row] = cells

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -35,7 +36,6 @@ from llama_scratch.rotary import angles
 from llama_scratch.swiglu import ACTIVATION
 
 LENGTH_MATTERS = ("dynamic", "longrope")  # rope_types whose frequencies change as a text grows
-MODELS = 256  # of other shapes, in one process: each is a compilation, and torch's own limit of 8 an error
 CHUNK = 512  # tokens of a prompt at once: scores of T × S would else grow with the square of its length
 BYTES_PER_SECOND = (
     15e9  # at which the textbook reads weights, one text at a time, on the machines of NOTES.md: 11 to 18
@@ -117,8 +117,9 @@ class FastLlama:
         _any_size(*inputs)
         decoder = self.model.model
         tensors = decoder.embed_tokens.weight, self.weights, decoder.norm.weight, self.model.lm_head.weight
-        with _compiling((*self.kind, B > 1, mask is not None)):
-            logits = _compiled()(tensors, _shape(self.config), *inputs, cache.keys, cache.values)
+        kind = *self.kind, B > 1, mask is not None
+        with _timed(kind):
+            logits = _compiled(kind)(tensors, _shape(self.config), *inputs, cache.keys, cache.values)
         cache.advance(1)
         return logits[:, None]
 
@@ -172,15 +173,14 @@ def _fused_attention(model: Llama) -> Iterator[None]:
 
 
 @contextmanager
-def _compiling(kind: object) -> Iterator[None]:
-    """Around a step: lets the first of its kind compile, and says how long that took."""
+def _timed(kind: object) -> Iterator[None]:
+    """Says how long the first step of its kind took, which compiles."""
     if kind in compiled:
         yield
         return
     log.info("compiling the step of one token")
     started = time.perf_counter()
-    with torch._dynamo.config.patch(recompile_limit=MODELS):
-        yield
+    yield
     compiled[kind] = time.perf_counter() - started
     log.info("compiled in %.1f s", compiled[kind])
 
@@ -190,8 +190,12 @@ def _kind(model: Llama) -> tuple[str, torch.dtype]:
 
 
 @cache
-def _compiled() -> Callable[..., Tensor]:
-    return torch.compile(_step, fullgraph=True)
+def _compiled(kind: object) -> Callable[..., Tensor]:
+    """The step, compiled for one kind of model and call. Each kind has a function of its own: torch counts compilations
+    by their code, and refuses the ninth.
+    """
+    step = FunctionType(_step.__code__.replace(co_name=f"_step_{len(compiled)}"), _step.__globals__)
+    return torch.compile(step, fullgraph=True)
 
 
 def _any_size(tokens: Tensor, rotation: Tensor, filled: Tensor, mask: Tensor | None) -> None:

@@ -87,6 +87,8 @@ def llama(
     B, T = tokens.shape
     if cache is not None:
         return torch.cat([*_parts(handle, tokens, positions, mask, cache)], dim=1)
+    if handle.config.rope_parameters["rope_type"] in fast.LENGTH_MATTERS:  # frequencies follow the longest row
+        return handle(tokens, new_cache(handle, B, T), mask, positions)
     answers = []
     for row in (slice(r, r + 1) for r in range(B)):
         seen = None if mask is None else mask[row]
@@ -97,10 +99,9 @@ def llama(
 def _parts(
     handle: FastLlama, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: StaticCache
 ) -> Iterator[Tensor]:
-    """Half at once, as a prompt, and the rest one by one; all at once where frequencies depend on the longest."""
+    """Half at once, as a prompt, and the rest one by one; all at once where frequencies follow the longest call."""
     T = tokens.shape[1]
-    length_matters = handle.config.rope_parameters["rope_type"] in fast.LENGTH_MATTERS
-    half = T if length_matters else (T + 1) // 2
+    half = T if handle.config.rope_parameters["rope_type"] in fast.LENGTH_MATTERS else (T + 1) // 2
     for start, end in [(0, half), *((t, t + 1) for t in range(half, T))]:
         seen = None if mask is None else mask[:, : cache.length + end - start]
         yield handle(tokens[:, start:end], cache, seen, positions[:, start:end])
