@@ -6,15 +6,16 @@ in nats and float32. Labels are shifted by padding, as transformers does: slicin
 """
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+
+from llama_scratch.config import Logits, Tokens
 
 IGNORED = -100
 
 
-def next_token_loss(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-    """Mean loss of predicting labels[:, 1:] from logits[:, :-1]; `labels` are the tokens themselves, IGNORED where a
-    token is no target.
-    """
-    shifted = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
-    return F.cross_entropy(logits.float().flatten(0, 1), shifted.flatten(), ignore_index=IGNORED)
+def next_token_loss(logits: Logits, labels: Tokens, count: int | None = None) -> Float[Tensor, ""]:
+    """Mean loss of predicting labels[:, 1:] from logits[:, :-1], but for labels that are IGNORED; with `count`, their sum
+    divided by it: by the targets of the whole batch, where this is a part of one."""
+    shifted, how = F.pad(labels, (0, 1), value=IGNORED)[:, 1:].flatten(), "mean" if count is None else "sum"
+    return F.cross_entropy(logits.float().flatten(0, 1), shifted, ignore_index=IGNORED, reduction=how) / (count or 1)
