@@ -6,16 +6,15 @@ in nats and float32. Labels are shifted by padding, as transformers does: slicin
 """
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-
-from llama_scratch.config import Logits, Tokens
 
 IGNORED = -100
 
 
-def next_token_loss(logits: Logits, labels: Tokens, count: int | None = None) -> Float[Tensor, ""]:
-    """Mean loss of predicting labels[:, 1:] from logits[:, :-1], but for labels that are IGNORED; with `count`, their sum
-    divided by it: by the targets of the whole batch, where this is a part of one."""
-    shifted, how = F.pad(labels, (0, 1), value=IGNORED)[:, 1:].flatten(), "mean" if count is None else "sum"
+def next_token_loss(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"],
+                    count: int | None = None) -> Float[Tensor, ""]:  # fmt: skip
+    """Mean loss of predicting labels[:, 1:] from logits[:, :-1], IGNORED ones left out; with `count` their sum / count."""
+    shifted = F.pad(labels, (0, 1), value=IGNORED)[:, 1:].flatten()
+    how = "mean" if count is None else "sum"
     return F.cross_entropy(logits.float().flatten(0, 1), shifted, ignore_index=IGNORED, reduction=how) / (count or 1)
