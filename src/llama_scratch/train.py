@@ -11,7 +11,8 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +34,8 @@ from llama_scratch.training.interruption import Interruption
 from llama_scratch.training.journal import VALIDATION, Journal, Row
 from llama_scratch.training.optimizer import learning_rate, make_optimizer
 from llama_scratch.training.presets import Preset
-from llama_scratch.training.speed import Compile, is_compiled, measure
-from llama_scratch.training.starting import flag, from_settings, make_model, read_corpus, where_to_start
+from llama_scratch.training.speed import Compile, Scale, is_compiled, measure
+from llama_scratch.training.starting import check_batch, flag, from_settings, make_model, read_corpus, where_to_start
 from llama_scratch.training.team import Dtype, Parallel, Team, prepare_layers, whole_tensor
 
 
@@ -140,44 +141,65 @@ def train(config: TrainConfig) -> list[Row]:
     Raises DataError, TokenizerError, CheckpointError or ConfigError before the first step, and TrainingError.
     """
     with Team(config.device) as team:
-        done, checkpoint = where_to_start(config)
-        parts = team.size * config.accumulate
-        check(
-            "--batch-size",
-            config.batch_size,
-            f"a multiple of {parts}: processes × --accumulate",
-            lambda v: v % parts == 0,
-        )
-        corpus = read_corpus(config, team, done)
-        torch.manual_seed(config.seed)
-        model = make_model(config, corpus.tokenizer, checkpoint).to(team.device).train()
-        scale = measure(model, corpus, config, team)
-        prepare_layers(model, recompute=config.recompute, compiled=is_compiled(config.compile, scale, team.device))
-        engine = team.spread(model, config.parallel, config.dtype)
-        trained = Trained(model, make_optimizer(engine, config.weight_decay), corpus.tokenizer)
-        if checkpoint is not None:
-            checkpoints.restore(checkpoint, trained, team)
-        with Journal(config.out, scale, done, team.is_first) as journal, Interruption() as interruption:
-            journal.say(report.introduction(config, corpus, model, scale, team, done))
-            while done < config.steps and not team.any(interruption.came):
-                batch = random_windows(corpus.training, config.batch_size, config.context, config.seed, done)
-                rate = learning_rate(done, config.learning_rate, config.warmup, config.steps)
-                loss, norm = take_step(engine, trained.optimizer, batch, rate, config, team)
-                if not (loss.isfinite() and norm.isfinite()):
-                    raise diverged(config, batch, done, loss, norm)
-                done += 1
-                evaluates, saves = (is_due(done, every, config) for every in (config.eval_every, config.save_every))
-                with journal.apart():
-                    found = evaluate(trained, corpus, config, team, done) if evaluates else {}
-                journal.record(loss, norm, rate, found, force=saves)
-                if saves:
-                    with journal.apart():
-                        save(trained, config, team, done)
-            if done < config.steps:
-                save(trained, config, team, done)
-                journal.say(f"stopped after step {done}; to go on: {how_to_go_on(config)}")
-        leave(trained, config, team, journal.history)
+        run = set_up(config, team)
+        with writing(config), Journal(config.out, run.scale, run.start, team.is_first) as journal:
+            journal.say(report.introduction(config, run.corpus, run.trained.model, run.scale, team, run.start))
+            with Interruption() as interruption:
+                run_steps(run, journal, interruption)
+            leave(run, journal.history)
         return journal.history
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the loop works on. `engine` is the model as it is called in training; `start` steps are done already."""
+
+    config: TrainConfig
+    team: Team
+    corpus: Corpus
+    trained: Trained
+    engine: nn.Module
+    scale: Scale
+    start: int
+
+
+def set_up(config: TrainConfig, team: Team) -> Run:
+    """Text, model and optimiser, new or as they were."""
+    start, checkpoint = where_to_start(config)
+    check_batch(config, team)
+    corpus = read_corpus(config, team, start)
+    torch.manual_seed(config.seed)
+    model = make_model(config, corpus.tokenizer, checkpoint).to(team.device).train()
+    scale = measure(model, corpus, config, team)
+    prepare_layers(model, recompute=config.recompute, compiled=is_compiled(config.compile, scale, team.device))
+    engine = team.spread(model, config.parallel, config.dtype)
+    trained = Trained(model, make_optimizer(engine, config.weight_decay), corpus.tokenizer)
+    if checkpoint is not None:
+        checkpoints.restore(checkpoint, trained, team)
+    return Run(config, team, corpus, trained, engine, scale, start)
+
+
+def run_steps(run: Run, journal: Journal, interruption: Interruption) -> None:
+    """The loop."""
+    config, team = run.config, run.team
+    done = run.start
+    while done < config.steps and not team.any(interruption.came):
+        batch = random_windows(run.corpus.training, config.batch_size, config.context, config.seed, done)
+        rate = learning_rate(done, config.learning_rate, config.warmup, config.steps)
+        loss, norm = take_step(run.engine, run.trained.optimizer, batch, rate, config, team)
+        if not (loss.isfinite() and norm.isfinite()):
+            raise diverged(config, batch, done, loss, norm)
+        done += 1
+        evaluates, saves = (is_due(done, every, config) for every in (config.eval_every, config.save_every))
+        with journal.apart():
+            found = evaluate(run, done) if evaluates else {}
+        journal.record(loss, norm, rate, found, force=saves or interruption.came)
+        with journal.apart():
+            if saves:
+                checkpoints.save(config.out, done, run.trained, team, config.keep)
+    if done < config.steps:
+        checkpoints.save(config.out, done, run.trained, team, config.keep)
+        journal.say(f"stopped after step {done}; to go on: {how_to_go_on(config)}")
 
 
 def take_step(
@@ -212,38 +234,35 @@ def is_due(done: int, every: int, config: TrainConfig) -> bool:
     return done % every == 0 or done == config.steps
 
 
-def evaluate(trained: Trained, corpus: Corpus, config: TrainConfig, team: Team, done: int) -> Row:
+def evaluate(run: Run, done: int) -> Row:
     """Bits per byte of the text that is held out, and a sample."""
-    with evaluating(trained.model), team.autocast(config.dtype):
-        bits = bits_per_byte(trained.model, corpus, 4 * config.batch_size, config.context, team)
-        text = sample(trained.model, trained.tokenizer, config.context // 2, config.seed + done, team.device)
+    config, team, model = run.config, run.team, run.trained.model
+    with evaluating(model), team.autocast(config.dtype):
+        bits = bits_per_byte(model, run.corpus, 4 * config.batch_size, config.context, team)
+        text = sample(model, run.corpus.tokenizer, config.context // 2, config.seed + done, team.device)
     return {VALIDATION: bits, "sample": text}
 
 
-def save(trained: Trained, config: TrainConfig, team: Team, done: int) -> None:
-    """A checkpoint to go on from. Raises TrainingError, naming the last good one, where the disk does not take it."""
+def leave(run: Run, history: list[Row]) -> None:
+    """The model as a Hugging Face directory, and how the run went as a picture."""
+    whole = run.team.whole(run.trained.model)
+    if run.team.is_first:
+        whole.save_pretrained(run.config.out)
+        run.trained.tokenizer.save_pretrained(run.config.out)
+        plot.loss_curve(history, run.config.out / "loss.png")
+    run.team.wait()
+
+
+@contextmanager
+def writing(config: TrainConfig) -> Iterator[None]:
+    """Says what is left of a run whose disk is full."""
     try:
-        checkpoints.save(config.out, done, trained, team, config.keep)
+        yield
     except OSError as error:
         good = max(checkpoints.saved_steps(config.out).items(), default=None)
-        left = f"{good[1]} is whole" if good else "there is none before it"
-        raise TrainingError(f"the checkpoint after step {done} cannot be saved: {error}; {left}; make room, then "
-                            f"{how_to_go_on(config)}") from error  # fmt: skip
-
-
-def leave(trained: Trained, config: TrainConfig, team: Team, history: list[Row]) -> None:
-    """The model as a Hugging Face directory, and how the run went as a picture."""
-    whole = team.whole(trained.model)
-    if team.is_first:
-        try:
-            whole.save_pretrained(config.out)
-            trained.tokenizer.save_pretrained(config.out)
-            plot.loss_curve(history, config.out / "loss.png")
-        except OSError as error:
-            raise TrainingError(
-                f"{config.out} cannot be written: {error}; make room, then {how_to_go_on(config)}"
-            ) from error
-    team.wait()
+        left = f"the checkpoint {good[1]} is whole" if good else "there is no checkpoint yet"
+        message = f"{config.out} cannot be written: {error}; {left}; make room, then {how_to_go_on(config)}"
+        raise TrainingError(message) from error
 
 
 def diverged(config: TrainConfig, batch: Tokens, done: int, loss: Tensor, norm: Tensor) -> TrainingError:

@@ -44,7 +44,7 @@ class Journal:
         if self._shown:
             lines = "".join(json.dumps(row) + "\n" for row in self.history)
             write_file(self._path, lambda path: path.write_text(lines, encoding="utf-8"))
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = self._path.open("ab", buffering=0)  # what a full disk refuses is not tried again
             self._board = _tensorboard(self._path.parent, self._done)
         self._bar = tqdm(total=self._scale.steps, initial=self._done, bar_format=LINE, mininterval=0.5,
                          dynamic_ncols=True, disable=not self._shown)  # fmt: skip
@@ -55,11 +55,11 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
         if self._shown:
             self._file.close()
         if self._board is not None:
             self._board.close()
+        self._bar.close()
 
     def say(self, text: str) -> None:
         """A line above the live one."""
@@ -106,8 +106,9 @@ class Journal:
         self.history.append(row)
         if not self._shown:
             return
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        line = json.dumps(row).encode() + b"\n"
+        while line:
+            line = line[self._file.write(line) :]
         validations = [row[VALIDATION] for row in self.history if VALIDATION in row]
         validated = f" (held out {validations[-1]:.3f})" if validations else ""
         self._bar.set_description_str(

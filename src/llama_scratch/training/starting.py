@@ -55,6 +55,13 @@ def where_to_start(config: TrainConfig) -> tuple[int, Path | None]:
     return 0, None
 
 
+def check_batch(config: TrainConfig, team: Team) -> None:
+    """Raises ConfigError unless every part of a batch has as many windows."""
+    parts = team.size * config.accumulate
+    wanted = f"a multiple of {parts}: processes × --accumulate"
+    check("--batch-size", config.batch_size, wanted, lambda size: size % parts == 0)
+
+
 def settings(config: TrainConfig) -> dict[str, Any]:
     """The fields as JSON knows them, paths as they are from anywhere."""
     fields = dataclasses.asdict(config)
