@@ -1,7 +1,8 @@
 """A process that trains and is killed while it does: `python -m tests.ours.killed_training TEXT`.
 
 Each line of its input, "event N OUT" or "after SECONDS OUT", trains or goes on training in OUT, in a child that is
-killed before its N-th change of a directory, or after so many seconds. It answers "killed" or "done"; "ready" comes first.
+killed before its N-th change of a directory, or after so many seconds. It answers "killed", "failed" or "done";
+"ready" comes first.
 """
 
 import os
