@@ -174,6 +174,7 @@ def set_up(config: TrainConfig, team: Team) -> Run:
     prepare_layers(model, recompute=config.recompute, compiled=is_compiled(config.compile, scale, team.device))
     engine = team.spread(model, config.parallel, config.dtype)
     trained = Trained(model, make_optimizer(engine, config.weight_decay), corpus.tokenizer)
+    torch.manual_seed(config.seed + team.rank)  # dropout: the weights are alike in all processes, their windows are not
     if checkpoint is not None:
         checkpoints.restore(checkpoint, trained, team)
     return Run(config, team, corpus, trained, engine, scale, start)

@@ -18,7 +18,7 @@ from llama_scratch.data import Corpus, Request, prepare
 from llama_scratch.llama import Llama
 from llama_scratch.tokenizer import Tokenizer
 from llama_scratch.training.checkpoints import FOLDER, record, recorded, saved_steps
-from llama_scratch.training.team import Team
+from llama_scratch.training.team import RESTARTS, Team
 
 if TYPE_CHECKING:
     from llama_scratch.train import TrainConfig
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 # what may be another when a run goes on: nothing that a step depends on, but `steps`, which stretches the schedule
 CHANGEABLE = ("out", "resume", "preset", "steps", "save_every", "keep", "eval_every", "device", "parallel", "recompute",
               "accumulate", "processes", "tokens")  # fmt: skip
-RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 
 def flag(name: str) -> str:

@@ -16,8 +16,10 @@ from typing import Literal, Self
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -27,6 +29,7 @@ from llama_scratch.llama import Llama
 Parallel = Literal["auto", "ddp", "fsdp"]
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 LARGE = 500_000_000  # parameters; with gradients and AdamW's state 16 bytes each
 
 
@@ -42,7 +45,11 @@ class Team:
         if self.device.startswith("cuda"):
             torch.cuda.set_device(self.device)
         if self.size > 1:
-            dist.init_process_group("nccl" if self.device.startswith("cuda") else "gloo")
+            # after a restart torchrun's store still holds the addresses of the processes that are gone
+            store, _, _ = next(rendezvous("env://"))
+            life = PrefixStore(os.environ.get(RESTARTS, "0"), store)
+            backend = "nccl" if self.device.startswith("cuda") else "gloo"
+            dist.init_process_group(backend, store=life, rank=self.rank, world_size=self.size)
         return self
 
     def __exit__(
@@ -95,7 +102,8 @@ class Team:
         policy = MixedPrecisionPolicy(param_dtype=DTYPES[dtype], reduce_dtype=torch.float32)
         for layer in model.model.layers:
             fully_shard(layer, mp_policy=policy)
-        fully_shard(model, mp_policy=policy)
+        # the rest too: after an evaluation no backward pass would take it apart, and what is saved are the parts
+        fully_shard(model, mp_policy=policy, reshard_after_forward=True)
         return model
 
     def synchronised(self, engine: nn.Module, last: bool) -> AbstractContextManager[None]:
