@@ -25,18 +25,18 @@ from llama_scratch.checkpoint import CheckpointError
 from llama_scratch.config import Tokens
 from llama_scratch.config_rules import ConfigError, check
 from llama_scratch.data import Corpus, DataError, random_windows
-from llama_scratch.loss import next_token_loss
 from llama_scratch.tokenizer import TokenizerError
 from llama_scratch.training import checkpoints, plot, presets, report
 from llama_scratch.training.checkpoints import Trained
 from llama_scratch.training.evaluation import bits_per_byte, evaluating, sample
 from llama_scratch.training.interruption import Interruption
 from llama_scratch.training.journal import VALIDATION, Journal, Row
+from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import learning_rate, make_optimizer
 from llama_scratch.training.presets import Preset
 from llama_scratch.training.speed import Compile, Scale, is_compiled, measure
 from llama_scratch.training.starting import check_batch, flag, from_settings, make_model, read_corpus, where_to_start
-from llama_scratch.training.team import Dtype, Parallel, Team, prepare_layers, whole_tensor
+from llama_scratch.training.team import Dtype, Parallel, Team, recompute_activations, whole_tensor
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def train(config: TrainConfig) -> list[Row]:
 
 @dataclass(frozen=True)
 class Run:
-    """What the loop works on. `engine` is the model as it is called in training; `start` steps are done already."""
+    """What the loop works on. `engine` is the objective, spread over the team; `start` steps are done already."""
 
     config: TrainConfig
     team: Team
@@ -171,8 +171,10 @@ def set_up(config: TrainConfig, team: Team) -> Run:
     torch.manual_seed(config.seed)
     model = make_model(config, corpus.tokenizer, checkpoint).to(team.device).train()
     scale = measure(model, corpus, config, team)
-    prepare_layers(model, recompute=config.recompute, compiled=is_compiled(config.compile, scale, team.device))
-    engine = team.spread(model, config.parallel, config.dtype)
+    if config.recompute:
+        recompute_activations(model)
+    objective = Objective(model, is_compiled(config.compile, scale, team.device))
+    engine = team.spread(objective, config.parallel, config.dtype)
     trained = Trained(model, make_optimizer(engine, config.weight_decay), corpus.tokenizer)
     torch.manual_seed(config.seed + team.rank)  # dropout: the weights are alike in all processes, their windows are not
     if checkpoint is not None:
@@ -217,8 +219,7 @@ def take_step(
     for number, part in enumerate(parts, start=1):
         with team.synchronised(engine, number == len(parts)):
             with team.autocast(config.dtype):
-                logits = engine(part)
-            nats = next_token_loss(logits, part, targets)
+                nats = engine(part, targets)
             (nats * team.size).backward()  # processes average their gradients
             loss += nats.detach()
     norm = whole_tensor(nn.utils.clip_grad_norm_(engine.parameters(), config.clip))

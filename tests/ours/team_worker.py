@@ -24,7 +24,7 @@ def step(engine, *arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     answer = take_step(engine, *arguments)
     if len(calls) == 1 and first_life:
-        names = (name.removeprefix("module.") for name, _ in engine.named_parameters())
+        names = (name.removeprefix("module.").removeprefix("model.") for name, _ in engine.named_parameters())
         gradients = {name: whole_tensor(p.grad) for name, p in zip(names, engine.parameters(), strict=True)}
         if not last:
             save_file(gradients, os.environ["TEAM_GRADIENTS"])

@@ -21,7 +21,7 @@ from tests.profiles import among
 
 ROOT = Path(__file__).parent.parent.parent
 STEPS = SETTINGS["steps"]
-SEEDS = among(range(20), ["0", "1", "2"])
+SEEDS = among(range(20), ["0", "1"])
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_run_that_ends_at_any_step_and_goes_on_has_the_same_bytes(text, tmp_pa
     assert_same(out, unbroken)
 
 
-@pytest.mark.parametrize("seed", among(range(50), ["0", "1", "2", "3"]))
+@pytest.mark.parametrize("seed", among(range(50), ["2", "3"]))
 def test_sigkill_at_any_instant_leaves_a_run_that_goes_on_to_the_same_bytes(text, tmp_path, unbroken, killer, seed):
     dice = random.Random(seed)
     out = tmp_path / "out"

@@ -48,7 +48,7 @@ def alone(text, tmp_path_factory):
     def step(engine, *arguments):
         answer = take_step(engine, *arguments)
         if not found:
-            found.update({name: p.grad.clone() for name, p in engine.named_parameters()})
+            found.update({name: p.grad.clone() for name, p in engine.model.named_parameters()})
         return answer
 
     out = tmp_path_factory.mktemp("alone") / "out"

@@ -16,8 +16,9 @@ from llama_scratch.config_rules import ConfigError
 from llama_scratch.data import baselines
 from llama_scratch.tokenizer import TokenizerError
 from llama_scratch.train import TrainConfig, TrainingError
-from llama_scratch.training import checkpoints, evaluation, journal, optimizer, presets, speed, starting
+from llama_scratch.training import checkpoints, evaluation, journal, objective, optimizer, presets, speed, starting
 from llama_scratch.training.journal import VALIDATION
+from tests.profiles import is_thorough
 
 SMALL = {"steps": 60, "batch_size": 4, "context": 32, "vocab_size": 300, "hidden_size": 48, "layers": 2, "heads": 4,
          "warmup": 10, "eval_every": 20, "save_every": 30}  # fmt: skip
@@ -156,6 +157,21 @@ class TestARun:
         assert Llama.from_pretrained(tmp_path / "out").config == Llama.from_pretrained(config.out).config
 
 
+@pytest.mark.skipif(not speed.can_compile("cpu"), reason="needs a C++ compiler, and there is none")
+@pytest.mark.skipif(not is_thorough(), reason="compiles for 15 s: make test-thorough")
+def test_compiled_it_learns_the_same(run, tmp_path):
+    """In a process of its own: a compiler cannot see through the checks of shapes that tests run with."""
+    config, history = run
+    settings = SMALL | {"data": config.data[0], "compile": "on"}
+    done = command(*flags(settings), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ", compiled;" in done.stdout
+    rows = journal.read_log(tmp_path / "out" / "log.jsonl", SMALL["steps"])
+    assert weights(tmp_path / "out") != weights(config.out)
+    assert rows[0]["loss"] == pytest.approx(history[0]["loss"], rel=torch.finfo(torch.float16).eps)
+    assert rows[-1][VALIDATION] < 1.1 * history[-1][VALIDATION]
+
+
 class TestParts:
     def test_norms_and_biases_are_not_decayed_and_a_tied_tensor_is_updated_once(self, run):
         config, _ = run
@@ -247,9 +263,9 @@ class TestBadInput:
             seen.append(draw(*arguments))
             return seen[-1]
 
-        loss = train.next_token_loss
+        loss = objective.next_token_loss
         monkeypatch.setattr(train, "random_windows", poisoned)
-        monkeypatch.setattr(train, "next_token_loss", lambda *a: loss(*a) * (math.nan if len(seen) == 28 else 1))
+        monkeypatch.setattr(objective, "next_token_loss", lambda *a: loss(*a) * (math.nan if len(seen) == 28 else 1))
         with pytest.raises(TrainingError, match=r"step 28 has loss nan .*batch-28.safetensors.*--learning-rate"):
             train.train(TrainConfig(data=(text,), out=tmp_path, **(SMALL | {"save_every": 27})))
         assert torch.equal(load_file(tmp_path / "batch-28.safetensors")["tokens"], seen[-1])

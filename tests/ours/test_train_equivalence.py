@@ -10,6 +10,7 @@ from torch import nn
 from llama_scratch import Llama, LlamaConfig, config_file, data, train
 from llama_scratch.data import TokenRow
 from llama_scratch.train import TrainConfig
+from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import learning_rate, make_optimizer
 from llama_scratch.training.team import Team
 from reference import oracle
@@ -74,12 +75,12 @@ def plain_step(theirs, optimizer, batch, rate, config) -> None:
 def both(pair, tokens, steps: int) -> list[float]:
     """Norms of the gradients before clipping."""
     config, ours, theirs, their_optimizer = pair
-    ours.train()
+    objective = Objective(ours.train())
     optimizer, team, norms = make_optimizer(ours, config.weight_decay), Team("cpu"), []
     for step in range(steps):
         batch = data.random_windows(tokens, config.batch_size, config.context, seed=0, step=step)
         rate = learning_rate(step, config.learning_rate, config.warmup, config.steps)
-        norms.append(train.take_step(ours, optimizer, batch, rate, config, team)[1].item())
+        norms.append(train.take_step(objective, optimizer, batch, rate, config, team)[1].item())
         plain_step(theirs, their_optimizer, batch, rate, config)
     return norms
 
@@ -111,7 +112,7 @@ def test_parts_of_a_batch_count_by_their_tokens(tokens):
         model = Llama(SIZES).train()
         config = dataclasses.replace(CONFIG, accumulate=accumulate, clip=1e9)
         batch = data.random_windows(tokens, config.batch_size, config.context, 0, 0)
-        loss, _ = train.take_step(model, make_optimizer(model, 0.1), batch, 0.0, config, Team("cpu"))
+        loss, _ = train.take_step(Objective(model), make_optimizer(model, 0.1), batch, 0.0, config, Team("cpu"))
         gradients.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
     (loss, whole), (same_loss, parts) = gradients
     eps = torch.finfo(torch.float32).eps

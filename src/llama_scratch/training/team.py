@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from llama_scratch.llama import Llama
+from llama_scratch.training.objective import Objective
 
 Parallel = Literal["auto", "ddp", "fsdp"]
 Dtype = Literal["float32", "bfloat16"]
@@ -92,24 +93,25 @@ class Team:
         """Products are rounded to bfloat16, where that is asked for; weights stay float32."""
         return torch.autocast(self.device.split(":")[0], DTYPES[dtype], enabled=dtype != "float32")
 
-    def spread(self, model: Llama, parallel: Parallel, dtype: Dtype) -> nn.Module:
-        """What to call instead of `model` in training; `model` itself is changed in place by FSDP."""
+    def spread(self, objective: Objective, parallel: Parallel, dtype: Dtype) -> nn.Module:
+        """What to call instead of `objective`; its model is changed in place by FSDP."""
+        model = objective.model
         if self.size == 1:
-            return model
+            return objective
         large = sum(p.numel() for p in model.parameters()) >= LARGE
         if parallel == "ddp" or (parallel == "auto" and not large):
-            return DistributedDataParallel(model)
+            return DistributedDataParallel(objective)
         policy = MixedPrecisionPolicy(param_dtype=DTYPES[dtype], reduce_dtype=torch.float32)
         for layer in model.model.layers:
             fully_shard(layer, mp_policy=policy)
         # the rest too: after an evaluation no backward pass would take it apart, and what is saved are the parts
         fully_shard(model, mp_policy=policy, reshard_after_forward=True)
-        return model
+        return objective
 
     def synchronised(self, engine: nn.Module, last: bool) -> AbstractContextManager[None]:
         """Around a part of a batch: gradients travel with the last one only."""
-        if isinstance(engine, FSDPModule):
-            engine.set_requires_gradient_sync(last)
+        if isinstance(engine, Objective) and isinstance(engine.model, FSDPModule):
+            engine.model.set_requires_gradient_sync(last)
         elif isinstance(engine, DistributedDataParallel) and not last:
             return engine.no_sync()
         return nullcontext()
@@ -133,12 +135,7 @@ def whole_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def prepare_layers(model: Llama, recompute: bool, compiled: bool) -> None:
-    """recompute: keep only what enters a layer, and compute the rest again for the backward pass (Chen et al. 2016).
-    compiled: one layer is compiled and all of them use it, so it takes as long as for one.
-    """
+def recompute_activations(model: Llama) -> None:
+    """Keeps only what enters a layer, and computes the rest again for the backward pass (Chen et al. 2016)."""
     for layer in model.model.layers:
-        if recompute:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        if compiled:
-            layer.compile()
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
