@@ -21,8 +21,10 @@ mutants: .venv/ready
 	$(BIN)/mutmut run > mutants.log
 	$(BIN)/python tests/survivors.py
 
+# Some ten minutes on two cores; results as JSON, and the README's pictures drawn from them
 bench: .venv/ready
-	$(BIN)/pytest --benchmark-only
+	$(BIN)/pytest --benchmark-only --benchmark-json=benchmarks/results/latest.json
+	$(BIN)/python -m benchmarks.plots benchmarks/results/latest.json benchmarks/results
 
 # The suite on this project: report/index.html to look at, report/report.json, and the table of the README. (That the
 # README's table is up to date is not asked of the run that it is made from.)

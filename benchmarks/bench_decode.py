@@ -1,6 +1,6 @@
 """Decoding: the textbook, transformers' `generate` and fast.py side by side, in turn, in one process.
 
-Each round times all of them and the machine's bandwidth; what is told is the median of the rounds. The cost of a step is
+Each round times all of them and the machine's bandwidth; what is told is the median of the rounds. What a step costs is
 predicted from the shapes before it is measured: bytes that must be read, operations that must be done.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -65,8 +66,8 @@ def test_decode(benchmark, tell, rounds, size, dtype, batch):
     def one_round() -> None:
         rates.append(roofline.bandwidth())
         for name in NAMES:
-            first[name].append(timed(lambda: calls[name](prompt, 1)))
-            step[name].append((timed(lambda: calls[name](prompt, NEW + 1)) - first[name][-1]) / NEW)
+            first[name].append(timed(partial(calls[name], prompt, 1)))
+            step[name].append((timed(partial(calls[name], prompt, NEW + 1)) - first[name][-1]) / NEW)
 
     benchmark.group = "decode"
     benchmark.pedantic(lambda: calls["fast"](prompt, NEW), setup=one_round, rounds=rounds)
@@ -87,7 +88,8 @@ def test_decode(benchmark, tell, rounds, size, dtype, batch):
     benchmark.extra_info |= {
         "torch": torch.__version__, "bytes": read, "flops": work, "bandwidth": bandwidth, "gemm_peak": peak,
         "seconds_a_step": seconds, "seconds_to_first": {n: statistics.median(first[n]) for n in NAMES}, "batch": batch,
-        "share_of_roofline": {name: bound / seconds[name] for name in NAMES}, "ties": ties, "label": label(size, dtype, batch),
+        "share_of_roofline": {name: bound / seconds[name] for name in NAMES}, "ties": ties,
+        "label": label(size, dtype, batch),
     }  # fmt: skip
 
 
@@ -106,7 +108,7 @@ def test_prefill(benchmark, tell, rounds, dtype):
 
     def one_round() -> None:
         for name in NAMES:
-            seconds[name].append(timed(lambda: calls[name](prompt, 1)))
+            seconds[name].append(timed(partial(calls[name], prompt, 1)))
 
     benchmark.group = "prefill"
     benchmark.pedantic(lambda: calls["fast"](prompt, 1), setup=one_round, rounds=rounds)
@@ -153,18 +155,22 @@ def test_cost_by_length(benchmark, tell, rounds):
         decoders.forward_flops(model.config, length + 1) - 2 * length * model.lm_head.weight.numel()
         for length in LENGTHS
     ]
-    tell(f"{size}: cached, a step reads {read[0] / 1e6:.1f} to {read[-1] / 1e6:.1f} MB, {read[-1] / read[0] - 1:.0%} more; "
-         f"uncached, it does {work[0] / 1e9:.2f} to {work[-1] / 1e9:.2f} GFLOP, {work[-1] / work[0]:.0f} times as much")  # fmt: skip
+    tell(
+        f"{size}: cached, a step reads {read[0] / 1e6:.1f} to {read[-1] / 1e6:.1f} MB, {read[-1] / read[0]:.2f} times; "
+        f"uncached it does {work[0] / 1e9:.2f} to {work[-1] / 1e9:.2f} GFLOP, {work[-1] / work[0]:.0f} times as much"
+    )
     seconds = {name: {length: [] for length in LENGTHS} for name in calls}
+    repeats = {"fast": 8, "textbook": 8, "uncached": 1}
     rates, peak = [], roofline.gemm_peak(dtype)
 
     def one_round() -> None:
         rates.append(roofline.bandwidth())
         for length in reversed(LENGTHS):
             for name, call in calls.items():
-                repeats = 1 if name == "uncached" else 8
                 cache.length = kept.length = max(LENGTHS)
-                seconds[name][length].append(timed(lambda: [call(length) for _ in range(repeats)]) / repeats)
+                seconds[name][length].append(
+                    statistics.median(timed(partial(call, length)) for _ in range(repeats[name]))
+                )
 
     with torch.no_grad():
         for length in reversed(LENGTHS):

@@ -36,7 +36,7 @@ def _models(size: str, dtype: torch.dtype) -> tuple[Llama, transformers.LlamaFor
             max_position_embeddings=2048,
             bos_token_id=None,
             eos_token_id=None,
-        )  # fmt: skip
+        )
     )
     theirs = theirs.to(dtype).eval().requires_grad_(False)
     ours = Llama(config_file.from_dict(theirs.config.to_dict())).to(dtype).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What the machine can do, measured beside what is compared with it: it drifts, on shared machines by a factor of two."""
+"""What the machine can do, measured beside what is compared with it: shared machines drift by a factor of two."""
 
 from __future__ import annotations
 

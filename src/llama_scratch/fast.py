@@ -190,7 +190,7 @@ def _kind(model: Llama) -> tuple[str, torch.dtype]:
 
 
 @cache
-def _compiled(kind: object) -> Callable[..., Tensor]:
+def _compiled(kind: object) -> Callable[..., Tensor]:  # noqa: ARG001  the key of its cache
     """The step, compiled for one kind of model and call. Each kind has a function of its own: torch counts compilations
     by their code, and refuses the ninth.
     """

@@ -12,9 +12,9 @@ from torch import Tensor
 IGNORED = -100
 
 
-def next_token_loss(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
-    """Mean loss of predicting labels[:, 1:] from logits[:, :-1]; `labels` are the tokens themselves, IGNORED where a
-    token is no target.
-    """
-    shifted = F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
-    return F.cross_entropy(logits.float().flatten(0, 1), shifted.flatten(), ignore_index=IGNORED)
+def next_token_loss(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"],
+                    count: int | None = None) -> Float[Tensor, ""]:  # fmt: skip
+    """Mean loss of predicting labels[:, 1:] from logits[:, :-1]; with `count` it is their sum / count."""
+    shifted = F.pad(labels, (0, 1), value=IGNORED)[:, 1:].flatten()
+    how = "mean" if count is None else "sum"
+    return F.cross_entropy(logits.float().flatten(0, 1), shifted, ignore_index=IGNORED, reduction=how) / (count or 1)

@@ -1,28 +1,43 @@
 """Trains a Llama on text: `python -m llama_scratch.train [--data PATH ...]`.
 
-Text -> SentencePiece tokenizer -> random windows -> AdamW -> a directory that Hugging Face transformers opens.
+Text -> SentencePiece tokenizer -> random windows -> AdamW -> a directory that Hugging Face transformers opens. On
+several devices: `torchrun --nproc-per-node N -m llama_scratch.train`.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
+import shlex
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from llama_scratch import data, plot
+from llama_scratch.checkpoint import CheckpointError
 from llama_scratch.command_line import flag, is_usable
-from llama_scratch.config import LlamaConfig, Tokens
+from llama_scratch.config import Tokens
 from llama_scratch.config_rules import ConfigError, check
-from llama_scratch.generate import generate
-from llama_scratch.journal import Journal, Row
-from llama_scratch.llama import Llama
-from llama_scratch.loss import IGNORED, next_token_loss
-from llama_scratch.tokenizer import Tokenizer, TokenizerError
+from llama_scratch.data import Corpus, DataError, random_windows
+from llama_scratch.tokenizer import TokenizerError
+from llama_scratch.training import checkpoints, plot, presets, report
+from llama_scratch.training.checkpoints import Trained
+from llama_scratch.training.evaluation import bits_per_byte, evaluating, sample
+from llama_scratch.training.interruption import Interruption
+from llama_scratch.training.journal import VALIDATION, Journal, Row
+from llama_scratch.training.objective import Objective
+from llama_scratch.training.optimizer import learning_rate, make_optimizer
+from llama_scratch.training.presets import Preset
+from llama_scratch.training.speed import Compile, Scale, is_compiled, measure
+from llama_scratch.training.starting import check_batch, from_settings, make_model, read_corpus, where_to_start
+from llama_scratch.training.team import Dtype, Parallel, Team, recompute_activations, whole_tensor
 
 
 @dataclass(frozen=True)
@@ -30,13 +45,29 @@ class TrainConfig:
     """Everything that a run depends on. Raises ConfigError, naming the flag, for a value that cannot be."""
 
     data: tuple[Path, ...] = ()
-    """Text files, or folders of them; none: the text that ships with Python."""
+    """Text files, .jsonl files, either with .gz, folders of them, or globs; none: the text that ships with Python."""
     out: Path = Path("out")
     """Where the checkpoint, log.jsonl and loss.png go."""
+    preset: Preset = "tiny"
+    """The dial: sizes, steps and learning rate, shown below; each of them is a flag that overrides it."""
+    resume: bool = False
+    """Go on with the run in --out from its last checkpoint, as it was told when it started."""
+    init_from: Path | None = None
+    """Start from the weights, sizes and tokenizer of this Hugging Face directory: fine-tuning."""
+    text_field: str = "text"
+    """Of a line of a .jsonl file."""
+    tokens: Path | None = None
+    """Where the text is kept tokenised (None: OUT/tokens); runs may share it."""
+    held_out: float = 0.1
+    """Share of the text, its end, that is validated on; at most a million characters."""
+    processes: int | None = None
+    """That tokenise a large text; None: one for each core."""
     steps: int = 800
     """Optimiser steps."""
     batch_size: int = 8
-    """Windows a step."""
+    """Windows a step, in all processes together."""
+    accumulate: int = 1
+    """Parts that each process computes its share of a batch in: less memory, the same step."""
     context: int = 128
     """Tokens a window, and the longest text that the model will have seen."""
     vocab_size: int = 512
@@ -55,18 +86,31 @@ class TrainConfig:
     """Of matrices; norms and biases are not decayed."""
     clip: float = 1.0
     """The largest norm of all gradients together."""
-    held_out: float = 0.1
-    """Share of the text, its end, that is validated on."""
-    eval_every: int = 150
-    """Steps between validations."""
+    eval_every: int = 160
+    """Steps between validations, each with a sample."""
+    save_every: int = 160
+    """Steps between checkpoints to resume from."""
+    keep: int = 2
+    """Checkpoints that stay."""
     seed: int = 0
     """Of weights and windows."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to compute."""
+    dtype: Dtype = "float32"
+    """Of the products; weights and optimiser are float32 in any case."""
+    compile: Compile = "auto"
+    """torch.compile; auto: where there is a compiler and the run is long enough to gain by it."""
+    recompute: bool = False
+    """Activations are computed again for the backward pass: less memory, a third more time."""
+    parallel: Parallel = "auto"
+    """Under torchrun: a copy of the model a process, or a part (fsdp); auto: a part above 0.5 G parameters."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every", "warmup", "layers", "heads"):
+        whole = ("steps", "batch_size", "accumulate", "eval_every", "save_every", "keep", "warmup", "layers", "heads")
+        for name in whole:
             check(flag(name), getattr(self, name), "1 or more", lambda v: v >= 1)
+        check("--seed", self.seed, "0 or more", lambda v: v >= 0)
+        check("--processes", self.processes, "1 or more", lambda v: v is None or v >= 1)
         check("--context", self.context, "2 or more: a window predicts all its tokens but the first", lambda v: v >= 2)
         check("--heads", self.heads, "an even number", lambda v: v % 2 == 0)
         check("--held-out", self.held_out, "a share between 0 and 1", lambda v: 0 < v < 1)
@@ -76,170 +120,185 @@ class TrainConfig:
         check("--weight-decay", self.weight_decay, "0 or more", lambda v: 0 <= v < math.inf)
 
 
-def model_config(config: TrainConfig, tokenizer: Tokenizer) -> LlamaConfig:
-    """The Llama of a run: its proportions follow from the width, as in Touvron et al. 2023, 2.2."""
-    return LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=math.ceil(config.hidden_size * 8 / 3 / 32) * 32,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.heads // 2,
-        max_position_embeddings=config.context,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_id,
-        eos_token_id=tokenizer.eos_id,
-    )
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) that decays matrices and leaves norms and biases alone."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Of step 0, 1, …: rises evenly to the highest at the end of the warm-up, then falls along a half cosine to a tenth
-    of it at the last step (Loshchilov and Hutter 2017, eq. 5).
-    """
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    done = (step + 1 - config.warmup) / max(config.steps - config.warmup, 1)
-    return config.learning_rate * (0.1 + 0.9 * (1 + math.cos(math.pi * min(done, 1))) / 2)
-
-
-@dataclass(frozen=True)
-class Text:
-    """The tokenizer, learned from the training text alone, and both parts of the text as tokens."""
-
-    tokenizer: Tokenizer
-    training: Tensor
-    validation: Tensor
-    validation_bytes: bytes
-
-
-def prepare(config: TrainConfig) -> Text:
-    """Reads, splits and tokenizes. Raises DataError or TokenizerError, saying what to do."""
-    training, validation = data.hold_out(data.read_documents(config.data), config.held_out)
-    try:
-        tokenizer = Tokenizer.train(training, config.vocab_size)
-    except TokenizerError as error:
-        raise TokenizerError(f"{error}; try another --vocab-size, or more text") from None
-    text = Text(
-        tokenizer,
-        data.tokenize(training, tokenizer),
-        data.tokenize(validation, tokenizer),
-        "".join(validation).encode(),
-    )
-    for part, tokens in (("training", text.training), ("validation", text.validation)):
-        if len(tokens) < config.context:
-            found = f"{len(tokens)} tokens of {part} text"
-            raise data.DataError(f"{found} are fewer than --context {config.context}: give more text")
-    return text
-
-
-def take_step(model: Llama, optimizer: torch.optim.Optimizer, batch: Tokens, rate: float, clip: float) -> Tensor:
-    """One step on one batch of windows; returns the loss, detached."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    loss = next_token_loss(model(batch), batch)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    return loss.detach()
-
-
-@torch.no_grad()
-def bits_per_byte(model: Llama, text: Text, config: TrainConfig) -> float:
-    """What the model needs to write the validation text down: Σ −log₂ p of its tokens, per byte, so that tokenizers
-    compare.
-    """
-    was_training = model.training
-    model.eval()
-    nats = 0.0
-    for inputs, labels in data.all_windows(text.validation, 4 * config.batch_size, config.context):
-        loss = next_token_loss(model(inputs.to(config.device)), labels.to(config.device))
-        nats += loss.item() * int((labels[:, 1:] != IGNORED).sum())
-    model.train(was_training)
-    return nats / math.log(2) / len(text.validation_bytes)
+class TrainingError(Exception):
+    """A run that cannot go on; the message says what is left of it, and how to go on."""
 
 
 def train(config: TrainConfig) -> list[Row]:
     """Trains, saves to `config.out`, and returns the history, the rows of log.jsonl.
 
-    A row has step, loss (nats a token, the mean since the row before), learning_rate, tokens_per_second, seconds and,
-    every `eval_every` steps and at the end, validation_bits_per_byte. Ctrl-C stops early and saves what there is.
-    Raises DataError, TokenizerError or ConfigError before anything is written.
+    A row has step, loss (nats a token, the mean since the row before), bits_per_byte (the same, by the bytes that a
+    token has on average), learning_rate, gradient_norm, tokens_per_second, share_of_peak, seconds and, every
+    `eval_every` steps and at the end, validation_bits_per_byte and a sample. Ctrl-C stops after the step and saves.
+    Raises DataError, TokenizerError, CheckpointError or ConfigError before the first step, and TrainingError.
     """
+    with Team(config.device) as team:
+        run = set_up(config, team)
+        with writing(config), Journal(config.out, run.scale, run.start, team.is_first) as journal:
+            journal.say(report.introduction(config, run.corpus, run.trained.model, run.scale, team, run.start))
+            with Interruption() as interruption:
+                run_steps(run, journal, interruption)
+            leave(run, journal.history)
+        return journal.history
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the loop works on. `engine` is the objective, spread over the team; `start` steps are done already."""
+
+    config: TrainConfig
+    team: Team
+    corpus: Corpus
+    trained: Trained
+    engine: nn.Module
+    scale: Scale
+    start: int
+
+
+def set_up(config: TrainConfig, team: Team) -> Run:
+    """Text, model and optimiser, new or as they were."""
+    start, checkpoint = where_to_start(config)
+    check_batch(config, team)
+    corpus = read_corpus(config, team, start)
     torch.manual_seed(config.seed)
-    windows = torch.Generator().manual_seed(config.seed)
-    text = prepare(config)
-    model = Llama(model_config(config, text.tokenizer), sdpa=True).to(config.device).train()
-    optimizer = make_optimizer(model, config)
-    config.out.mkdir(parents=True, exist_ok=True)
-    with Journal(config.out / "log.jsonl", config.steps, config.batch_size * config.context) as journal:
-        size = sum(p.numel() for p in model.parameters()) / 1e6
-        journal.say(f"{size:.2f} M parameters, {len(text.training):,} tokens of text, on {config.device}")
-        try:
-            for step in range(config.steps):
-                batch = data.random_windows(text.training, config.batch_size, config.context, windows)
-                rate = learning_rate(step, config)
-                loss = take_step(model, optimizer, batch.to(config.device), rate, config.clip)
-                due = (step + 1) % config.eval_every == 0 or step + 1 == config.steps
-                journal.record(step, loss, rate, bits_per_byte(model, text, config) if due else None)
-        except KeyboardInterrupt:
-            journal.say(f"interrupted: saving what there is to {config.out}")
-    model.save_pretrained(config.out)
-    text.tokenizer.save_pretrained(config.out)
-    plot.loss_curve(journal.history, config.out / "loss.png")
-    return journal.history
+    model = make_model(config, corpus.tokenizer, checkpoint).to(team.device).train()
+    scale = measure(model, corpus, config, team)
+    if config.recompute:
+        recompute_activations(model)
+    objective = Objective(model, is_compiled(config.compile, scale, team.device))
+    engine = team.spread(objective, config.parallel, config.dtype)
+    trained = Trained(model, make_optimizer(engine, config.weight_decay), corpus.tokenizer)
+    torch.manual_seed(config.seed + team.rank)  # dropout: the weights are alike in all processes, their windows are not
+    if checkpoint is not None:
+        checkpoints.restore(checkpoint, trained, team)
+    return Run(config, team, corpus, trained, engine, scale, start)
 
 
-def sample(config: TrainConfig) -> str:
-    """Text that the saved model writes from nothing but BOS, as long as the context that it was trained on."""
-    model = Llama.from_pretrained(config.out, device=config.device)
-    tokenizer = Tokenizer.from_pretrained(config.out)
-    start = torch.tensor([tokenizer.encode("", bos=True)], device=config.device)
-    dice = torch.Generator(config.device).manual_seed(config.seed)
-    ids = generate(model, start, config.context - 1, temperature=0.7, stop_ids=[], generator=dice)
-    return tokenizer.decode(ids[0].tolist())
+def run_steps(run: Run, journal: Journal, interruption: Interruption) -> None:
+    """The loop."""
+    config, team = run.config, run.team
+    done = run.start
+    while done < config.steps and not team.any(interruption.came):
+        batch = random_windows(run.corpus.training, config.batch_size, config.context, config.seed, done)
+        rate = learning_rate(done, config.learning_rate, config.warmup, config.steps)
+        loss, norm = take_step(run.engine, run.trained.optimizer, batch, rate, config, team)
+        if not (loss.isfinite() and norm.isfinite()):
+            raise diverged(config, batch, done, loss, norm)
+        done += 1
+        evaluates, saves = (is_due(done, every, config) for every in (config.eval_every, config.save_every))
+        with journal.apart():
+            found = evaluate(run, done) if evaluates else {}
+        journal.record(loss, norm, rate, found, force=saves or interruption.came)
+        with journal.apart():
+            if saves:
+                checkpoints.save(config.out, done, run.trained, team, config.keep)
+    if done < config.steps:
+        checkpoints.save(config.out, done, run.trained, team, config.keep)
+        journal.say(f"stopped after step {done}; to go on: {how_to_go_on(config)}")
 
 
-def summary(config: TrainConfig, history: list[Row]) -> str:
-    """The end of a run in a few lines: how well, against what, how long, and what can be done with it."""
-    _, validation = data.hold_out(data.read_documents(config.data), config.held_out)
-    text = "".join(validation).encode()
-    validated = [row["validation_bits_per_byte"] for row in history if "validation_bits_per_byte" in row]
-    last = history[-1]
-    return "\n".join(
-        (
-            f"validation  {validated[-1]:.3f} bits/byte" if validated else "validation  none before the interruption",
-            f"            {data.unigram_bits_per_byte(text):.3f} is the entropy of its single bytes, "
-            f"{data.xz_bits_per_byte(text):.3f} what xz -9 makes of it",
-            f"training    {last['step']} steps in {last['seconds']:.0f} s, {last['tokens_per_second']:,} tokens/s, "
-            f"last loss {last['loss']:.3f} nats/token (torch {torch.__version__})",
-            f"saved       {config.out}/ as a Hugging Face checkpoint, log.jsonl"
-            + (" and loss.png" if (config.out / "loss.png").exists() else "; loss.png needs matplotlib"),
-            f'open it     llama_scratch.Llama.from_pretrained("{config.out}") or '
-            f'transformers.AutoModelForCausalLM.from_pretrained("{config.out}")',
-        )
+def take_step(
+    engine: nn.Module, optimizer: torch.optim.Optimizer, batch: Tokens, rate: float, config: TrainConfig, team: Team
+) -> tuple[Tensor, Tensor]:
+    """One step on the windows of all processes; returns the loss in nats a token and the norm of the gradients before
+    clipping. Every token of the batch counts alike, in whatever parts it is computed. Where loss or norm is no finite
+    number the weights stay as they are.
+    """
+    targets = batch[:, 1:].numel()
+    loss = torch.zeros((), device=team.device)
+    optimizer.zero_grad(set_to_none=True)
+    parts = team.part(batch).chunk(config.accumulate)
+    for number, part in enumerate(parts, start=1):
+        with team.synchronised(engine, number == len(parts)):
+            with team.autocast(config.dtype):
+                nats = engine(part, targets)
+            (nats * team.size).backward()  # processes average their gradients
+            loss += nats.detach()
+    norm = whole_tensor(nn.utils.clip_grad_norm_(engine.parameters(), config.clip))
+    loss = team.sum(loss)
+    if loss.isfinite() and norm.isfinite():
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    return loss, norm
+
+
+def is_due(done: int, every: int, config: TrainConfig) -> bool:
+    """After every so many steps, and at the end."""
+    return done % every == 0 or done == config.steps
+
+
+def evaluate(run: Run, done: int) -> Row:
+    """Bits per byte of the text that is held out, and a sample."""
+    config, team, model = run.config, run.team, run.trained.model
+    with evaluating(model), team.autocast(config.dtype):
+        bits = bits_per_byte(model, run.corpus, 4 * config.batch_size, config.context, team)
+        text = sample(model, run.corpus.tokenizer, config.context // 2, config.seed + done, team.device)
+    return {VALIDATION: bits, "sample": text}
+
+
+def leave(run: Run, history: list[Row]) -> None:
+    """The model as a Hugging Face directory, and how the run went as a picture."""
+    whole = run.team.whole(run.trained.model)
+    if run.team.is_first:
+        whole.save_pretrained(run.config.out)
+        run.trained.tokenizer.save_pretrained(run.config.out)
+        plot.loss_curve(history, run.config.out / "loss.png")
+    run.team.wait()
+
+
+@contextmanager
+def writing(config: TrainConfig) -> Iterator[None]:
+    """Says what is left of a run whose disk is full."""
+    try:
+        yield
+    except OSError as error:
+        good = max(checkpoints.saved_steps(config.out).items(), default=None)
+        left = f"the checkpoint {good[1]} is whole" if good else "there is no checkpoint yet"
+        message = f"{config.out} cannot be written: {error}; {left}; make room, then {how_to_go_on(config)}"
+        raise TrainingError(message) from error
+
+
+def diverged(config: TrainConfig, batch: Tokens, done: int, loss: Tensor, norm: Tensor) -> TrainingError:
+    """Keeps the batch on which the loss or its gradient is no number."""
+    path = config.out / f"batch-{done + 1}.safetensors"
+    save_file({"tokens": batch}, path)
+    return TrainingError(
+        f"step {done + 1} has loss {loss.item()} and gradients of norm {norm.item()}; its windows are in "
+        f"{path}; the weights before it were finite; try a lower --learning-rate or a longer --warmup"
+    )
+
+
+def how_to_go_on(config: TrainConfig) -> str:
+    """The command."""
+    return f"python -m llama_scratch.train --resume --out {shlex.quote(str(config.out))}"
+
+
+def read_command_line(arguments: Sequence[str] | None = None) -> TrainConfig:
+    """Flags over what the run in --out was told, with --resume, or over what --preset says."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=presets.SIZES, default=TrainConfig.preset)
+    first.add_argument("--out", type=Path, default=TrainConfig.out)
+    first.add_argument("--resume", action="store_true")
+    known, _ = first.parse_known_args(arguments)
+    default = TrainConfig(**presets.settings(known.preset))
+    if known.resume and (told := checkpoints.recorded(known.out)) is not None:
+        default = TrainConfig(**from_settings(told["config"]))
+    return tyro.cli(
+        TrainConfig, args=arguments, default=default, prog="python -m llama_scratch.train", description=__doc__
     )
 
 
 def main() -> None:
     """The command line: every field of TrainConfig is a flag."""
     try:
-        config = tyro.cli(TrainConfig, prog="python -m llama_scratch.train", description=__doc__)
+        config = read_command_line()
         history = train(config)
-    except (ConfigError, data.DataError, TokenizerError, OSError) as error:
+    except (ConfigError, DataError, TokenizerError, CheckpointError, TrainingError, OSError) as error:
         sys.exit(f"error: {error}")
-    if history:
-        print(f"\n{sample(config)}\n\n{summary(config, history)}")
+    if history and Team(config.device).is_first:
+        print(f"\n{report.summary(config, history)}")
+        print(json.dumps(report.numbers(config, history)))
 
 
 if __name__ == "__main__":

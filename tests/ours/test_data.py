@@ -1,87 +1,345 @@
 """Text to batches: every token is used, none twice where once is meant, and bad input is named."""
 
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
 import pytest
 import torch
 
 from llama_scratch import Tokenizer, data
+from llama_scratch.data import DataError, Request, baselines, corpus, encoding, prepare, shards, sources
+from llama_scratch.data.shards import TokenRow, token_dtype
 from llama_scratch.loss import IGNORED
 
-
-def test_files_and_folders_are_read_in_order(tmp_path):
-    (tmp_path / "b.txt").write_text("second")
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x.md").write_text("first")
-    (tmp_path / "picture.png").write_bytes(b"\xff\xd8")
-    (tmp_path / "other").write_text("third\r\n", newline="")
-    assert data.read_documents([tmp_path, tmp_path / "other"]) == ["first", "second", "third\r\n"]
+VERSE = "The cat sat on the mat.\n  The dog did not.\n\n"
 
 
-def test_without_paths_it_is_the_text_of_python():
-    documents = data.read_documents([])
-    assert len(documents) > 50
-    assert sum(map(len, documents)) > 300_000
+def documents(*paths, text_field="text") -> list[str]:
+    """The documents, put together again."""
+    found, parts = [], []
+    for piece in data.read_pieces(data.find_files(paths), text_field):
+        parts.append(piece.text)
+        if piece.ends:
+            found.append("".join(parts))
+            parts = []
+    assert not parts
+    return found
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("absent.txt", None, "absent.txt cannot be read: No such file"),
-        ("empty.txt", b"", "empty.txt is empty"),
-        ("latin1.txt", b"caf\xe9 noir", "latin1.txt is not UTF-8: byte 3 is 0xe9"),
-        ("folder", "make", "folder holds no text file"),
-    ],
-)
-def test_bad_input_is_named(tmp_path, name, content, message):
-    if content == "make":
-        (tmp_path / name).mkdir()
-    elif content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(data.DataError, match=message):
-        data.read_documents([tmp_path / name])
+def row(path, values, dtype=np.uint16) -> TokenRow:
+    np.asarray(values, dtype).tofile(path)
+    return TokenRow([path], np.dtype(dtype))
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.99])
-def test_the_end_is_held_out(share):
-    documents = ["aaaa", "bbbbbbbbbb", "cc", "dddd"]
-    training, validation = data.hold_out(documents, share)
-    assert "".join(training) + "".join(validation) == "".join(documents)
-    assert len("".join(validation)) == int(share * 20)
-    assert all(training)
-    assert all(validation)
+@pytest.fixture
+def verse(tmp_path):
+    path = tmp_path / "text" / "verse.txt"
+    path.parent.mkdir()
+    path.write_text(VERSE * 100)
+    return path
 
 
-def test_documents_stand_between_bos_and_eos():
-    tokenizer = Tokenizer.train(["some words, some more words"] * 9, 270)
-    tokens = data.tokenize(["some", "words"], tokenizer).tolist()
-    bos, eos = tokenizer.bos_id, tokenizer.eos_id
-    assert tokens == [bos, *tokenizer.encode("some"), eos, bos, *tokenizer.encode("words"), eos]
+class TestReading:
+    def test_files_and_folders_are_read_in_order(self, tmp_path):
+        (tmp_path / "b.txt").write_text("second")
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "x.md").write_text("first")
+        (tmp_path / "picture.png").write_bytes(b"\xff\xd8")
+        (tmp_path / "other").write_text("third\r\n", newline="")
+        assert documents(tmp_path, tmp_path / "other") == ["first", "second", "third\r\n"]
+
+    def test_a_glob_stands_for_the_files_that_match(self, tmp_path):
+        for name in ("2.txt", "1.txt", "3.md"):
+            (tmp_path / name).write_text(name)
+        assert documents(tmp_path / "*.txt") == ["1.txt", "2.txt"]
+
+    def test_a_file_may_be_called_like_a_glob(self, tmp_path):
+        (tmp_path / "[a].txt").write_text("brackets")
+        assert documents(tmp_path / "[a].txt") == ["brackets"]
+
+    def test_gzip_and_lines_of_json_are_the_same_documents(self, tmp_path):
+        texts = ["one\n", "zwei ü", "", "drei"]
+        lines = "\n".join(json.dumps({"id": 7, "body": text}) for text in texts) + "\n\n"
+        (tmp_path / "a.jsonl").write_text(lines)
+        (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+        (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"packed"))
+        assert documents(tmp_path, text_field="body") == [*texts, *texts, "packed"]
+
+    def test_without_paths_it_is_the_text_of_python(self):
+        found = documents()
+        assert found == data.python_documents()
+        assert len(found) > 50
+        assert sum(map(len, found)) > 300_000
+
+    @pytest.mark.parametrize(
+        "text", ["word " * 9000, "x" * 40_000, "  \n" * 20_000, "ü€😀 " * 9000, "a\u00a0 b" * 9000]
+    )
+    def test_pieces_are_the_document_whatever_is_in_it(self, tmp_path, monkeypatch, text):
+        monkeypatch.setattr(sources, "BLOCK", 1001)  # in the middle of characters
+        (tmp_path / "a.txt").write_text(text)
+        pieces = list(data.read_pieces([tmp_path / "a.txt"], "text"))
+        assert "".join(piece.text for piece in pieces) == text
+        assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+        assert len(pieces) >= len(text) // sources.PIECE
+        assert max(len(piece.text) for piece in pieces) <= sources.PIECE + 1001
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("absent.txt", None, "absent.txt cannot be read: No such file"),
+            ("empty.txt", b"", "empty.txt is empty"),
+            ("latin1.txt", b"caf\xe9 noir", "latin1.txt is not UTF-8: byte 3 is 0xe9"),
+            ("far.txt", b"a" * 300_000 + b"\xff", "far.txt is not UTF-8: byte 300000 is 0xff"),
+            ("cut.txt", b"a" * (2**18 - 1) + b"\xe2\x82", "cut.txt is not UTF-8: byte 262143 is 0xe2"),
+            ("folder", "make", "folder holds no text file"),
+            ("*.none", None, r"\*.none matches no file"),
+            ("broken.txt.gz", gzip.compress(b"some text" * 99)[:-9], "broken.txt.gz is damaged"),
+            ("plain.txt.gz", b"not packed", "plain.txt.gz is damaged"),
+            ("empty.txt.gz", gzip.compress(b""), "empty.txt.gz is empty"),
+            ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a.jsonl, line 2 is no JSON: .*mend the line"),
+            (
+                "b.jsonl",
+                b'{"body": "x"}\n',
+                r"b.jsonl, line 1 has no field 'text' but the fields \['body'\]; .*--text-field",
+            ),
+            ("c.jsonl", b'{"text": "x"}\n\n["text"]\n', "c.jsonl, line 3 has no field 'text' but a list"),
+            ("d.jsonl", b'{"text": 7}\n', "d.jsonl, line 1: 'text' is 7, expected text"),
+            ("e.jsonl", b'{"text": "\xe9"}\n', "e.jsonl, line 1 is not UTF-8: byte 10 is 0xe9"),
+            ("f.jsonl", b'{"text": "\\ud800"}\n', "f.jsonl, line 1: 'text' holds half of a surrogate pair at 0"),
+            ("g.jsonl", b'{"text": ""}\n', "g.jsonl is empty"),
+        ],
+    )
+    def test_bad_input_is_named(self, tmp_path, name, content, message):
+        if content == "make":
+            (tmp_path / name).mkdir()
+        elif content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            documents(tmp_path / name)
+
+    def test_a_line_without_end_is_not_read_into_memory(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(sources, "LINE", 100)
+        (tmp_path / "a.jsonl").write_text('{"text": "' + "x" * 200)
+        with pytest.raises(DataError, match="line 1 is longer than 100 bytes"):
+            documents(tmp_path / "a.jsonl")
 
 
-@pytest.mark.parametrize("extra", [0, 1, 2, 5])
-def test_every_start_is_drawn_and_no_other(extra):
-    context = 4
-    tokens = torch.arange(context + extra)
-    windows = data.random_windows(tokens, 500, context, torch.Generator().manual_seed(0))
-    assert windows.shape == (500, context)
-    assert set(windows[:, 0].tolist()) == set(range(extra + 1))
-    assert torch.equal(windows, windows[:, :1] + torch.arange(context))
+class TestSplitting:
+    @pytest.mark.parametrize("boundary", [1, 3, 4, 5, 13, 14, 16, 19])
+    def test_the_end_is_held_out(self, boundary):
+        pieces = [
+            sources.Piece(*p) for p in (("aaaa", True), ("bbbbb", False), ("bbbbb", True), ("cc", True), ("dddd", True))
+        ]
+        parts = {"training": "", "validation": ""}
+        for part, piece in corpus.split(pieces, boundary):
+            parts[part] += piece.text + ("." if piece.ends else "")
+        assert parts["training"].replace(".", "") + parts["validation"].replace(".", "") == "aaaabbbbbbbbbbccdddd"
+        assert len(parts["training"].replace(".", "")) == boundary
+        assert parts["training"].endswith(".")
+        assert parts["validation"].endswith("d.")
+
+    def test_a_large_text_does_not_give_up_more_than_is_worth_evaluating(self, verse, tmp_path, monkeypatch):
+        monkeypatch.setattr(corpus, "MOST_HELD_OUT", 50)
+        assert len(prepare(Request((verse,), vocab_size=280), tmp_path / "tokens").validation_text) == 50
 
 
-def test_too_little_text_is_said():
-    with pytest.raises(data.DataError, match="3 tokens of text are fewer than the context of 4"):
-        data.random_windows(torch.arange(3), 1, 4, torch.Generator())
+class TestPreparing:
+    def test_documents_stand_between_bos_and_eos_and_the_parts_are_the_text(self, tmp_path):
+        texts = [VERSE * 10, VERSE * 20, "Another cat.\n" * 30]
+        for i, text in enumerate(texts):
+            (tmp_path / f"{i}.txt").write_text(text)
+        made = prepare(Request((tmp_path,), vocab_size=290), tmp_path / "tokens")
+        tokenizer = made.tokenizer
+        cut = len("".join(texts)) // 10
+        assert made.validation_text.decode() == "".join(texts)[-cut:]
+        bos, eos = tokenizer.bos_id, tokenizer.eos_id
+        whole = [text for text in (*texts[:2], texts[2][:-cut]) if text]
+        expected = [i for text in whole for i in (bos, *tokenizer.encode(text), eos)]
+        assert cut < len(texts[2])
+        assert made.training.read(0, 10**6).tolist() == expected
+        assert made.validation.read(0, 10**6).tolist() == [bos, *tokenizer.encode(texts[2][-cut:]), eos]
+
+    def test_the_tokenizer_does_not_learn_from_what_is_held_out(self, tmp_path):
+        text = "abcd " * 900
+        for name, end in (("a", "wxyz " * 100), ("b", "stuv " * 100)):
+            (tmp_path / f"{name}.txt").write_text(text + end)
+        made = [prepare(Request((tmp_path / f"{n}.txt",), vocab_size=265), tmp_path / n) for n in "ab"]
+        assert made[0].validation_text != made[1].validation_text
+        assert len({(m.directory / "tokenizer" / "tokenizer.model").read_bytes() for m in made}) == 1
+
+    def test_processes_and_pieces_change_nothing(self, verse, tmp_path, monkeypatch):
+        verse.write_text(VERSE * 1000)
+        request = Request((verse, verse), vocab_size=290)
+        monkeypatch.setattr(sources, "PIECE", 10**9)
+        one = prepare(request, tmp_path / "one", processes=1)
+        monkeypatch.setattr(sources, "PIECE", 5000)
+        monkeypatch.setattr(corpus, "SMALL", 0)
+        given = Request((verse, verse), tokenizer=tmp_path / "one" / "tokenizer")
+        two = prepare(given, tmp_path / "two", processes=2)
+        assert len(one.training) > 5000
+        for part in ("training", "validation"):
+            assert torch.equal(getattr(one, part).read(0, 10**6), getattr(two, part).read(0, 10**6))
+
+    def test_a_tokenizer_that_puts_a_space_in_front_does_so_once_a_document(self, shared, monkeypatch):
+        tokenizer = Tokenizer.from_pretrained(shared / "tokenizers" / "llama2")
+        encode, text = encoding.Encoder(tokenizer), "Some words and more of them. " * 50
+        monkeypatch.setattr(sources, "PIECE", 100)
+        pieces = list(sources._cut([text]))
+        assert len(pieces) > 5
+        ids = [i for n, piece in enumerate(pieces) for i in encode(piece, n == 0).tolist()]
+        assert ids == tokenizer.encode(text, bos=True, eos=True)
+
+    def test_an_unchanged_text_is_reused_and_a_changed_one_noticed(self, verse, tmp_path, monkeypatch):
+        request, where = Request((verse,), vocab_size=280), tmp_path / "tokens"
+        made = []
+        make = corpus._make
+        monkeypatch.setattr(corpus, "_make", lambda *a: (made.append(1), make(*a)))
+        first = prepare(request, where)
+        assert prepare(request, where).digest == first.digest
+        os.utime(verse, ns=(1, 1))  # touched, and still the same
+        assert prepare(request, where).digest == first.digest
+        assert len(made) == 1
+        verse.write_text(VERSE * 99 + VERSE.upper())  # the same length
+        second = prepare(request, where)
+        assert (len(made), second.digest != first.digest) == (2, True)
+        third = prepare(Request((verse,), vocab_size=281), where)
+        fourth = prepare(Request((verse,), vocab_size=281, held_out=0.2), where)
+        assert len({m.digest for m in (first, second, third, fourth)}) == len(made) == 4
+        assert third.tokenizer.vocab_size == 281
+
+    def test_what_a_run_has_open_stays_as_it_is_when_the_text_is_prepared_anew(self, verse, tmp_path):
+        first = prepare(Request((verse,), vocab_size=280), tmp_path / "tokens")
+        before = first.training.read(0, 10**6)
+        prepare(Request((verse,), vocab_size=281), tmp_path / "tokens")
+        assert torch.equal(first.training.read(0, 10**6), before)
+
+    @pytest.mark.parametrize("name", ["training-00000.bin", "validation-00000.bin"])
+    def test_a_shard_that_was_cut_short_is_an_error(self, verse, tmp_path, name):
+        request, where = Request((verse,), vocab_size=280), tmp_path / "tokens"
+        prepare(request, where)
+        with (where / name).open("r+b") as file:
+            file.truncate(10)
+        with pytest.raises(DataError, match=f"{name} is not as it was written: remove"):
+            prepare(request, where)
+
+    def test_a_manifest_that_is_none_means_that_nothing_is_there(self, verse, tmp_path):
+        request, where = Request((verse,), vocab_size=280), tmp_path / "tokens"
+        tokens = prepare(request, where).training.read(0, 10**6)
+        for content in ("", "{}", "[1]", '{"origin": 3}'):
+            (where / "manifest.json").write_text(content)
+            assert torch.equal(prepare(request, where).training.read(0, 10**6), tokens)
+
+    @pytest.mark.parametrize(
+        ("content", "context", "message"),
+        [
+            ("short", 2, "5 characters of text are too few to hold out a share of 0.1"),
+            (VERSE * 10, 200, r"\d+ tokens of validation text are fewer than --context 200"),
+            (VERSE * 10, 2000, r"\d+ tokens of training text are fewer than --context 2000"),
+        ],
+    )
+    def test_too_little_text_leaves_nothing_behind(self, verse, tmp_path, content, context, message):
+        verse.write_text(content)
+        with pytest.raises(DataError, match=message):
+            prepare(Request((verse,), vocab_size=280), tmp_path / "new" / "tokens", context=context)
+        assert not (tmp_path / "new").exists()
+
+    def test_a_kill_leaves_nothing_that_looks_complete(self, tmp_path):
+        """Killed while it tokenises; what is left is no corpus, does not stop the next one, and is gone after it."""
+        text = tmp_path / "text.txt"
+        text.write_text(VERSE * 40_000)
+        line = [sys.executable, "-m", "llama_scratch.data", "--data", str(text), "--tokens", str(tmp_path / "tokens"),
+                "--vocab-size", "280"]  # fmt: skip
+        child = subprocess.Popen(line, stderr=subprocess.DEVNULL)
+        while not list(tmp_path.glob(".preparing-*/training*")):
+            assert child.poll() is None
+            time.sleep(0.005)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert not (tmp_path / "tokens").exists()
+        text.write_text(VERSE * 50)
+        prepare(Request((text,), vocab_size=280), tmp_path / "tokens")
+        assert {path.name for path in tmp_path.iterdir()} == {"text.txt", "tokens"}
+
+    def test_an_error_in_between_leaves_the_old_corpus(self, verse, tmp_path, monkeypatch):
+        first = prepare(Request((verse,), vocab_size=280), tmp_path / "tokens")
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(corpus, "write_shards", full)
+        with pytest.raises(OSError, match="No space left"):
+            prepare(Request((verse,), vocab_size=281), tmp_path / "tokens")
+        assert {path.name for path in tmp_path.iterdir()} == {"text", "tokens"}
+        assert prepare(Request((verse,), vocab_size=280), tmp_path / "tokens").digest == first.digest
+
+    def test_the_command_line_says_how_much_and_how_fast(self, verse, tmp_path):
+        line = [sys.executable, "-m", "llama_scratch.data", "--data", str(verse), "--vocab-size", "280"]
+        for _ in range(2):
+            done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
+            assert "tokens to train on" in done.stdout
+            assert "MB/s" in done.stdout
+        bad = subprocess.run([*line, "--data", "absent"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert bad.stderr == "error: absent cannot be read: No such file or directory\n"
 
 
-@pytest.mark.parametrize("length", range(2, 30))
-@pytest.mark.parametrize("batch", [1, 3])
-def test_every_token_but_the_first_is_a_target_once(length, batch):
-    targets = []
-    for inputs, labels in data.all_windows(torch.arange(length), batch, context=5):
-        assert torch.equal(inputs[labels != IGNORED], labels[labels != IGNORED])
-        targets += [int(t) for t in labels[:, 1:].flatten() if t != IGNORED]
-    assert targets == list(range(1, length))
+class TestRow:
+    def test_a_token_has_as_many_bytes_as_the_vocabulary_needs(self):
+        assert [token_dtype(size).itemsize for size in (512, 65_536, 65_537, 128_256)] == [2, 2, 4, 4]
+
+    @pytest.mark.parametrize(("highest", "dtype"), [(65_535, np.uint16), (70_000, np.uint32)])
+    def test_the_highest_id_is_read_back(self, tmp_path, highest, dtype):
+        assert row(tmp_path / "t.bin", [1, highest], dtype).read(0, 2).tolist() == [1, highest]
+
+    def test_shards_are_one_row(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(shards, "SHARD", 7)
+        parts = [np.arange(i, i + 3, dtype=np.uint16) for i in range(0, 24, 3)]
+        written = shards.write_shards(tmp_path, "training", iter(parts))
+        assert [count for _, count in written] == [9, 9, 6]
+        tokens = TokenRow([tmp_path / name for name, _ in written], np.dtype(np.uint16))
+        assert len(tokens) == 24
+        for start in range(25):
+            for count in (0, 1, 5, 12, 30):
+                assert tokens.read(start, count).tolist() == list(range(24))[start : start + count]
+
+
+class TestWindows:
+    @pytest.mark.parametrize("extra", [0, 1, 2, 5])
+    def test_every_start_is_drawn_and_no_other(self, tmp_path, extra):
+        context = 4
+        tokens = row(tmp_path / "t.bin", range(context + extra))
+        windows = data.random_windows(tokens, 500, context, seed=0, step=0)
+        assert windows.shape == (500, context)
+        assert set(windows[:, 0].tolist()) == set(range(extra + 1))
+        assert torch.equal(windows, windows[:, :1] + torch.arange(context))
+
+    def test_windows_are_a_function_of_seed_and_step(self, tmp_path):
+        tokens = row(tmp_path / "t.bin", range(10_000))
+        drawn = {(seed, step): data.random_windows(tokens, 4, 3, seed, step) for seed in range(3) for step in range(20)}
+        assert len({tuple(w.flatten().tolist()) for w in drawn.values()}) == 60
+        for (seed, step), windows in drawn.items():
+            assert torch.equal(data.random_windows(tokens, 4, 3, seed, step), windows)
+
+    def test_too_little_text_is_said(self, tmp_path):
+        with pytest.raises(DataError, match="3 tokens of text are fewer than the context of 4"):
+            data.random_windows(row(tmp_path / "t.bin", range(3)), 1, 4, 0, 0)
+
+    @pytest.mark.parametrize("length", range(2, 30))
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_every_token_but_the_first_is_a_target_once(self, tmp_path, length, batch):
+        targets = []
+        for inputs, labels in data.all_windows(row(tmp_path / "t.bin", range(length)), batch, context=5):
+            assert torch.equal(inputs[labels != IGNORED], labels[labels != IGNORED])
+            targets += [int(t) for t in labels[:, 1:].flatten() if t != IGNORED]
+        assert targets == list(range(1, length))
 
 
 def test_baselines():
-    assert data.unigram_bits_per_byte(b"abcd" * 100) == 2.0
-    assert data.xz_bits_per_byte(b"abcd" * 10_000) < 0.05
+    assert baselines.unigram_bits_per_byte(b"abcd" * 100) == 2.0
+    assert baselines.xz_bits_per_byte(b"abcd" * 10_000) < 0.05

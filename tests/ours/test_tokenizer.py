@@ -21,7 +21,7 @@ ODD = [
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.train(data.read_documents([]), 512)
+    return Tokenizer.train(data.python_documents(), 512)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_transformers_gives_the_same_ids_and_text(tokenizer, theirs, text):
 
 
 def test_transformers_gives_the_same_ids_for_a_long_text(tokenizer, theirs):
-    text = "\n\n".join(data.read_documents([])[:10])
+    text = "\n\n".join(data.python_documents()[:10])
     ids = tokenizer.encode(text)
     assert theirs.encode(text, add_special_tokens=False, split_special_tokens=True) == ids
     assert tokenizer.decode(ids) == text

@@ -38,7 +38,7 @@ def llama3(shared):
 
 @pytest.fixture(scope="module")
 def trained():
-    return Tokenizer.train(data.read_documents([])[:50], 400)
+    return Tokenizer.train(data.python_documents()[:50], 400)
 
 
 def cases(directory):
@@ -242,7 +242,7 @@ def test_saving_over_another_tokenizer_leaves_none_of_its_files(trained, byte_le
 def test_a_unigram_model_is_left_to_transformers(tmp_path):
     """No tokenizer.json has its ids, so none is written, and one that is there goes."""
     file = io.BytesIO()
-    texts = iter(data.read_documents([])[:20])
+    texts = iter(data.python_documents()[:20])
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=texts, model_writer=file, vocab_size=500, minloglevel=2,
                                              byte_fallback=True, num_threads=1, max_sentence_length=10**6)  # fmt: skip
     (tmp_path / "tokenizer.model").write_bytes(file.getvalue())

@@ -26,7 +26,7 @@ SCORES = [struct.pack("<f", x) for x in (0.0, -1.0, 1e38, -1e38, float("inf"), f
 
 @pytest.fixture(scope="module")
 def trained():
-    return Tokenizer.train(data.read_documents([])[:50], 400)
+    return Tokenizer.train(data.python_documents()[:50], 400)
 
 
 @pytest.fixture(scope="module")

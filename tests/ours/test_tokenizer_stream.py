@@ -25,7 +25,7 @@ ANY = st.lists(
 
 @pytest.fixture(scope="module")
 def trained():
-    return Tokenizer.train(data.read_documents([])[:50], SIZE)
+    return Tokenizer.train(data.python_documents()[:50], SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def spaced(tmp_path_factory):
     directory = tmp_path_factory.mktemp("spaced")
     with (directory / "tokenizer.model").open("wb") as file:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(" ".join(data.read_documents([])[:50]).splitlines()), model_writer=file,
+            sentence_iterator=iter(" ".join(data.python_documents()[:50]).splitlines()), model_writer=file,
             vocab_size=SIZE, model_type="bpe", byte_fallback=True, normalization_rule_name="identity",
             remove_extra_whitespaces=False, minloglevel=2, num_threads=1)  # fmt: skip
     return (

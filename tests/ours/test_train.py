@@ -2,27 +2,33 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
-from llama_scratch import Llama, Tokenizer, config_file, data, train
+from llama_scratch import Llama, Tokenizer, data, train
 from llama_scratch.config_rules import ConfigError
+from llama_scratch.data import baselines
 from llama_scratch.tokenizer import TokenizerError
-from llama_scratch.train import TrainConfig
-from reference import oracle
+from llama_scratch.train import TrainConfig, TrainingError
+from llama_scratch.training import checkpoints, evaluation, journal, objective, optimizer, presets, speed, starting
+from llama_scratch.training.journal import VALIDATION
+from tests.profiles import is_thorough
 
 SMALL = {"steps": 60, "batch_size": 4, "context": 32, "vocab_size": 300, "hidden_size": 48, "layers": 2, "heads": 4,
-         "warmup": 10, "eval_every": 20}  # fmt: skip
+         "warmup": 10, "eval_every": 20, "save_every": 30}  # fmt: skip
+VERSE = "The cat sat on the mat.\n  The dog did not.\n\n"
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "verse.txt"
-    path.write_text("The cat sat on the mat.\n  The dog did not.\n\n" * 300)
+    path.write_text(VERSE * 300)
     return path
 
 
@@ -32,177 +38,282 @@ def run(text, tmp_path_factory):
     return config, train.train(config)
 
 
-def test_it_learns(run):
-    config, history = run
-    validation = data.hold_out(data.read_documents(config.data), config.held_out)[1][0].encode()
-    bits = [row["validation_bits_per_byte"] for row in history if "validation_bits_per_byte" in row]
-    assert len(bits) == 3
-    assert bits[0] > bits[1] > bits[2]
-    assert bits[2] < data.unigram_bits_per_byte(validation)
-    assert history[-1]["loss"] < history[0]["loss"] / 2
+def weights(directory) -> bytes:
+    return (directory / "model.safetensors").read_bytes()
 
 
-def test_the_history_is_the_log(run):
-    config, history = run
-    log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
-    assert log == history
-    assert [row["step"] for row in history] == [10, 20, 30, 40, 50, 60]
+def flags(settings) -> list[str]:
+    return [part for name, value in settings.items() for part in (starting.flag(name), str(value))]
 
 
-def test_it_leaves_a_checkpoint_and_a_plot_and_nothing_half_written(run):
-    config, _ = run
-    checkpoint = {"config.json", "generation_config.json", "model.safetensors"}
-    names = checkpoint | {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "log.jsonl", "loss.png"}
-    assert {path.name for path in config.out.iterdir()} == names
-    assert (config.out / "loss.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_transformers_opens_it_with_the_same_logits_and_ids(run):
-    config, _ = run
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(config.out, attn_implementation="eager")
-    tokenizer, ours = Tokenizer.from_pretrained(config.out), Llama.from_pretrained(config.out)
-    their_tokenizer = transformers.AutoTokenizer.from_pretrained(config.out)
-    text = "The dog sat on\n  the mat </s>"
-    ids = tokenizer.encode(text, bos=True)
-    assert their_tokenizer.encode(text, split_special_tokens=True) == ids
-    tokens = torch.tensor([ids])
-    with torch.no_grad():
-        expected = theirs(tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
-        assert torch.equal(ours(tokens), expected)
-
-
-def test_the_same_seed_gives_the_same_bytes(run, tmp_path):
-    config, _ = run
-    again = TrainConfig(data=config.data, out=tmp_path, **SMALL)
-    train.train(again)
-    assert (tmp_path / "model.safetensors").read_bytes() == (config.out / "model.safetensors").read_bytes()
-
-
-def test_bits_per_byte_is_the_sum_over_every_token_of_the_text(run):
-    config, history = run
-    documents = data.hold_out(data.read_documents(config.data), config.held_out)[1]
-    model, tokenizer = Llama.from_pretrained(config.out), Tokenizer.from_pretrained(config.out)
-    tokens = data.tokenize(documents, tokenizer)
-    nats, stride = 0.0, config.context - 1
-    with torch.no_grad():
-        for start in range(0, len(tokens) - 1, stride):
-            window = tokens[start : start + config.context]
-            nats -= model(window[None])[0, :-1].log_softmax(-1).gather(1, window[1:, None]).sum().item()
-    expected = nats / math.log(2) / len("".join(documents).encode())
-    assert history[-1]["validation_bits_per_byte"] == pytest.approx(expected, rel=torch.finfo(torch.float32).eps * 100)
-
-
-def test_five_steps_are_transformers_five_steps(run):
-    """The same batches, the same optimiser, a plain loop on transformers' model: the same parameters, bit for bit."""
-    config, _ = run
-    tokenizer = Tokenizer.from_pretrained(config.out)
-    llama_config = train.model_config(config, tokenizer)
-    ours = Llama(llama_config)
-    state = {name: weight.clone() for name, weight in ours.state_dict().items()}
-    theirs = oracle.build(config_file.to_dict(llama_config), state, torch.float32).train()
-    optimizers = [train.make_optimizer(model, config) for model in (ours, theirs)]
-    tokens = data.tokenize(data.read_documents(config.data), tokenizer)
-    windows = torch.Generator().manual_seed(0)
-    for step in range(5):
-        batch = data.random_windows(tokens, 4, 32, windows)
-        train.take_step(ours, optimizers[0], batch, train.learning_rate(step, config), config.clip)
-        for group in optimizers[1].param_groups:
-            group["lr"] = train.learning_rate(step, config)
-        loss = theirs(batch, attention_mask=torch.ones_like(batch), labels=batch, use_cache=False).loss
-        optimizers[1].zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(theirs.parameters(), config.clip)
-        optimizers[1].step()
-    for (name, parameter), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        assert not torch.equal(parameter, state[name]), name
-        assert torch.equal(parameter, other), name
-
-
-def test_norms_and_biases_are_not_decayed_and_a_tied_tensor_is_updated_once(run):
-    config, _ = run
-    model = Llama.from_pretrained(config.out)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed, plain = train.make_optimizer(model, config).param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    assert all("norm" in names[id(p)] for p in plain["params"])
-    assert not any("norm" in names[id(p)] for p in decayed["params"])
-    assert len(decayed["params"]) + len(plain["params"]) == len(names)
-
-
-def test_the_learning_rate_rises_then_falls_to_a_tenth():
-    config = TrainConfig(steps=110, warmup=10, learning_rate=1.0)
-    rates = [train.learning_rate(step, config) for step in range(110)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[9] == 1.0
-    assert rates[59] == pytest.approx(0.55)
-    assert rates[109] == pytest.approx(0.1)
-    assert rates[:10] == sorted(rates[:10])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-
-
-def test_an_interruption_saves_what_there_is(text, tmp_path, monkeypatch):
-    take_step = train.take_step
-
-    def interrupted(model, optimizer, batch, rate, clip):
-        if interrupted.steps == 25:
-            raise KeyboardInterrupt
-        interrupted.steps += 1
-        return take_step(model, optimizer, batch, rate, clip)
-
-    interrupted.steps = 0
-    monkeypatch.setattr(train, "take_step", interrupted)
-    history = train.train(TrainConfig(data=(text,), out=tmp_path / "out", **SMALL))
-    assert [row["step"] for row in history] == [10, 20]
-    assert Llama.from_pretrained(tmp_path / "out").config.vocab_size == 300
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        ({"steps": 0}, ConfigError, "--steps is 0, expected 1 or more"),
-        ({"context": 1}, ConfigError, "--context is 1, expected 2 or more"),
-        ({"held_out": 1.0}, ConfigError, "--held-out is 1.0, expected a share"),
-        ({"learning_rate": 0.0}, ConfigError, "--learning-rate is 0.0"),
-        ({"heads": 3}, ConfigError, "--heads is 3, expected an even number"),
-        ({"hidden_size": 50}, ConfigError, "hidden_size is 50, expected a multiple of num_attention_heads = 4"),
-        ({"vocab_size": 100_000}, TokenizerError, "cannot train 100000 pieces.*--vocab-size"),
-        ({"context": 4000}, data.DataError, "tokens of training text are fewer than --context 4000"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_anything_is_written(text, tmp_path, settings, error, message):
-    with pytest.raises(error, match=message):
-        train.train(TrainConfig(**{"data": (text,), "out": tmp_path / "out"} | SMALL | settings))
-    assert not (tmp_path / "out").exists()
-
-
-def command(*arguments: str, cwd) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, cwd, **options) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "llama_scratch.train", *arguments]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120, env=environment, **options)
 
 
-def test_the_command_line_shows_progress_a_sample_and_a_summary(text, tmp_path):
-    flags = [part for name, value in SMALL.items() for part in (train.flag(name), str(value))]
-    done = command("--data", str(text), *flags, cwd=tmp_path)
+class TestARun:
+    def test_it_learns(self, run):
+        _, history = run
+        bits = [row[VALIDATION] for row in history if VALIDATION in row]
+        assert len(bits) == 3
+        assert bits[0] > bits[1] > bits[2]
+        assert bits[2] < baselines.unigram_bits_per_byte((VERSE * 30).encode())
+        assert history[-1]["loss"] < history[0]["loss"] / 2
+
+    def test_the_history_is_the_log(self, run):
+        config, history = run
+        log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+        assert log == history
+        assert [row["step"] for row in history] == [10, 20, 30, 40, 50, 60]
+        assert all(row["gradient_norm"] > 0 and 0 < row["share_of_peak"] < 2 for row in history)
+        assert [bool(row.get("sample")) for row in history] == [False, True] * 3
+
+    def test_training_bits_per_byte_are_the_loss_by_the_bytes_of_a_token(self, run):
+        config, history = run
+        tokenizer = Tokenizer.from_pretrained(config.out)
+        held_out = (VERSE * 300)[-len(VERSE) * 30 :]
+        share = (len(tokenizer.encode(held_out)) + 2) / len(held_out)
+        for row in history:
+            assert row["bits_per_byte"] == pytest.approx(row["loss"] / math.log(2) * share)
+
+    def test_it_leaves_a_checkpoint_and_a_plot_and_nothing_half_written(self, run):
+        config, _ = run
+        checkpoint = {"config.json", "generation_config.json", "model.safetensors"}
+        tokenizer = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json"}
+        others = {"log.jsonl", "loss.png", "run.json", "tokens", "checkpoints"}
+        assert {path.name for path in config.out.iterdir()} == checkpoint | tokenizer | others
+        assert (config.out / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_transformers_opens_it_with_the_same_logits_and_ids(self, run):
+        config, _ = run
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(config.out, attn_implementation="eager")
+        tokenizer, ours = Tokenizer.from_pretrained(config.out), Llama.from_pretrained(config.out)
+        their_tokenizer = transformers.AutoTokenizer.from_pretrained(config.out)
+        text = "The dog sat on\n  the mat </s>"
+        ids = tokenizer.encode(text, bos=True)
+        assert their_tokenizer.encode(text, split_special_tokens=True) == ids
+        tokens = torch.tensor([ids])
+        with torch.no_grad():
+            expected = theirs(tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
+            assert torch.equal(ours(tokens), expected)
+
+    def test_the_same_seed_gives_the_same_bytes_and_another_one_others(self, run, tmp_path):
+        config, _ = run
+        for seed in (0, 1):
+            train.train(TrainConfig(data=config.data, out=tmp_path / str(seed), seed=seed, **SMALL))
+        assert weights(tmp_path / "0") == weights(config.out)
+        assert weights(tmp_path / "1") != weights(config.out)
+
+    def test_bits_per_byte_is_the_sum_over_every_token_of_the_text(self, run):
+        config, history = run
+        held_out = (VERSE * 300)[-len(VERSE) * 30 :]
+        model, tokenizer = Llama.from_pretrained(config.out), Tokenizer.from_pretrained(config.out)
+        tokens = torch.tensor(tokenizer.encode(held_out, bos=True, eos=True))
+        nats, stride = 0.0, config.context - 1
+        with torch.no_grad():
+            for start in range(0, len(tokens) - 1, stride):
+                window = tokens[start : start + config.context]
+                nats -= model(window[None])[0, :-1].log_softmax(-1).gather(1, window[1:, None]).sum().item()
+        expected = nats / math.log(2) / len(held_out.encode())
+        assert history[-1][VALIDATION] == pytest.approx(expected, rel=torch.finfo(torch.float32).eps * 100)
+
+    def test_evaluating_is_without_dropout_and_leaves_the_model_as_it_was(self, run):
+        config, _ = run
+        model = Llama.from_pretrained(config.out).train()
+        for layer in model.model.layers:
+            layer.self_attn.dropout = 0.5
+        tokens = torch.randint(300, (2, 16))
+        with evaluation.evaluating(model):
+            assert torch.equal(model(tokens), model(tokens))
+            assert not model(tokens).requires_grad
+        assert all(module.training for module in model.modules())
+        assert not torch.equal(model(tokens), model(tokens))
+
+    def test_evaluating_does_not_change_what_is_trained(self, run, tmp_path):
+        config, _ = run
+        train.train(TrainConfig(**{"data": config.data, "out": tmp_path} | SMALL | {"eval_every": 7}))
+        assert weights(tmp_path) == weights(config.out)
+
+    @pytest.mark.parametrize("change", [{"recompute": True}, {"save_every": 7, "keep": 1}])
+    def test_what_only_saves_memory_or_time_changes_no_bit(self, run, tmp_path, change):
+        config, _ = run
+        train.train(TrainConfig(**{"data": config.data, "out": tmp_path} | SMALL | change))
+        assert weights(tmp_path) == weights(config.out)
+
+    def test_bfloat16_learns_and_leaves_float32(self, run, tmp_path):
+        config, history = run
+        rows = train.train(TrainConfig(data=config.data, out=tmp_path, dtype="bfloat16", **SMALL))
+        assert rows[-1][VALIDATION] != history[-1][VALIDATION]
+        assert rows[-1][VALIDATION] < 1.1 * history[-1][VALIDATION]
+        assert {w.dtype for w in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
+
+    def test_fine_tuning_starts_from_the_checkpoint_and_its_tokenizer(self, run, tmp_path):
+        config, history = run
+        again = SMALL | {"steps": 5, "warmup": 1, "learning_rate": 1e-5}
+        rows = train.train(TrainConfig(data=config.data, out=tmp_path / "out", init_from=config.out, **again))
+        assert rows[-1][VALIDATION] == pytest.approx(history[-1][VALIDATION], rel=torch.finfo(torch.bfloat16).eps * 2)
+        assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (config.out / "tokenizer.json").read_bytes()
+        assert Llama.from_pretrained(tmp_path / "out").config == Llama.from_pretrained(config.out).config
+
+
+@pytest.mark.skipif(not speed.can_compile("cpu"), reason="needs a C++ compiler, and there is none")
+@pytest.mark.skipif(not is_thorough(), reason="compiles for 15 s: make test-thorough")
+def test_compiled_it_learns_the_same(run, tmp_path):
+    """In a process of its own: a compiler cannot see through the checks of shapes that tests run with."""
+    config, history = run
+    settings = SMALL | {"data": config.data[0], "compile": "on"}
+    done = command(*flags(settings), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for word in ("step 60/60", "loss", "bits/byte", "tokens/s", "left"):
-        assert word in done.stderr
-    for word in ("validation", "entropy of its single bytes", "xz -9", "saved", "AutoModelForCausalLM"):
-        assert word in done.stdout
-    assert Llama.from_pretrained(tmp_path / "out")
+    assert ", compiled;" in done.stdout
+    rows = journal.read_log(tmp_path / "out" / "log.jsonl", SMALL["steps"])
+    assert weights(tmp_path / "out") != weights(config.out)
+    assert rows[0]["loss"] == pytest.approx(history[0]["loss"], rel=torch.finfo(torch.float16).eps)
+    assert rows[-1][VALIDATION] < 1.1 * history[-1][VALIDATION]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--data", "absent.txt"], "error: absent.txt cannot be read: No such file or directory"),
-        (["--steps", "-1"], "--steps is -1, expected 1 or more"),
-        (["--device", "abacus"], "--device is 'abacus', expected a device"),
-        (["--stepps", "3"], "--stepps"),
-    ],
-)
-def test_the_command_line_says_what_is_wrong(arguments, message, tmp_path):
-    done = command(*arguments, cwd=tmp_path)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
+class TestParts:
+    def test_norms_and_biases_are_not_decayed_and_a_tied_tensor_is_updated_once(self, run):
+        config, _ = run
+        model = Llama.from_pretrained(config.out)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        decayed, plain = optimizer.make_optimizer(model, 0.1).param_groups
+        assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+        assert all("norm" in names[id(p)] for p in plain["params"])
+        assert not any("norm" in names[id(p)] for p in decayed["params"])
+        assert len(decayed["params"]) + len(plain["params"]) == len(names)
+
+    def test_the_learning_rate_rises_then_falls_to_a_tenth(self):
+        rates = [optimizer.learning_rate(step, 1.0, warmup=10, steps=110) for step in range(110)]
+        assert rates[0] == pytest.approx(0.1)
+        assert rates[9] == 1.0
+        assert rates[59] == pytest.approx(0.55)
+        assert rates[109] == pytest.approx(0.1)
+        assert rates[:10] == sorted(rates[:10])
+        assert rates[10:] == sorted(rates[10:], reverse=True)
+
+    def test_the_default_is_the_tiny_preset(self):
+        assert TrainConfig() == TrainConfig(**presets.settings("tiny"))
+
+    @pytest.mark.parametrize(("preset", "millions"), [("tiny", (0.5, 1)), ("small", (8, 12)), ("base", (90, 120))])
+    def test_a_preset_is_as_large_as_it_says(self, preset, millions):
+        config = TrainConfig(**presets.settings(preset))
+        tokenizer = type("Sizes", (), {"vocab_size": config.vocab_size, "bos_id": 1, "eos_id": 2})
+        with torch.device("meta"):
+            model = Llama(starting.model_config(config, tokenizer))
+        assert millions[0] < sum(p.numel() for p in model.parameters()) / 1e6 < millions[1]
+
+    def test_a_flag_overrides_the_preset(self):
+        config = train.read_command_line(["--preset", "small", "--layers", "3", "--recompute"])
+        assert config == TrainConfig(**presets.settings("small") | {"layers": 3, "recompute": True})
+
+    def test_operations_are_counted_as_torch_counts_them(self, run):
+        """All products of a forward and backward pass; attention in full, of which a causal mask needs half."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        config, _ = run
+        model, context = Llama.from_pretrained(config.out), 16
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, context, dtype=torch.long)).sum().backward()
+        attention = 3 * 2 * model.config.num_hidden_layers * context * config.hidden_size
+        assert counter.get_total_flops() / context == speed.flops_per_token(model, context) + attention
+
+    def test_a_log_that_was_cut_short_is_read_up_to_there(self, tmp_path):
+        (tmp_path / "log.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"st')
+        assert journal.read_log(tmp_path / "log.jsonl", 20) == [{"step": 10}, {"step": 20}]
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("settings", "error", "message"),
+        [
+            ({"steps": 0}, ConfigError, "--steps is 0, expected 1 or more"),
+            ({"keep": 0}, ConfigError, "--keep is 0, expected 1 or more"),
+            ({"seed": -1}, ConfigError, "--seed is -1, expected 0 or more"),
+            ({"context": 1}, ConfigError, "--context is 1, expected 2 or more"),
+            ({"held_out": 1.0}, ConfigError, "--held-out is 1.0, expected a share"),
+            ({"learning_rate": 0.0}, ConfigError, "--learning-rate is 0.0"),
+            ({"heads": 3}, ConfigError, "--heads is 3, expected an even number"),
+            ({"accumulate": 3}, ConfigError, "--batch-size is 4, expected a multiple of 3: processes × --accumulate"),
+            ({"resume": True}, ConfigError, "--resume: no run was started in"),
+            ({"vocab_size": 100_000}, TokenizerError, "cannot train 100000 pieces.*--vocab-size"),
+            ({"context": 4000}, data.DataError, "tokens of training text are fewer than --context 4000"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_before_anything_is_written(self, text, tmp_path, settings, error, message):
+        with pytest.raises(error, match=message):
+            train.train(TrainConfig(**{"data": (text,), "out": tmp_path / "out"} | SMALL | settings))
+        assert not (tmp_path / "out").exists()
+
+    def test_sizes_that_make_no_llama_are_refused(self, text, tmp_path):
+        with pytest.raises(ConfigError, match="hidden_size is 50, expected a multiple of num_attention_heads = 4"):
+            train.train(TrainConfig(**{"data": (text,), "out": tmp_path / "out"} | SMALL | {"hidden_size": 50}))
+
+    def test_a_longer_context_than_the_checkpoint_has_is_refused(self, run, tmp_path):
+        config, _ = run
+        settings = {"data": config.data, "out": tmp_path, "init_from": config.out} | SMALL | {"context": 64}
+        with pytest.raises(ConfigError, match="--context is 64, expected at most the 32 tokens of"):
+            train.train(TrainConfig(**settings))
+
+    def test_a_loss_that_is_no_number_ends_the_run_and_its_batch_is_kept(self, text, tmp_path, monkeypatch):
+        draw = train.random_windows
+        seen = []
+
+        def poisoned(*arguments):
+            seen.append(draw(*arguments))
+            return seen[-1]
+
+        loss = objective.next_token_loss
+        monkeypatch.setattr(train, "random_windows", poisoned)
+        monkeypatch.setattr(objective, "next_token_loss", lambda *a: loss(*a) * (math.nan if len(seen) == 28 else 1))
+        with pytest.raises(TrainingError, match=r"step 28 has loss nan .*batch-28.safetensors.*--learning-rate"):
+            train.train(TrainConfig(data=(text,), out=tmp_path, **(SMALL | {"save_every": 27})))
+        assert torch.equal(load_file(tmp_path / "batch-28.safetensors")["tokens"], seen[-1])
+        assert list(checkpoints.saved_steps(tmp_path)) == [27]
+
+
+class TestTheCommandLine:
+    def test_it_shows_progress_a_sample_and_a_summary(self, text, tmp_path):
+        done = command("--data", str(text), *flags(SMALL), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        for word in ("step 60/60", "loss", "bits/byte", "tokens/s", "of peak", "left"):
+            assert word in done.stderr
+        for word in (
+            "preset tiny",
+            "GFLOP/s",
+            "validation",
+            "entropy of its single bytes",
+            "xz -9",
+            "saved",
+            "AutoModel",
+        ):
+            assert word in done.stdout
+        numbers = json.loads(done.stdout.splitlines()[-1])
+        assert numbers["step"] == 60
+        assert numbers[VALIDATION] < 3
+        assert Llama.from_pretrained(tmp_path / "out")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--data", "absent.txt"], "error: absent.txt cannot be read: No such file or directory"),
+            (["--steps", "-1"], "--steps is -1, expected 1 or more"),
+            (["--device", "abacus"], "--device is 'abacus', expected a device"),
+            (["--stepps", "3"], "--stepps"),
+            (["--preset", "huge"], "--preset"),
+            (["--resume"], "error: --resume: no run was started in out"),
+        ],
+    )
+    def test_it_says_what_is_wrong(self, arguments, message, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            train.main()
+        assert ended.value.code not in (0, None)
+        assert message in f"{ended.value.code}" + capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_error_is_one_line(self, tmp_path):
+        done = command("--data", "absent.txt", cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr == "error: absent.txt cannot be read: No such file or directory\n"

@@ -1,0 +1,17 @@
+"""Text -> documents -> tokens on disk -> batches.
+
+sources      files, folders, globs, .jsonl and gzip, read as a stream of pieces of documents
+corpus       the tokenizer and both parts of the text as tokens, prepared once and reused: shards beside a manifest
+encoding     pieces -> ids, in several processes
+shards       tokens in memory-mapped files
+windows      batches, drawn at random or one after another
+baselines    what single bytes and xz make of a text
+"""
+
+from llama_scratch.data.corpus import Corpus, Request, prepare
+from llama_scratch.data.shards import TokenRow
+from llama_scratch.data.sources import DataError, find_files, python_documents, read_pieces
+from llama_scratch.data.windows import all_windows, random_windows
+
+__all__ = ["Corpus", "DataError", "Request", "TokenRow", "all_windows", "find_files", "prepare", "python_documents",
+           "random_windows", "read_pieces"]  # fmt: skip

@@ -1,0 +1,167 @@
+"""The state of a run on disk.
+
+    OUT/run.json                     what the run was told, as it was first told it
+    OUT/checkpoints/step-00000400/   a Hugging Face checkpoint with its tokenizer, and beside it
+        optimizer/                   AdamW's state, by torch.distributed.checkpoint: any number of processes reads it
+        random-00000.safetensors     the state of the random numbers, a file a process
+
+The schedule and the windows of a step are functions of its number: they have no state. A checkpoint is written under
+another name, flushed to disk and renamed, and removed under another name too: what is called step-… is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+
+from llama_scratch.checkpoint import read_json, write_json
+from llama_scratch.llama import Llama
+from llama_scratch.storage.files import flush
+from llama_scratch.tokenizer import Tokenizer
+from llama_scratch.training.team import Team
+
+FOLDER, RUN, OPTIMIZER = "checkpoints", "run.json", "optimizer"
+NAME = re.compile(r"step-(\d{8})")
+DISK_ERROR = re.compile(rf"(?:Errno |os error |OSError\()({errno.ENOSPC}|{errno.EFBIG}|{errno.EDQUOT}|{errno.EIO})\b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What changes in training."""
+
+    model: Llama
+    optimizer: torch.optim.Optimizer
+    tokenizer: Tokenizer
+
+
+def saved_steps(out: Path) -> dict[int, Path]:
+    """Steps done -> checkpoint, in order; empty where there is none."""
+    found = ((NAME.fullmatch(path.name), path) for path in sorted((out / FOLDER).glob("step-*")))
+    return {int(match[1]): path for match, path in found if match}
+
+
+def save(out: Path, step: int, trained: Trained, team: Team, keep: int) -> Path:
+    """A checkpoint after `step` steps, of which the last `keep` stay. All processes must call it. Raises OSError; then
+    the other checkpoints are as they were.
+    """
+    folder = out / FOLDER
+    final, staging = folder / f"step-{step:08}", folder / f".saving-step-{step:08}"
+    if team.is_first:
+        remove_leftovers(out)
+        staging.mkdir(parents=True)
+    team.wait()
+    try:
+        with disk_errors(staging):
+            state = get_optimizer_state_dict(trained.model, trained.optimizer)
+            save_shards(state, checkpoint_id=staging / OPTIMIZER, no_dist=team.size == 1)
+            save_file(_random_state(), staging / f"random-{team.rank:05}.safetensors")
+            whole = team.whole(trained.model)
+            if team.is_first:
+                whole.save_pretrained(staging)
+                trained.tokenizer.save_pretrained(staging)
+        team.wait()
+        if team.is_first:
+            _settle(staging, final)
+            for path in list(saved_steps(out).values())[:-keep]:
+                remove(path)
+    finally:
+        if team.is_first:
+            shutil.rmtree(staging, ignore_errors=True)
+    team.wait()
+    return final
+
+
+def restore(checkpoint: Path, trained: Trained, team: Team) -> None:
+    """The optimiser and the random numbers as they were; the weights are those that the model was loaded with.
+
+    A process that has no random numbers there, because there were fewer processes, draws others than the rest.
+    """
+    state = get_optimizer_state_dict(trained.model, trained.optimizer)
+    with single_process_is_meant():
+        load_shards(state, checkpoint_id=checkpoint / OPTIMIZER, no_dist=team.size == 1)
+    set_optimizer_state_dict(trained.model, trained.optimizer, state)
+    path = checkpoint / f"random-{team.rank:05}.safetensors"
+    if not path.exists():
+        torch.manual_seed(torch.initial_seed() + team.rank)
+        return
+    random = load_file(path)
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random["cuda"])
+
+
+def record(out: Path, content: dict[str, Any]) -> None:
+    """What the run was told."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / RUN, content)
+
+
+def recorded(out: Path) -> dict[str, Any] | None:
+    """None where no run was started. Raises CheckpointError where the file is damaged."""
+    return read_json(out / RUN) if (out / RUN).exists() else None
+
+
+def remove(path: Path) -> None:
+    """In one instant, as far as its name goes."""
+    gone = path.with_name(f".removing-{path.name}")
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def remove_leftovers(out: Path) -> None:
+    """Of a save or a removal that was killed."""
+    for path in (*(out / FOLDER).glob(".saving-*"), *(out / FOLDER).glob(".removing-*")):
+        shutil.rmtree(path)
+
+
+@contextmanager
+def single_process_is_meant() -> Iterator[None]:
+    """Without the warning of torch.distributed.checkpoint that it is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
+        yield
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Whatever a library makes of a full disk becomes an OSError that says so."""
+    try:
+        with single_process_is_meant():
+            yield
+    except (CheckpointException, SafetensorError, RuntimeError) as error:
+        failures = [e for e, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+        for failure in failures:
+            if number := DISK_ERROR.search(f"{failure!r} {failure.__cause__!r} {failure.__context__!r}"):
+                code = int(number[1])
+                raise OSError(code, os.strerror(code), str(path)) from error
+        raise
+
+
+def _settle(staging: Path, final: Path) -> None:
+    for path in staging.rglob("*"):
+        flush(path)
+    if final.exists():  # a run that went on from an earlier checkpoint
+        remove(final)
+    staging.rename(final)
+    flush(final.parent)
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state(), **cuda}

@@ -1,0 +1,31 @@
+"""What is differentiated: the loss as a function of the tokens and of a model's parameters, compiled or not."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from llama_scratch.config import Tokens
+from llama_scratch.llama import Llama
+from llama_scratch.loss import next_token_loss
+
+
+class Objective(nn.Module):
+    """Called with tokens and how many targets the whole batch has, of which these may be a part. Compiled, forward pass
+    and loss are one graph: a program that ends at the logits writes them and all their gradients to memory.
+    """
+
+    def __init__(self, model: Llama, compiled: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self._compiled = torch.compile(self._loss) if compiled else None
+
+    def forward(self, tokens: Tokens, targets: int) -> Float[Tensor, ""]:
+        if self._compiled is None:
+            return self._loss(tokens, targets)
+        with torch._dynamo.config.patch(capture_scalar_outputs=True):  # or the graph ends where positions are measured
+            return self._compiled(tokens, targets)
+
+    def _loss(self, tokens: Tokens, targets: int) -> Tensor:
+        return next_token_loss(self.model(tokens), tokens, targets)

@@ -1,0 +1,48 @@
+"""Everything about the size of a run from one dial. What a preset says each flag can say otherwise."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+Preset = Literal["tiny", "small", "base"]
+
+
+class Size(NamedTuple):
+    layers: int
+    head_dim: int
+    vocab_size: int
+    context: int
+    batch_size: int
+    accumulate: int
+    steps: int
+
+
+SIZES: dict[Preset, Size] = {
+    "tiny": Size(4, 32, 512, 128, 8, 1, 800),  # 0.9 M parameters: about a minute on two cores
+    "small": Size(6, 64, 4096, 256, 16, 1, 5_000),  # 10 M: an hour or two there
+    "base": Size(12, 64, 32_000, 1024, 256, 8, 20_000),  # 103 M and 5 G tokens, 50 a parameter: for GPUs
+}
+
+
+def settings(preset: Preset) -> dict[str, Any]:
+    """Fields of a TrainConfig. Width grows with depth, as many heads as layers; the learning rate falls with the width
+    (as the update of a layer's output grows with it: Yang et al. 2022, "Tensor Programs V", table 3).
+    """
+    size = SIZES[preset]
+    hidden_size = size.layers * size.head_dim
+    every = size.steps // 5
+    return {
+        "preset": preset,
+        "layers": size.layers,
+        "heads": size.layers,
+        "hidden_size": hidden_size,
+        "vocab_size": size.vocab_size,
+        "context": size.context,
+        "batch_size": size.batch_size,
+        "accumulate": size.accumulate,
+        "steps": size.steps,
+        "learning_rate": 4e-3 * 128 / hidden_size,
+        "warmup": size.steps // 16,
+        "eval_every": every,
+        "save_every": every,
+    }

@@ -1,0 +1,86 @@
+r"""Floating point operations: how many a token takes, and how many the machine does a second at best.
+
+    forward = 2 P + 2 L T D        P  weights that are multiplied by: all matrices, the embedding only as a head
+    backward = 2 · forward         2 L T D: scores and reading, each D · T / 2 pairs under the causal mask a layer
+
+Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from llama_scratch.config import LlamaConfig
+from llama_scratch.data import Corpus
+from llama_scratch.llama import Llama
+from llama_scratch.training.team import DTYPES, Team
+
+if TYPE_CHECKING:
+    from llama_scratch.train import TrainConfig
+
+Compile = Literal["auto", "on", "off"]
+
+COMPILER = ("g++", "clang++")
+# below it, compiling takes longer than it saves: about 20 s, a quarter of the time at 100 GFLOP/s
+WORTH_COMPILING = 1e13
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What numbers of steps and nats are worth in other units."""
+
+    steps: int
+    tokens_per_step: int
+    tokens_per_byte: float
+    flops_per_token: int
+    peak_flops: float
+    """Of all processes together."""
+
+
+def measure(model: Llama, corpus: Corpus, config: TrainConfig, team: Team) -> Scale:
+    """Of a run, on this machine."""
+    return Scale(
+        steps=config.steps,
+        tokens_per_step=config.batch_size * config.context,
+        tokens_per_byte=len(corpus.validation) / len(corpus.validation_text),
+        flops_per_token=flops_per_token(model, config.context),
+        peak_flops=peak_flops(team.device, DTYPES[config.dtype]) * team.size,
+    )
+
+
+def is_compiled(compile: Compile, scale: Scale, device: str) -> bool:
+    """What the flag comes to: a function of the run and never of how fast the machine was just now."""
+    total = scale.flops_per_token * scale.tokens_per_step * scale.steps
+    return compile == "on" or (compile == "auto" and can_compile(device) and total >= WORTH_COMPILING)
+
+
+def flops_per_token(model: Llama, context: int) -> int:
+    """Forward and backward, recomputation left out."""
+    config: LlamaConfig = model.config
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name)
+    head = config.vocab_size * config.hidden_size if config.tie_word_embeddings else 0
+    width = config.num_attention_heads * config.head_dim
+    return 3 * (2 * (matrices + head) + 2 * config.num_hidden_layers * context * width)
+
+
+def peak_flops(device: str, dtype: torch.dtype, seconds: float = 0.15) -> float:
+    """The best rate of a product of two square matrices, found in so many seconds."""
+    size = 8192 if device.startswith("cuda") else 768
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + seconds
+    while best == float("inf") or time.perf_counter() < end:
+        started = time.perf_counter()
+        c = a @ b
+        c[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def can_compile(device: str) -> bool:
+    """Whether torch.compile finds what it needs: a C++ compiler for the CPU; for a GPU it comes with torch."""
+    return device.startswith("cuda") or any(map(shutil.which, COMPILER))
