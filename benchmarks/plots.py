@@ -39,7 +39,9 @@ def share_of_roofline(infos: list[dict[str, Any]]) -> Figure:
     names = list(infos[0]["share_of_roofline"])
     for i, name in enumerate(names):
         at = [row + (i - 1) * 0.27 for row in range(len(infos))]
-        bars = axes.barh(at, [100 * info["share_of_roofline"][name] for info in infos], 0.25, color=COLORS[name], label=name)
+        bars = axes.barh(
+            at, [100 * info["share_of_roofline"][name] for info in infos], 0.25, color=COLORS[name], label=name
+        )
         axes.bar_label(bars, [f"{info['batch'] / info['seconds_a_step'][name]:.0f} tokens/s" for info in infos],
                        padding=3, fontsize=8)  # fmt: skip
     axes.set_yticks(range(len(infos)), [info["label"] for info in infos])

@@ -26,11 +26,11 @@ ELSEWHERE = {
     "make test-thorough": "by hand: it takes long",
     "make report": "by hand, and tests/test_report.py",
     "make mutants": "by hand: it takes long",
-    "make bench": ".ci/run",
+    "make bench": "by hand: it takes long",
     "make docs": ".ci/run",
     "make lint": ".ci/run",
     PYTEST: "make test",
-    f"{PYTEST} --benchmark-only": "make bench",
+    f"{PYTEST} --benchmark-only": ".ci/run, with --small",
     f"{PYTEST} --implementation my_adapter.py": "tests/test_report.py",
     f"{PYTEST} --implementation my_adapter.py tests/test_rms_norm.py": "docs/how_we_know.md, without pytest",
 }

@@ -74,10 +74,8 @@ class Llama(Pretrained):
         S = T + (cache.length if cache is not None else 0)
         if attention_mask is not None and attention_mask.shape != (B, S):
             raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}, expected {B, S}: (batch, cached + new)")
-        if positions is None:
-            positions = next_positions(T, S, attention_mask, tokens.device)
-        mask = causal_mask(T, S, attention_mask, tokens.device)
-        x = self.model(tokens, positions, mask, cache)
+        positions = next_positions(T, S, attention_mask, tokens.device) if positions is None else positions
+        x = self.model(tokens, positions, causal_mask(T, S, attention_mask, tokens.device), cache)
         return self.lm_head(x[:, -1:] if last_only else x)
 
 
