@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -217,6 +218,27 @@ class TestParts:
             model(torch.zeros(1, context, dtype=torch.long)).sum().backward()
         attention = 3 * 2 * model.config.num_hidden_layers * context * config.hidden_size
         assert counter.get_total_flops() / context == speed.flops_per_token(model, context) + attention
+
+    def test_tensorboard_gets_the_numbers_of_every_row_where_it_is_installed(self, run, tmp_path, monkeypatch):
+        found = []
+
+        class SummaryWriter:
+            def __init__(self, directory, purge_step):
+                assert (directory, purge_step) == (str(tmp_path / "tensorboard"), None)
+
+            def add_scalar(self, name, value, step):
+                found.append((name, value, step))
+
+            def close(self):
+                found.append("closed")
+
+        fake = types.SimpleNamespace(SummaryWriter=SummaryWriter)
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+        monkeypatch.setattr(journal, "is_installed", lambda name: name == "tensorboard")
+        config, _ = run
+        history = train.train(TrainConfig(data=config.data, out=tmp_path, **SMALL))
+        numbers = [(n, v, row["step"]) for row in history for n, v in row.items() if not isinstance(v, str)]
+        assert found == [*numbers, "closed"]
 
     def test_a_log_that_was_cut_short_is_read_up_to_there(self, tmp_path):
         (tmp_path / "log.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"st')

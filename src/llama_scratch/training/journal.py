@@ -132,9 +132,13 @@ def read_log(path: Path, done: int) -> list[Row]:
     return [row for row in rows if row["step"] <= done]
 
 
+def is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
 def _tensorboard(out: Path, done: int) -> Any:
     """None where TensorBoard is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
+    if not is_installed("tensorboard"):
         return None
     from torch.utils.tensorboard import SummaryWriter
 

@@ -1,0 +1,83 @@
+"""A step of training, forward, backward, clipping and AdamW: ours beside transformers', both compiled and not.
+
+Two shapes: a toy of a million parameters, where what is not a product counts, and ten million, where products are most.
+The share of the machine is that of the best product of two square matrices, measured in the same run.
+"""
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from benchmarks.workload import MEDIANS
+from llama_scratch import Llama, LlamaConfig
+from llama_scratch.loss import next_token_loss
+from llama_scratch.train import TrainConfig, take_step
+from llama_scratch.training import speed
+from llama_scratch.training.objective import Objective
+from llama_scratch.training.optimizer import make_optimizer
+from llama_scratch.training.team import DTYPES, Team
+
+SHAPES = {
+    "small": (12, 64, {"vocab_size": 65, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4,
+                       "num_attention_heads": 4, "max_position_embeddings": 64}),
+    "large": (16, 256, {"vocab_size": 4096, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6,
+                        "num_attention_heads": 6, "max_position_embeddings": 256}),
+}  # fmt: skip
+PROVIDERS = ["transformers", "transformers compiled", "ours", "ours compiled"]
+
+
+class Theirs(nn.Module):
+    """transformers' model, with the loss of a batch in parts, as ours has it."""
+
+    def __init__(self, model: nn.Module, compiled: bool) -> None:
+        super().__init__()
+        self.model = torch.compile(model) if compiled else model
+
+    def forward(self, tokens: torch.Tensor, targets: int) -> torch.Tensor:
+        return next_token_loss(self.model(tokens, use_cache=False).logits, tokens, targets)
+
+
+def engines(sizes: dict, compiled: str | None) -> dict[str, nn.Module]:
+    """Both, with the same weights; one may be compiled."""
+    torch.manual_seed(0)
+    ours = Llama(LlamaConfig(**sizes, tie_word_embeddings=True), sdpa=True).train()
+    config = transformers.LlamaConfig(**sizes, tie_word_embeddings=True, attn_implementation="sdpa")
+    theirs = transformers.LlamaForCausalLM(config).train()
+    theirs.load_state_dict(ours.state_dict())
+    return {"ours": Objective(ours, compiled == "ours"), "transformers": Theirs(theirs, compiled == "transformers")}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(("shape", "dtype"), [("small", "float32"), ("large", "bfloat16")])
+def test_step(benchmark, request, shape, dtype, provider):
+    compiled = provider.endswith("compiled")
+    if compiled and not speed.can_compile("cpu"):
+        pytest.skip("needs a C++ compiler, and there is none")
+    B, T, sizes = SHAPES[shape]
+    name = provider.removesuffix(" compiled")
+    found = engines(sizes, name if compiled else None)
+    batch, team = torch.randint(sizes["vocab_size"], (B, T)), Team("cpu")
+    config = TrainConfig(batch_size=B, context=T, dtype=dtype)
+    optimizers = {name: make_optimizer(engine, 0.1) for name, engine in found.items()}
+    losses = {name: take_step(found[name], optimizers[name], batch, 1e-4, config, team)[0] for name in found}
+    roundings = torch.finfo(DTYPES[dtype]).eps
+    assert abs(losses["ours"] - losses["transformers"]) <= roundings * losses["ours"], (
+        "a fast wrong answer is no result"
+    )
+    benchmark.group = f"training step, {shape}, {dtype}"
+    benchmark.pedantic(
+        take_step, (found[name], optimizers[name], batch, 1e-4, config, team), rounds=20 if shape == "small" else 4,
+        warmup_rounds=2,
+    )  # fmt: skip
+    tokens = B * T / benchmark.stats.stats.median
+    peak = speed.peak_flops("cpu", DTYPES[dtype])
+    share = tokens * speed.flops_per_token(found["ours"].model, T) / peak
+    benchmark.extra_info |= {
+        "torch": torch.__version__,
+        "tokens/s": round(tokens),
+        "share of GEMM peak": round(share, 3),
+    }
+    request.config.stash[MEDIANS]["training step, ms"][f"{shape} {DTYPES[dtype].itemsize * 8}"][provider] = (
+        benchmark.stats.stats.median * 1e3
+    )
