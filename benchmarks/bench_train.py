@@ -49,7 +49,9 @@ def engines(sizes: dict, compiled: str | None) -> dict[str, nn.Module]:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize(("shape", "dtype"), [("small", "float32"), ("large", "bfloat16")])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [("small", "float32"), pytest.param("large", "bfloat16", marks=pytest.mark.large)]
+)
 def test_step(benchmark, request, shape, dtype, provider):
     compiled = provider.endswith("compiled")
     if compiled and not speed.can_compile("cpu"):

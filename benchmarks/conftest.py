@@ -18,7 +18,7 @@ ADAPTER = Path(__file__).parent.parent / "tests" / "adapters" / "ours.py"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[MEDIANS] = defaultdict(dict)
+    config.stash[MEDIANS] = defaultdict(lambda: defaultdict(dict))
     config.stash[TABLES] = defaultdict(dict)
     config.addinivalue_line("markers", "large: a benchmark of a model that takes minutes; not with --small")
 
@@ -53,7 +53,7 @@ def measure(benchmark, request, models):
             benchmark.group = component
             benchmark.extra_info["torch"] = torch.__version__
             benchmark(call, *models[provider])
-        request.config.stash[MEDIANS][component][provider] = benchmark.stats.stats.median * 1e3
+        request.config.stash[MEDIANS]["forward pass, ms"][component][provider] = benchmark.stats.stats.median * 1e3
 
     return run
 
@@ -92,11 +92,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Medians side by side."""
-    for component, cells in config.stash[MEDIANS].items():
-        if len(cells) == len(PROVIDERS):
-            told = {name: f"{cells[name]:.3f}" for name in PROVIDERS}
-            ratio = {"transformers / ours": f"{cells['transformers'] / cells['ours']:.2f}"}
-            config.stash[TABLES]["forward pass, ms"][component] = told | ratio
+    for title, rows in config.stash[MEDIANS].items():
+        columns = [*max(rows.values(), key=len)]
+        for row, cells in rows.items():
+            if len(cells) == len(columns):
+                ratio = {f"{columns[-1]} / {columns[0]}": f"{cells[columns[-1]] / cells[columns[0]]:.2f}"}
+                config.stash[TABLES][title][row] = {name: f"{cells[name]:.3f}" for name in columns} | ratio
     for title, rows in config.stash[TABLES].items():
         terminalreporter.section(f"{title} (medians, torch {torch.__version__})")
         columns = list(next(iter(rows.values())))

@@ -16,5 +16,5 @@ CONFIG = HARD | {
 }
 B, T = 4, 256
 PROVIDERS = ("ours", "transformers")
-MEDIANS = pytest.StashKey[dict[str, dict[str, float]]]()  # component -> provider -> milliseconds
+MEDIANS = pytest.StashKey[dict[str, dict[str, dict[str, float]]]]()  # table -> row -> column -> milliseconds
 TABLES = pytest.StashKey[dict[str, dict[str, dict[str, str]]]]()  # title -> row -> column -> cell
