@@ -194,7 +194,7 @@ def test_it_evaluates_and_restores_the_mode(model):
 
 
 def test_it_restores_the_mode_when_the_model_raises(model, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("out of memory")
 
     other = Llama(model.config)

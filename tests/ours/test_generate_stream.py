@@ -56,7 +56,7 @@ def test_a_steps_logits_are_the_models_own_and_its_log_probabilities_their_log_s
 
 def test_every_step_is_there_as_soon_as_it_is_computed(model, monkeypatch):
     calls, forward = [], model.forward
-    monkeypatch.setattr(model, "forward", lambda *given: calls.append(1) or forward(*given))
+    monkeypatch.setattr(model, "forward", lambda *given, **kw: calls.append(1) or forward(*given, **kw))
     for n, _ in enumerate(stream(model, PROMPT, 4, stop_ids=[]), start=1):
         assert len(calls) == n
 

@@ -246,14 +246,15 @@ def run(config: GenerateConfig) -> int:
 def main() -> None:
     """The command line: every field of GenerateConfig."""
     try:
-        logging.basicConfig(format="[%(message)s]")  # what is compiled, and how long it took
-        logging.getLogger("llama_scratch").setLevel(logging.INFO)
         config = tyro.cli(
             GenerateConfig,
             prog="python -m llama_scratch.generate",
             description=__doc__,
             config=(tyro.conf.DisallowNone,),
         )
+        if not config.json:  # what is compiled, and how long it took
+            logging.basicConfig(format="[%(message)s]")
+            logging.getLogger("llama_scratch").setLevel(logging.INFO)
         sys.exit(run(config))
     except BrokenPipeError:  # nobody reads any more, as behind `| head`: quietly, and without another try at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -110,7 +110,7 @@ def _steps(
         for _ in range(max_new_tokens):
             unseen = tokens[:, cache.length :] if cache is not None else tokens
             with torch.no_grad():  # not around the loop: between two steps it is the caller's turn
-                logits = step(unseen, cache, attention_mask, last_only=True)[:, 0]
+                logits = step(unseen, cache, attention_mask, last_only=True)[:, -1]
             chosen = choose(logits, tokens, knobs, attention_mask, generator).where(running, filler)
             tokens = torch.cat((tokens, chosen[:, None]), dim=1)
             if attention_mask is not None:
