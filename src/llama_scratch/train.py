@@ -233,7 +233,7 @@ def evaluate(run: Run, done: int) -> Row:
     config, team, model = run.config, run.team, run.trained.model
     with evaluating(model), team.autocast(config.dtype):
         bits = bits_per_byte(model, run.corpus, 4 * config.batch_size, config.context, team)
-        text = sample(model, run.corpus.tokenizer, config.context // 2, config.seed + done, team.device)
+        text = sample(model, run.corpus.tokenizer, config.context, config.seed + done, team.device)
     return {VALIDATION: bits, "sample": text}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_a_team_trains_as_one_process_does_and_comes_back_when_one_of_it_is_kill
             assert abs(ours - theirs) <= LOSSES * theirs, step
     if parallel == "fsdp":
         assert "goes on after step 5" in done.stdout
-        opens_and_goes_on(out, expected)
+        opens_and_goes_on(out, Path(shutil.copytree(expected, tmp_path / "alone")))
 
 
 def opens_and_goes_on(out: Path, alone: Path) -> None:
