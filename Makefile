@@ -21,8 +21,9 @@ mutants: .venv/ready
 	$(BIN)/mutmut run > mutants.log
 	$(BIN)/python tests/survivors.py
 
-# Some ten minutes on two cores; results as JSON, and the README's pictures drawn from them
+# Some ten minutes on two cores; results as JSON, and pictures drawn from them
 bench: .venv/ready
+	@mkdir -p benchmarks/results
 	$(BIN)/pytest --benchmark-only --benchmark-json=benchmarks/results/latest.json
 	$(BIN)/python -m benchmarks.plots benchmarks/results/latest.json benchmarks/results
 
