@@ -17,7 +17,7 @@ from llama_scratch.fast import FastLlama, StaticCache
 from llama_scratch.rotary import angles
 from reference.implementation import Config, State
 from tests.adapters import ours
-from tests.adapters.ours import loss, sampling  # noqa: F401  the textbook's
+from tests.adapters.ours import crop, loss, reorder, sampling  # noqa: F401  the textbook's
 
 BITWISE = False
 
@@ -109,16 +109,6 @@ def _parts(
 
 def new_cache(handle: FastLlama, batch: int, length: int) -> StaticCache:
     return handle.new_cache(batch, length)
-
-
-def crop(_handle: FastLlama, cache: StaticCache, length: int) -> StaticCache:
-    cache.crop(length) if length else cache.reset()
-    return cache
-
-
-def reorder(_handle: FastLlama, cache: StaticCache, rows: Tensor) -> StaticCache:
-    cache.reorder(rows)
-    return cache
 
 
 def generate(
