@@ -15,7 +15,7 @@ from llama_scratch.loss import next_token_loss
 from llama_scratch.train import TrainConfig, take_step
 from llama_scratch.training import speed
 from llama_scratch.training.objective import Objective
-from llama_scratch.training.optimizer import make_optimizer
+from llama_scratch.training.optimizer import make_optimizers
 from llama_scratch.training.team import DTYPES, Team
 
 SHAPES = {
@@ -61,7 +61,7 @@ def test_step(benchmark, request, shape, dtype, provider):
     found = engines(sizes, name if compiled else None)
     batch, team = torch.randint(sizes["vocab_size"], (B, T)), Team("cpu")
     config = TrainConfig(batch_size=B, context=T, dtype=dtype)
-    optimizers = {name: make_optimizer(engine, 0.1) for name, engine in found.items()}
+    optimizers = {name: make_optimizers(engine, "adamw", 0.1) for name, engine in found.items()}
     losses = {name: take_step(found[name], optimizers[name], batch, 1e-4, config, team)[0] for name in found}
     roundings = torch.finfo(DTYPES[dtype]).eps
     assert abs(losses["ours"] - losses["HF"]) <= roundings * losses["ours"], "a fast wrong answer is no result"

@@ -178,7 +178,8 @@ class TestParts:
         config, _ = run
         model = Llama.from_pretrained(config.out)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        decayed, plain = optimizer.make_optimizer(model, 0.1).param_groups
+        (adamw,) = optimizer.make_optimizers(model, "adamw", 0.1)
+        decayed, plain = adamw.param_groups
         assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
         assert all("norm" in names[id(p)] for p in plain["params"])
         assert not any("norm" in names[id(p)] for p in decayed["params"])

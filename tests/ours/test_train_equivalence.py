@@ -11,7 +11,7 @@ from llama_scratch import Llama, LlamaConfig, config_file, data, train
 from llama_scratch.data import TokenRow
 from llama_scratch.train import TrainConfig
 from llama_scratch.training.objective import Objective
-from llama_scratch.training.optimizer import learning_rate, make_optimizer
+from llama_scratch.training.optimizer import learning_rate, make_optimizers
 from llama_scratch.training.team import Team
 from reference import oracle
 
@@ -19,7 +19,7 @@ SIZES = LlamaConfig(
     vocab_size=101, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
     num_key_value_heads=2, head_dim=16, max_position_embeddings=64,
 )  # fmt: skip
-CONFIG = TrainConfig(steps=20, warmup=4, batch_size=6, context=19, clip=0.5)
+CONFIG = TrainConfig(steps=20, warmup=4, batch_size=6, context=19, clip=0.5, optimizer="adamw")
 VARIANTS = {
     "plain": ({}, {}),
     "tied": ({"tie_word_embeddings": True}, {}),
@@ -28,6 +28,11 @@ VARIANTS = {
     "tied, in parts": ({"tie_word_embeddings": True}, {"accumulate": 2}),
     "bfloat16": ({}, {"dtype": "bfloat16"}),
     "tied, bfloat16, in parts": ({"tie_word_embeddings": True}, {"dtype": "bfloat16", "accumulate": 3}),
+    "muon": ({}, {"optimizer": "muon"}),
+    "muon, tied, bfloat16, in parts": (
+        {"tie_word_embeddings": True},
+        {"optimizer": "muon", "dtype": "bfloat16", "accumulate": 3},
+    ),
 }
 
 
@@ -40,7 +45,7 @@ def tokens(tmp_path_factory):
 
 @pytest.fixture(params=VARIANTS)
 def pair(request):
-    """The settings, our model, and transformers' with the same weights and an optimiser of its own."""
+    """The settings, our model, and transformers' with the same weights and optimisers of its own."""
     sizes, settings = VARIANTS[request.param]
     torch.manual_seed(0)
     ours = Llama(dataclasses.replace(SIZES, **sizes))
@@ -49,17 +54,25 @@ def pair(request):
             weight += torch.randn_like(weight) * 0.1
     state = {name: weight.clone() for name, weight in ours.state_dict().items()}
     theirs = oracle.build(config_file.to_dict(ours.config), state, torch.float32).train()
+    config = dataclasses.replace(CONFIG, **settings)
+    return config, ours, theirs, optimizers_of(theirs, config.optimizer)
+
+
+def optimizers_of(theirs, kind: str) -> list[torch.optim.Optimizer]:
+    """As torch's documentation has them: Muon for the matrices of hidden layers, AdamW for what it is not given."""
+    hidden = [p for p in theirs.model.layers.parameters() if p.ndim == 2] if kind == "muon" else []
+    muon = [torch.optim.Muon(hidden, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")] if hidden else []
+    others = [p for p in theirs.parameters() if not any(p is other for other in hidden)]
     groups = [
-        {"params": [p for p in theirs.parameters() if p.ndim == 2], "weight_decay": 0.1},
-        {"params": [p for p in theirs.parameters() if p.ndim == 1], "weight_decay": 0.0},
+        {"params": [p for p in others if p.ndim == 2], "weight_decay": 0.1},
+        {"params": [p for p in others if p.ndim == 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
-    return dataclasses.replace(CONFIG, **settings), ours, theirs, optimizer
+    return [torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True), *muon]
 
 
-def plain_step(theirs, optimizer, batch, rate, config) -> None:
-    """As a loop with transformers is written: labels, num_items_in_batch, clipping, AdamW."""
-    optimizer.zero_grad()
+def plain_step(theirs, optimizers, batch, rate, config) -> None:
+    """As a loop with transformers is written: labels, num_items_in_batch, clipping, the optimisers."""
+    theirs.zero_grad()
     for part in batch.chunk(config.accumulate):
         with torch.autocast("cpu", torch.bfloat16, enabled=config.dtype == "bfloat16"):
             mask = torch.ones_like(part)
@@ -67,21 +80,23 @@ def plain_step(theirs, optimizer, batch, rate, config) -> None:
             loss = theirs(part, attention_mask=mask, labels=part, use_cache=False, **count).loss
         loss.backward()
     nn.utils.clip_grad_norm_(theirs.parameters(), config.clip)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
 
 
 def both(pair, tokens, steps: int) -> list[float]:
     """Norms of the gradients before clipping."""
-    config, ours, theirs, their_optimizer = pair
+    config, ours, theirs, their_optimizers = pair
     objective = Objective(ours.train())
-    optimizer, team, norms = make_optimizer(ours, config.weight_decay), Team("cpu"), []
+    optimizers = make_optimizers(ours, config.optimizer, config.weight_decay)
+    team, norms = Team("cpu"), []
     for step in range(steps):
         batch = data.random_windows(tokens, config.batch_size, config.context, seed=0, step=step)
         rate = learning_rate(step, config.learning_rate, config.warmup, config.steps)
-        norms.append(train.take_step(objective, optimizer, batch, rate, config, team)[1].item())
-        plain_step(theirs, their_optimizer, batch, rate, config)
+        norms.append(train.take_step(objective, optimizers, batch, rate, config, team)[1].item())
+        plain_step(theirs, their_optimizers, batch, rate, config)
     return norms
 
 
@@ -112,7 +127,8 @@ def test_parts_of_a_batch_count_by_their_tokens(tokens):
         model = Llama(SIZES).train()
         config = dataclasses.replace(CONFIG, accumulate=accumulate, clip=1e9)
         batch = data.random_windows(tokens, config.batch_size, config.context, 0, 0)
-        loss, _ = train.take_step(Objective(model), make_optimizer(model, 0.1), batch, 0.0, config, Team("cpu"))
+        optimizers = make_optimizers(model, "adamw", 0.1)
+        loss, _ = train.take_step(Objective(model), optimizers, batch, 0.0, config, Team("cpu"))
         gradients.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
     (loss, whole), (same_loss, parts) = gradients
     eps = torch.finfo(torch.float32).eps

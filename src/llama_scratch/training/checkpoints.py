@@ -2,7 +2,7 @@
 
     OUT/run.json                     what the run was told, as it was first told it
     OUT/checkpoints/step-00000400/   a Hugging Face checkpoint with its tokenizer, and beside it
-        optimizer/                   AdamW's state, by torch.distributed.checkpoint: any number of processes reads it
+        optimizer/                   its state, by torch.distributed.checkpoint: any number of processes reads it
         random-00000.safetensors     the state of the random numbers, a file a process
 
 The schedule and the windows of a step are functions of its number: they have no state. A checkpoint is written under
@@ -46,7 +46,7 @@ class Trained:
     """What changes in training."""
 
     model: Llama
-    optimizer: torch.optim.Optimizer
+    optimizers: tuple[torch.optim.Optimizer, ...]
     tokenizer: Tokenizer
 
 
@@ -68,7 +68,7 @@ def save(out: Path, step: int, trained: Trained, team: Team, keep: int) -> Path:
     team.wait()
     try:
         with disk_errors(staging):
-            state = get_optimizer_state_dict(trained.model, trained.optimizer)
+            state = get_optimizer_state_dict(trained.model, trained.optimizers)
             save_shards(state, checkpoint_id=staging / OPTIMIZER, no_dist=team.size == 1)
             save_file(_random_state(), staging / f"random-{team.rank:05}.safetensors")
             whole = team.whole(trained.model)
@@ -92,10 +92,10 @@ def restore(checkpoint: Path, trained: Trained, team: Team) -> None:
 
     A process that has no random numbers there, because there were fewer processes, draws others than the rest.
     """
-    state = get_optimizer_state_dict(trained.model, trained.optimizer)
+    state = get_optimizer_state_dict(trained.model, trained.optimizers)
     with single_process_is_meant():
         load_shards(state, checkpoint_id=checkpoint / OPTIMIZER, no_dist=team.size == 1)
-    set_optimizer_state_dict(trained.model, trained.optimizer, state)
+    set_optimizer_state_dict(trained.model, trained.optimizers, state)
     path = checkpoint / f"random-{team.rank:05}.safetensors"
     if not path.exists():
         torch.manual_seed(torch.initial_seed() + team.rank)

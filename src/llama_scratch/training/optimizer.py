@@ -1,21 +1,33 @@
-"""AdamW, and the learning rate of each step."""
+"""AdamW or Muon, and the learning rate of each step."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import nn
 
+Kind = Literal["adamw", "muon"]
 
-def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) that decays matrices and leaves norms and biases alone."""
-    parameters = list(model.parameters())
+
+def make_optimizers(model: nn.Module, kind: Kind, weight_decay: float) -> tuple[torch.optim.Optimizer, ...]:
+    """AdamW (Loshchilov and Hutter 2019) that decays matrices and leaves norms and biases alone; or Muon (Jordan et al.
+    2024), which moves the matrices of the layers along orthogonal matrices, so large that AdamW's learning rate fits
+    (Liu et al. 2025, eq. 4), and AdamW for the rest.
+    """
+    named = dict(model.named_parameters())
+    moved = [name for name, p in named.items() if kind == "muon" and p.ndim == 2 and "layers." in name]
+    rest = [p for name, p in named.items() if name not in moved]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+    adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+    if kind == "adamw":
+        return (adamw,)
+    matrices = [named[name] for name in moved]
+    return torch.optim.Muon(matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"), adamw
 
 
 def learning_rate(step: int, highest: float, warmup: int, steps: int) -> float:
