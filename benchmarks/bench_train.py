@@ -2,7 +2,15 @@
 
 Two shapes: a toy of a million parameters, where what is not a product counts, and ten million, where products are most.
 The share of the machine is that of the best product of two square matrices, measured in the same run.
+
+And a whole run, as a person starts it: import, tokenizer, training, evaluation, saving. TINYSHAKESPEARE=PATH says where
+the text of that name lies, 1,115,394 bytes, of which the last tenth is held out.
 """
+
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,6 +22,7 @@ from llama_scratch import Llama, LlamaConfig
 from llama_scratch.loss import next_token_loss
 from llama_scratch.train import TrainConfig, take_step
 from llama_scratch.training import speed
+from llama_scratch.training.journal import VALIDATION
 from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import make_optimizers
 from llama_scratch.training.team import DTYPES, Team
@@ -81,3 +90,28 @@ def test_step(benchmark, request, shape, dtype, provider):
     request.config.stash[MEDIANS]["training step, ms"][f"{shape} {DTYPES[dtype].itemsize * 8}"][provider] = (
         benchmark.stats.stats.median * 1e3
     )
+
+
+RECIPE = ["--vocab-size", "1024", "--context", "96", "--batch-size", "12", "--warmup", "30"]  # else the tiny preset
+STEPS = {
+    "a third of nanoGPT's time": 350,
+    "nanoGPT's time": 1350,
+}  # 2,000 steps of its recipe for a CPU, where both were run
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("budget", STEPS)
+def test_recipe(benchmark, tmp_path, tell, budget):
+    if not (text := os.environ.get("TINYSHAKESPEARE")):
+        pytest.skip("TINYSHAKESPEARE names no file")
+    line = [sys.executable, "-m", "llama_scratch.train", "--data", text, "--out", tmp_path / "out", *RECIPE]
+    line += ["--steps", str(STEPS[budget]), "--eval-every", "100000", "--save-every", "100000"]
+    done = benchmark.pedantic(subprocess.run, (line,), {"capture_output": True, "text": True}, rounds=1)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    cells = {
+        "steps": str(found["step"]),
+        "seconds": f"{benchmark.stats.stats.median:.1f}",
+        "bits/byte": f"{found[VALIDATION]:.3f}",
+    }
+    tell.row("a whole run", budget, cells)

@@ -63,7 +63,7 @@ class TrainConfig:
     """Share of the text, its end, that is validated on; at most a million characters."""
     processes: int | None = None
     """That tokenise a large text; None: one for each core."""
-    steps: int = 800
+    steps: int = 720
     """Optimiser steps."""
     batch_size: int = 8
     """Windows a step, in all processes together."""
@@ -71,7 +71,7 @@ class TrainConfig:
     """Parts that each process computes its share of a batch in: less memory, the same step."""
     context: int = 128
     """Tokens a window, and the longest text that the model will have seen."""
-    vocab_size: int = 512
+    vocab_size: int = 1024
     """Pieces of the tokenizer."""
     hidden_size: int = 128
     """Width of the residual stream."""
@@ -83,15 +83,15 @@ class TrainConfig:
     """muon: for the matrices of the layers, AdamW for the rest; it needs half the steps. adamw: for all."""
     learning_rate: float = 4e-3
     """The highest; a tenth of it is left at the end."""
-    warmup: int = 50
+    warmup: int = 45
     """Steps of rising learning rate."""
-    weight_decay: float = 0.1
+    weight_decay: float = 0.5
     """Of matrices; norms and biases are not decayed."""
     clip: float = 1.0
     """The largest norm of all gradients together."""
-    eval_every: int = 160
+    eval_every: int = 144
     """Steps between validations, each with a sample."""
-    save_every: int = 160
+    save_every: int = 144
     """Steps between checkpoints to resume from."""
     keep: int = 2
     """Checkpoints that stay."""

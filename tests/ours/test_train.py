@@ -185,6 +185,19 @@ class TestParts:
         assert not any("norm" in names[id(p)] for p in decayed["params"])
         assert len(decayed["params"]) + len(plain["params"]) == len(names)
 
+    def test_muon_moves_the_matrices_of_the_layers_and_adamw_all_the_rest(self, run):
+        config, _ = run
+        model = Llama.from_pretrained(config.out)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        found = [
+            [names[id(p)] for group in each.param_groups for p in group["params"]]
+            for each in optimizer.make_optimizers(model, "muon", 0.1)
+        ]
+        muon, adamw = found
+        assert sorted(muon + adamw) == sorted(names.values())
+        assert {name.split(".")[-2] for name in muon} == {f"{part}_proj" for part in "q k v o gate up down".split()}
+        assert [name for name in adamw if "norm" not in name] == ["model.embed_tokens.weight"]
+
     def test_the_learning_rate_rises_then_falls_to_a_tenth(self):
         rates = [optimizer.learning_rate(step, 1.0, warmup=10, steps=110) for step in range(110)]
         assert rates[0] == pytest.approx(0.1)

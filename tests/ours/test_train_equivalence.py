@@ -19,7 +19,7 @@ SIZES = LlamaConfig(
     vocab_size=101, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
     num_key_value_heads=2, head_dim=16, max_position_embeddings=64,
 )  # fmt: skip
-CONFIG = TrainConfig(steps=20, warmup=4, batch_size=6, context=19, clip=0.5, optimizer="adamw")
+CONFIG = TrainConfig(steps=20, warmup=4, batch_size=6, context=19, clip=0.5, optimizer="adamw", weight_decay=0.1)
 VARIANTS = {
     "plain": ({}, {}),
     "tied": ({"tie_word_embeddings": True}, {}),

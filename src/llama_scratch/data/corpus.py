@@ -45,7 +45,7 @@ class Request:
     data: tuple[Path, ...] = ()
     text_field: str = "text"
     held_out: float = 0.1
-    vocab_size: int = 512
+    vocab_size: int = 1024
     tokenizer: Path | None = None
 
 
