@@ -77,7 +77,7 @@ def table(infos: list[Info], run: dict[str, Any]) -> str:
         rows.append([info["label"], *(tokens(info, name) for name in names), ratio, f"{share:.0%}"])
     machine, version = run["machine_info"], infos[0]["torch"].partition("+")[0]
     cpu = machine["cpu"]
-    where = f"{cpu.get('brand_raw', machine['machine'])}, {cpu['count']} cores, {machine['system']}"
+    where = f"{cpu.get('brand_raw', 'a processor')}, {cpu['count']} cores, {machine['system']}"
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"{lines}\n\n*({where}; torch {version}; {run['datetime'][:10]})*"
 

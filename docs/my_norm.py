@@ -1,4 +1,4 @@
-"""A Llama of somebody's own, as far as there is one: its RMSNorm, with a mistake in it. The README shows this file."""
+"""A Llama of somebody's own, as far as there is one: its RMSNorm, with a mistake in it."""
 
 import torch
 

@@ -30,7 +30,7 @@ def cosine_encoding(canvas: Figure) -> None:
     axes.set(xlabel="position", ylabel="channel")
 
 
-@figure(1.9)
+@figure(1.7)
 def rotation(canvas: Figure) -> None:
     """One vector, pair by pair, at positions 0 to 7."""
     H, positions = 8, torch.arange(8)[None]
