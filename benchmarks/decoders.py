@@ -73,6 +73,11 @@ def step_flops(config: LlamaConfig, batch: int, length: int) -> int:
     return batch * forward_flops(config, 1, length)
 
 
+def prompt_flops(config: LlamaConfig, length: int) -> int:
+    """Of a prompt whose last token only is asked for the next one: one row of the head."""
+    return forward_flops(config, length) - 2 * (length - 1) * config.vocab_size * config.hidden_size
+
+
 def check_same(llama: Llama, texts: dict[str, Tensor]) -> dict[str, int]:
     """Every decoder's text must be the textbook's, up to a first token that was as good as tied. Returns how many rows
     ended in a tie. Raises AssertionError, naming the decoder and the token.

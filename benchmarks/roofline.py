@@ -23,14 +23,3 @@ def bandwidth() -> float:
     started = time.perf_counter()
     _long().sum()
     return READ / (time.perf_counter() - started)
-
-
-def gemm_peak(dtype: torch.dtype, size: int = 1536) -> float:
-    """Operations a second of a product of two square matrices, best of three."""
-    a = torch.randn(size, size).to(dtype)
-    best = float("inf")
-    for _ in range(3):
-        started = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best

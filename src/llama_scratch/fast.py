@@ -9,8 +9,9 @@ memory at a quarter to a half of its speed on a CPU; the same sum, written as on
 nearly all of it. The whole step is compiled into one kernel, which reads the weights where the model keeps them, query,
 key and value in one loop, gate and up in another; numbers between the weights are float32 whatever their dtype.
 
-A prompt goes through the textbook model with PyTorch's fused attention, in chunks. What this file has no faster way for
-(other devices, other caches) goes through the textbook model as it is. Williams et al. 2009, "Roofline".
+A prompt goes through the textbook model with PyTorch's fused attention, in chunks. On other devices than a CPU, without
+a compiler, and in float64, where float32 between the weights would lose digits, the textbook model decodes as it is.
+Williams et al. 2009, "Roofline".
 """
 
 from __future__ import annotations
@@ -37,9 +38,7 @@ from llama_scratch.swiglu import ACTIVATION
 
 LENGTH_MATTERS = ("dynamic", "longrope")  # rope_types whose frequencies change as a text grows
 CHUNK = 512  # tokens of a prompt at once: scores of T × S would else grow with the square of its length
-BYTES_PER_SECOND = (
-    15e9  # at which the textbook reads weights, one text at a time, on the machines of NOTES.md: 11 to 18
-)
+BYTES_PER_SECOND = 15e9  # at which the textbook reads weights, one text at a time: 11 to 18 on the machines of NOTES.md
 SAVED = 2 / 3  # of that time
 SECONDS_A_LAYER = 1.0  # of compiling: 0.4 to 1.2 when TorchInductor meets the model for the first time
 
@@ -89,10 +88,10 @@ class FastLlama:
     @torch.no_grad()
     def __call__(self, tokens: Tokens, cache: KVCache | None = None, attention_mask: Padding | None = None,
                  positions: Positions | None = None, last_only: bool = False) -> Logits:  # fmt: skip
-        """As Llama.forward. Compiled for single tokens after others in a StaticCache, on a CPU."""
+        """As Llama.forward. Compiled for single tokens after others in a StaticCache."""
         if not isinstance(cache, StaticCache):
             return self.model(tokens, cache, attention_mask, positions, last_only)
-        if tokens.shape[1] == 1 and cache.length > 0 and tokens.device.type == "cpu":
+        if tokens.shape[1] == 1 and cache.length > 0:
             return self._next(tokens, cache, attention_mask, positions)
         chunks, start = [], cache.length
         with _fused_attention(self.model):
@@ -147,10 +146,12 @@ def pays_from(model: Llama, batch: int = 1, padded: bool = False) -> int:
 
 def for_decoding(model: Llama, fast: bool | None, new_tokens: int, batch: int, padded: bool) -> Llama | FastLlama:
     """The model, or what is faster: as asked, or (None) where that is expected to pay. The choice goes to the log."""
-    if fast is False or (fast is None and model.lm_head.weight.device.type != "cpu"):
+    if fast is False:
         return model
-    if not can_compile():
-        log.log(logging.WARNING if fast else logging.INFO, "decoding without compiling: there is no g++ or clang++")
+    weight = model.lm_head.weight
+    if weight.device.type != "cpu" or weight.dtype == torch.float64 or not can_compile():
+        found = f"{weight.dtype} on {weight.device}" if can_compile() else "there is no g++ or clang++"
+        log.log(logging.WARNING if fast else logging.INFO, "decoding without compiling: %s", found)
         return model
     needed = pays_from(model, batch, padded)
     if fast is None and new_tokens < needed:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -32,15 +33,20 @@ def die_before(change: int) -> None:
     sys.addaudithook(count)
 
 
-def main(models: list[Llama]) -> None:
+def obey(work: Callable[..., object], words: int) -> None:
+    """Does the work of each line of the input in a child, and kills it when the line says so. A line's first words, so
+    many, and its last go to `work`.
+    """
+    torch.set_num_threads(1)
+    os.fsync = lambda _: None  # it guards against a loss of power, which is not tried here, and is slow
     print("ready", flush=True)
     for line in sys.stdin:
-        which, how, when, directory = line.rstrip().split(maxsplit=3)
+        *which, how, when, directory = line.rstrip().split(maxsplit=words + 2)
         child = os.fork()
         if child == 0:
             if how == "event":
                 die_before(int(when))
-            models[int(which)].save_pretrained(directory, max_shard_size=SHARD)
+            work(*which, directory)
             os._exit(0)
         if how == "after":
             time.sleep(float(when))
@@ -50,6 +56,5 @@ def main(models: list[Llama]) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    os.fsync = lambda _: None  # it guards against a loss of power, which is not tried here, and is slow
-    main([Llama.from_pretrained(path) for path in sys.argv[1:]])
+    models = [Llama.from_pretrained(path) for path in sys.argv[1:]]
+    obey(lambda which, directory: models[int(which)].save_pretrained(directory, max_shard_size=SHARD), words=1)

@@ -9,6 +9,7 @@ from torch._dynamo.utils import counters
 from benchmarks.decoders import ends_in_a_tie
 from llama_scratch import Llama, Tokenizer, config_file, fast, generate
 from llama_scratch.fast import FastLlama
+from llama_scratch.generate import text
 from reference import budget
 from reference.cases import Case
 from tests.profiles import is_thorough
@@ -136,6 +137,22 @@ def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, caplog):
     model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
     assert torch.equal(generate(model, tokens, 4, fast=True), generate(model, tokens, 4, fast=False))
     assert [r.getMessage() for r in caplog.records] == ["decoding without compiling: there is no g++ or clang++"]
+
+
+def test_what_compiling_takes_is_no_part_of_a_tokens_time(monkeypatch):
+    monkeypatch.setattr(fast, "compiled", compiled := {})
+    monkeypatch.setattr(text, "compiled", compiled)
+    monkeypatch.setattr(text.time, "perf_counter", lambda: 50.0)
+    before = text._clock()
+    compiled["a step"] = 20.0
+    assert before - text._clock() == 20.0
+
+
+@pytest.mark.parametrize("other", [torch.float64, "meta"], ids=str)
+def test_elsewhere_the_textbook_decodes_and_says_so(other, caplog):
+    model = textbook(torch.float32).to(other)
+    assert fast.for_decoding(model, True, 9999, 1, padded=False) is model
+    assert caplog.records[-1].getMessage().startswith("decoding without compiling: torch.float")
 
 
 def test_a_trained_model_tells_the_same_stories(shared):

@@ -50,5 +50,5 @@ def sample(model: Llama, tokenizer: Tokenizer, length: int, seed: int, device: s
     start = tokenizer.encode("", bos=True) or [tokenizer.eos_id or 0]
     dice = torch.Generator(device).manual_seed(seed)
     tokens = torch.tensor([start], device=device)
-    ids = generate(model, tokens, length - len(start), temperature=0.7, stop_ids=[], generator=dice)
+    ids = generate(model, tokens, length - len(start), temperature=0.7, stop_ids=[], generator=dice, fast=False)
     return tokenizer.decode(ids[0].tolist())

@@ -8,13 +8,13 @@ Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1.
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from llama_scratch import fast
 from llama_scratch.config import LlamaConfig
 from llama_scratch.data import Corpus
 from llama_scratch.llama import Llama
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Compile = Literal["auto", "on", "off"]
 
-COMPILER = ("g++", "clang++")
 # below it, compiling takes longer than it saves: about 20 s, a quarter of the time at 100 GFLOP/s
 WORTH_COMPILING = 1e13
 
@@ -83,4 +82,4 @@ def peak_flops(device: str, dtype: torch.dtype, seconds: float = 0.15) -> float:
 
 def can_compile(device: str) -> bool:
     """Whether torch.compile finds what it needs: a C++ compiler for the CPU; for a GPU it comes with torch."""
-    return device.startswith("cuda") or any(map(shutil.which, COMPILER))
+    return device.startswith("cuda") or fast.can_compile()
