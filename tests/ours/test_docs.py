@@ -127,12 +127,19 @@ def test_a_chapter_has_all_its_parts(name):
 def test_every_link_inside_the_project_leads_somewhere():
     broken, found = [], 0
     for page in PAGES:
-        for target in re.findall(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        for target, _, heading in re.findall(r"\]\((?!https?://)([^)#]+)(#([^)]*))?\)", page.read_text()):
             found += 1
-            if not (page.parent / target).exists():
-                broken.append(f"{page.name}: {target}")
+            to = page.parent / target
+            if not to.exists() or (heading and heading not in headings(to.read_text())):
+                broken.append(f"{page.name}: {target}#{heading}")
     assert broken == []
     assert found > 30
+
+
+def headings(page: str) -> set[str]:
+    """As links call them."""
+    titles = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_every_figure_is_drawn_and_shown():
