@@ -103,10 +103,12 @@ class Writing:
 
     @property
     def seconds_to_first_token(self) -> float | None:
+        """From the start of the iteration, the prompt's own pass included."""
         return self._times[1] - self._times[0] if len(self._times) > 1 else None
 
     @property
     def tokens_per_second(self) -> float | None:
+        """Of all tokens but the first."""
         return (len(self._times) - 2) / (self._times[-1] - self._times[1]) if len(self._times) > 2 else None
 
 
