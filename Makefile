@@ -27,11 +27,11 @@ bench: .venv/ready
 	$(BIN)/pytest --benchmark-only --benchmark-json=benchmarks/results/latest.json
 	$(BIN)/python -m benchmarks.plots benchmarks/results/latest.json benchmarks/results
 
-# The suite on this project: report/index.html to look at, report/report.json, and the table of the README. (That the
-# README's table is up to date is not asked of the run that it is made from.)
+# The suite on this project: report/index.html to look at, report/report.json, and the table of the book. (That the
+# book's table is up to date is not asked of the run that it is made from.)
 report: .venv/ready
-	$(BIN)/pytest --report report --deselect tests/test_report.py::test_the_table_of_the_readme_is_of_this_suite
-	$(BIN)/python -m reference.report report/report.json README.md
+	$(BIN)/pytest --report report --deselect tests/test_report.py::test_the_table_of_the_book_is_of_this_suite
+	$(BIN)/python -m reference.report report/report.json docs/how_we_know.md
 
 # The book: figures drawn from the code, the notebook run, and the site to look at: site/index.html
 docs: export TRANSFORMERS_VERBOSITY = error

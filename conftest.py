@@ -67,6 +67,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path.is_relative_to(BENCHMARKS) and not config.getoption("benchmark_only") else None
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many code blocks of README and book ran."""
+    if ran := sum(".md::" in report.nodeid for report in terminalreporter.stats.get("passed", [])):
+        terminalreporter.line(f"{ran} code blocks of README and book ran")
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """pytest-benchmark skips what is no benchmark, so without this a run that timed nothing would pass."""
     config = session.config

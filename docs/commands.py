@@ -19,6 +19,8 @@ from sybil import Document, Example, Lexeme, Region
 
 BLOCK = re.compile(r"^```sh\n(?P<commands>.*?)^```\n", re.MULTILINE | re.DOTALL)
 PYTHON, PYTEST = ".venv/bin/python", ".venv/bin/pytest"
+CHROMIUM = "chromium --headless --hide-scrollbars --window-size=1000,560"
+RESULTS = "benchmarks/results/latest.json"
 # what takes minutes, and where it is run instead
 ELSEWHERE = {
     "make train": "tests/ours/test_train.py",
@@ -29,10 +31,12 @@ ELSEWHERE = {
     "make bench": "by hand: it takes long",
     "make docs": ".ci/run",
     "make lint": ".ci/run",
+    f"{CHROMIUM} --screenshot=docs/figures/report.png report/index.html": "by hand: no browser is a requirement",
+    f"{PYTHON} -m benchmarks.plots {RESULTS} docs/figures docs/speed.md": "tests/ours/test_docs.py",
     PYTEST: "make test",
     f"{PYTEST} --benchmark-only": ".ci/run, with --small",
     f"{PYTEST} --implementation my_adapter.py": "tests/test_report.py",
-    f"{PYTEST} --implementation my_adapter.py tests/test_rms_norm.py": "docs/how_we_know.md, without pytest",
+    f"{PYTEST} --implementation docs/my_norm.py tests/test_rms_norm.py": "tests/ours/test_docs.py",
 }
 SHORTER = {
     "--steps 2000": "--steps 2 --layers 1 --vocab-size 400 --device cpu",

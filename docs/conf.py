@@ -31,22 +31,23 @@ default_role = "code"
 highlight_language = "text"
 
 
+COLUMNS = re.compile(r" {4}|.*\S {2,}\S")  # a formula, or a line of a table
 # what would be markup: a bar, and a star that does not emphasise a word
 MARKUP = re.compile(r"\||\*(?!\w+\*)(?<!\w\*)")
 
 
 def as_restructured_text(_app: Any, _what: str, _name: str, _of: Any, _options: Any, lines: list[str]) -> None:
-    """Our docstrings are text with indented formulas: literal blocks to reStructuredText where `::` stands before."""
+    """Our docstrings are text with formulas and tables: literal blocks to reStructuredText where `::` stands before."""
     made: list[str] = []
     literal = False
     for line in lines:
-        if literal and line and not line.startswith("    "):
+        if literal and line and not COLUMNS.match(line):
             literal = False
             made.append("")
-        elif not literal and line.startswith("    "):
+        elif not literal and COLUMNS.match(line):
             literal = True
             made += ["", "::", ""]
-        made.append(line if literal else MARKUP.sub(r"\\\g<0>", line))
+        made.append(f"    {line}" if literal else MARKUP.sub(r"\\\g<0>", line))
     lines[:] = made
 
 

@@ -1,6 +1,6 @@
 """The Results of a run as a table for the terminal; with --report also report.json and one self-contained page.
 
-`python -m reference.report REPORT.json README.md` puts the table between the two marks in the README.
+`python -m reference.report REPORT.json PAGE.md` puts the table between the two marks in the page: docs/how_we_know.md.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read(path: Path) -> Results:
 
 
 def block(results: Results) -> str:
-    """What stands between the marks in the README."""
+    """What stands between the marks in the page."""
     about, known = results.about, sum(map(len, results.kills.values()))
     versions = f"torch {about['torch']} and transformers {about['transformers']}".replace("+cpu", "")
     note = f"""*(Numbers are answers compared, with {versions} on a CPU, in float32, bfloat16
@@ -82,17 +82,17 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 2:
         print(__doc__, file=sys.stderr)
         return 2
-    source, readme = map(Path, arguments)
-    results, text = read(source), readme.read_text(encoding="utf-8")
+    source, page = map(Path, arguments)
+    results, text = read(source), page.read_text(encoding="utf-8")
     marked = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
     survivors = [name for kills in results.kills.values() for name, sections in kills.items() if not sections]
     if results.kills.keys() != set(COMPONENTS) or survivors or not conformance.verdict(results)[0]:
-        print(f"report: {source}: no green run of the whole suite; {readme} is left as it is", file=sys.stderr)
+        print(f"report: {source}: no green run of the whole suite; {page} is left as it is", file=sys.stderr)
         return 1
     if not marked.search(text):
-        print(f"report: {readme}: the marks {BEGIN} and {END} are not in it", file=sys.stderr)
+        print(f"report: {page}: the marks {BEGIN} and {END} are not in it", file=sys.stderr)
         return 2
-    write_file(readme, marked.sub(lambda _: f"{BEGIN}\n{block(results)}\n{END}", text))
+    write_file(page, marked.sub(lambda _: f"{BEGIN}\n{block(results)}\n{END}", text))
     return 0
 
 

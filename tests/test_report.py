@@ -271,10 +271,11 @@ def test_equivalent_mistakes_are_told_in_words_and_not_among_the_known():
 
 
 def block() -> str:
-    return (ROOT / "README.md").read_text().split(report.BEGIN)[1].split(report.END)[0]
+    page = ROOT / "docs" / "how_we_know.md"
+    return page.read_text().split(report.BEGIN)[1].split(report.END)[0]
 
 
-def test_the_table_of_the_readme_is_of_this_suite():
+def test_the_table_of_the_book_is_of_this_suite():
     """A row for every component, and every mistake counted."""
     text = block()
     assert re.findall(r"^(\w+) +\d+ within", text, re.MULTILINE) == list(mistakes.COMPONENTS)
@@ -284,18 +285,18 @@ def test_the_table_of_the_readme_is_of_this_suite():
     assert f"{sum(len(mistakes.of(c)) for c in mistakes.COMPONENTS)} known mistakes" in " ".join(text.split())
 
 
-def test_only_a_green_run_of_everything_gets_into_the_readme(tmp_path):
-    readme, directory = tmp_path / "README.md", tmp_path / "report"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+def test_only_a_green_run_of_everything_gets_into_the_book(tmp_path):
+    page, directory = tmp_path / "page.md", tmp_path / "report"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     some = green()
     del some.kills["loss"]
     for results, code in ((some, 1), (wrong("loss", 99.0), 1), (green(), 0)):
-        assert "\nold\n" in readme.read_text()
-        assert report.main([str(report.write(results, directory)[0]), str(readme)]) == code
-    text = readme.read_text()
+        assert "\nold\n" in page.read_text()
+        assert report.main([str(report.write(results, directory)[0]), str(page)]) == code
+    text = page.read_text()
     assert text == f"before\n{report.BEGIN}\n{report.block(green())}\n{report.END}\nafter\n"
-    assert report.main([str(directory / "report.json"), str(readme)]) == 0
-    assert readme.read_text() == text
+    assert report.main([str(directory / "report.json"), str(page)]) == 0
+    assert page.read_text() == text
 
 
 ADAPTER = """

@@ -42,7 +42,7 @@ def causal(canvas: Figure) -> None:
         )
 
 
-@figure(2.4)
+@figure(2.6)
 def head_map(canvas: Figure) -> None:
     """Which key/value head each of eight query heads reads: found by giving every group its own number."""
     N = 8
@@ -61,7 +61,7 @@ def head_map(canvas: Figure) -> None:
                 color=colour,
                 bbox={"boxstyle": "round", "fc": "none", "ec": colour},
             )
-            axes.text(n, -row - 0.38, f"k{g} v{g}", ha="center", va="center", fontsize=8)
+            axes.text(n, -row - 0.38, f"k{g} v{g}", ha="center", va="center", fontsize=9)
         axes.text(-0.8, -row - 0.1, name, ha="right", va="center")
     axes.set(xlim=(-2.6, N - 0.4), ylim=(-2.7, 0.4))
     axes.set_axis_off()

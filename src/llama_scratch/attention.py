@@ -31,8 +31,7 @@ def share_heads(x: Keys, R: int) -> Tensor:
 
 def attend(q: Queries, k: Keys, v: Keys, mask: Mask, dropout: float = 0.0, sdpa: bool = False) -> Queries:
     """What every query reads: the values, weighed by how well their keys match it. With `sdpa` PyTorch's fused kernel
-    computes it: the same mathematics, rounded in another order, and other numbers in rows with nothing to see.
-    """
+    computes it: the same mathematics, rounded in another order, and other numbers in rows with nothing to see."""
     k, v = (share_heads(heads, q.shape[1] // k.shape[1]) for heads in (k, v))
     if sdpa:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
@@ -45,7 +44,8 @@ def attend(q: Queries, k: Keys, v: Keys, mask: Mask, dropout: float = 0.0, sdpa:
 
 
 class Attention(nn.Module):
-    """Projects to queries, keys and values, turns queries and keys by position, attends, projects back."""
+    """Projects to queries, keys and values, turns queries and keys by position, attends, projects back. Raises
+    ValueError where the cache has no room."""
 
     def __init__(self, config: LlamaConfig, sdpa: bool = False) -> None:
         super().__init__()

@@ -16,7 +16,8 @@ from llama_scratch.swiglu import SwiGLU
 
 
 class Block(nn.Module):
-    """Pre-norm residual layer; its parts in Hugging Face's order, in which gradient clipping sums."""
+    """Pre-norm residual layer; its parts in Hugging Face's order, in which gradient clipping sums. Raises ValueError
+    where the cache has no room."""
 
     def __init__(self, config: LlamaConfig, sdpa: bool = False) -> None:
         super().__init__()

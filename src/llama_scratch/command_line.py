@@ -15,4 +15,5 @@ def is_usable(device: str) -> bool:
 
 
 def flag(name: str) -> str:
+    """What a field is called on the command line."""
     return "--" + name.replace("_", "-")

@@ -21,10 +21,12 @@ def check(name: str, value: Any, expected: str, holds: Callable[[Any], bool]) ->
 
 
 def is_int(value: Any) -> bool:
+    """Whether it is a whole number that fits into 64 bits; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def is_number(value: Any) -> bool:
+    """Whether it is finite and not negative."""
     return (is_int(value) or isinstance(value, float)) and 0 <= value < float("inf")
 
 
@@ -38,6 +40,7 @@ TOKENS = ("an integer, a list of integers or null",
 
 
 def one_of(*choices: Any) -> tuple[str, Callable[[Any], bool]]:
+    """The rule that a value is one of these."""
     return f"one of {list(choices)}", lambda v: v in list(choices)
 
 

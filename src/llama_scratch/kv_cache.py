@@ -27,7 +27,7 @@ class LayerCache:
     filled: int
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Keys, Keys]:
-        """Writes k and v (B, G, T, H) behind what is filled, returns all of it. Raises ValueError if it is full."""
+        """Writes k and v (B, G, T, H) behind what is filled, returns all. Raises ValueError if they do not fit."""
         (B, G, room, H), S = self.keys.shape, self.filled + k.shape[2]
         if room < S:
             raise ValueError(f"{self.filled} cached + {k.shape[2]} new positions exceed the cache's max_length {room}")

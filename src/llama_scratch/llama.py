@@ -21,7 +21,7 @@ from llama_scratch.rotary import angles
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks and final norm."""
+    """Embedding, blocks and final norm. Raises ValueError where the cache has no room."""
 
     def __init__(self, config: LlamaConfig, sdpa: bool = False) -> None:
         super().__init__()

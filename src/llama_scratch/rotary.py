@@ -26,8 +26,7 @@ def inverse_frequencies(config: LlamaConfig, length: int) -> tuple[Float32[Tenso
     """θ in radians per position, and the factor on cosine and sine, for a call whose largest position is `length` − 1.
 
     Only dynamic and longrope depend on the length. transformers' dynamic remembers the longest call so far: after it
-    a shorter call past max_position_embeddings gets the longer one's frequencies; here its own.
-    """
+    a shorter call past max_position_embeddings gets the longer one's frequencies; here its own."""
     rope, H, longest = config.rope_parameters, config.head_dim, config.max_position_embeddings
     base: Any = rope["rope_theta"]
     if rope["rope_type"] == "dynamic":
@@ -68,8 +67,7 @@ def _longrope(periods: Tensor, rope: dict[str, Any], length: int, longest: int) 
 
 def _yarn(periods: Tensor, rope: dict[str, Any], H: int) -> tuple[Tensor, float]:
     """Keeps the pairs that turn more than beta_fast times within the original length, interpolates those that turn
-    less than beta_slow times, ramps between; and sharpens attention.
-    """
+    less than beta_slow times, ramps between; and sharpens attention."""
 
     def pair_that_turns(times: float) -> float:
         original = rope["original_max_position_embeddings"]

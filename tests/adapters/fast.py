@@ -1,4 +1,4 @@
-"""fast.py, behind the protocol of reference.implementation: the functions that its step is made of, and the step.
+"""fast/, behind the protocol of reference.implementation: the functions that its step is made of, and the step.
 
 Every sequence is taken token by token. Without a cache rows are asked one at a time, with one all at once: one text and
 several are compiled apart. It computes in float32 and rounds at the end, so its bits are its own; and no gradients.
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import llama_scratch
-from llama_scratch import fast
-from llama_scratch.fast import FastLlama, StaticCache
+from llama_scratch.fast import FastLlama, StaticCache, step
+from llama_scratch.fast.decoding import LENGTH_MATTERS
 from llama_scratch.rotary import angles
 from reference.implementation import Config, State
 from tests.adapters import ours
@@ -28,41 +28,41 @@ def build(config: Config, state: State, dtype: torch.dtype) -> FastLlama:
 
 def rms_norm(handle: FastLlama, where: str, x: Tensor) -> Tensor:
     weight, rows = handle.model.get_submodule(where).weight, x.float().flatten(0, -2)
-    return fast.norm(rows, weight, handle.config.rms_norm_eps).view(x.shape).to(x.dtype)
+    return step.norm(rows, weight, handle.config.rms_norm_eps).view(x.shape).to(x.dtype)
 
 
 def rotary(handle: FastLlama, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     B, T = q.shape[0], q.shape[2]
-    rotation = fast.signed(
+    rotation = step.signed(
         angles(handle.config, positions, torch.float32).expand(2, B, -1, -1).reshape(2, B * T, 1, -1)
     )
 
     def turn(x: Tensor) -> Tensor:
         rows = x.float().transpose(1, 2).flatten(0, 1)
-        return fast.turned(rows, rotation).view(B, T, *rows.shape[1:]).transpose(1, 2).to(x.dtype)
+        return step.turned(rows, rotation).view(B, T, *rows.shape[1:]).transpose(1, 2).to(x.dtype)
 
     return turn(q), turn(k)
 
 
 def swiglu(handle: FastLlama, layer: int, x: Tensor) -> Tensor:
     rows = x.float().flatten(0, -2).split(1)
-    w = handle.weights[layer]
-    return torch.cat([fast.swiglu(w, row, handle.config.hidden_act) for row in rows]).view(x.shape).to(x.dtype)
+    w = handle.weights.layers[layer]
+    return torch.cat([step.swiglu(w, row, handle.config.hidden_act) for row in rows]).view(x.shape).to(x.dtype)
 
 
 def attention(
     handle: FastLlama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: StaticCache | None = None
 ) -> Tensor:
-    w = handle.weights[layer]
-    steps = [fast.attention(w, row, *others) for row, others in _rows(handle, layer, x, positions, mask, cache)]
+    w = handle.weights.layers[layer]
+    steps = [step.attention(w, row, *others) for row, others in _rows(handle, layer, x, positions, mask, cache)]
     return torch.stack(steps, dim=1).to(x.dtype)
 
 
 def block(
     handle: FastLlama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: StaticCache | None = None
 ) -> Tensor:
-    w, shape = handle.weights[layer], (handle.config.rms_norm_eps, handle.config.hidden_act)
-    steps = [fast.block(w, row, shape, *others) for row, others in _rows(handle, layer, x, positions, mask, cache)]
+    w, shape = handle.weights.layers[layer], (handle.config.rms_norm_eps, handle.config.hidden_act)
+    steps = [step.block(w, row, *shape, *others) for row, others in _rows(handle, layer, x, positions, mask, cache)]
     return torch.stack(steps, dim=1).to(x.dtype)
 
 
@@ -76,7 +76,7 @@ def _rows(
     for t in range(T):
         S = cache.length + 1
         seen = None if mask is None else mask[:, :S].bool()
-        others = fast.signed(rotation[:, :, t : t + 1]), cache.columns[:S], seen, cache.keys[layer], cache.values[layer]
+        others = step.signed(rotation[:, :, t : t + 1]), cache.columns[:S], seen, cache.keys[layer], cache.values[layer]
         yield x[:, t].float(), others
         cache.advance(1)
 
@@ -87,7 +87,7 @@ def llama(
     B, T = tokens.shape
     if cache is not None:
         return torch.cat([*_parts(handle, tokens, positions, mask, cache)], dim=1)
-    if handle.config.rope_parameters["rope_type"] in fast.LENGTH_MATTERS:  # frequencies follow the longest row
+    if handle.config.rope_parameters["rope_type"] in LENGTH_MATTERS:  # frequencies follow the longest row
         return handle(tokens, new_cache(handle, B, T), mask, positions)
     answers = []
     for row in (slice(r, r + 1) for r in range(B)):
@@ -101,7 +101,7 @@ def _parts(
 ) -> Iterator[Tensor]:
     """Half at once, as a prompt, and the rest one by one; all at once where frequencies follow the longest call."""
     T = tokens.shape[1]
-    half = T if handle.config.rope_parameters["rope_type"] in fast.LENGTH_MATTERS else (T + 1) // 2
+    half = T if handle.config.rope_parameters["rope_type"] in LENGTH_MATTERS else (T + 1) // 2
     for start, end in [(0, half), *((t, t + 1) for t in range(half, T))]:
         seen = None if mask is None else mask[:, : cache.length + end - start]
         yield handle(tokens[:, start:end], cache, seen, positions[:, start:end])

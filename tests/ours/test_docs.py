@@ -2,11 +2,16 @@
 formula has a twin that can fail. That the code blocks run is asked block by block: docs/examples.py, docs/commands.py.
 """
 
+import ast
 import base64
 import importlib
 import io
+import json
+import os
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -14,6 +19,7 @@ import numpy as np
 import pytest
 from sybil import Document
 
+from benchmarks import plots
 from docs import drawing, examples
 from docs.commands import ELSEWHERE, shell_blocks
 from docs.drawing import views
@@ -63,7 +69,7 @@ TOPICS = {
     "training": ["windows", "schedule", "loss"],
     "sampling": ["temperature", "top-k", "top-p", "min-p", "repetition penalty"],
     "how_we_know": ["### Tiers", "### Budgets", "### Mistakes", "kill matrix", "## What a green test does not prove"],
-    "speed": ["bytes", "operations", "roofline"],
+    "speed": ["bytes", "operations", "roofline", "## Measured"],
     "scaling": ["6·P·n"],
     "loss": ["cross entropy", "shifted by one", "-100"],
     "generate": ["cache", "left", "stop token"],
@@ -71,6 +77,7 @@ TOPICS = {
 DRAWN = ["cosine_encoding", "rotation", "decay", "attention_patterns", "causal", "head_map", "cache_growth",
          "cost_of_a_token", "loss_curve", "kill_matrix", "error_by_layer"]  # fmt: skip
 PARTS = ["## The idea", "## The formula", "## The code", "## Run it", "## Exercises", "## What goes wrong"]
+MEASURED = {"measured_cost_by_length", "measured_share_of_roofline"}  # drawn from a run of the benchmarks
 PEN, SHADE = 0.5, 0.002  # points, and colours on the average: what no eye sees in a figure
 UNSEEN = {
     "tied_by_copy",
@@ -105,13 +112,13 @@ def test_every_component_has_a_chapter_under_its_name():
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_has_all_its_parts(name):
     page = text(name)
-    lacking = {"how_we_know": PARTS[1:3], "scaling": PARTS[2:3], "tokenizer": PARTS[1:2]}
-    assert [part for part in PARTS if f"\n{part}\n" not in page] == lacking.get(name, [])
+    parts = [part for part in PARTS if (name, part) != ("scaling", "## The code")]  # it has none of its own
+    assert [part for part in parts if f"\n{part}\n" not in page] == []
     assert re.search(r"^!\[.{20,}\]\(figures/\w+\.svg\)$", page, re.MULTILINE), "no figure with a description"
     assert len(re.findall(r"^\*\*\d\.\*\* ", page, re.MULTILINE)) == 3
     answers = re.findall(r"<details><summary>Answer</summary>\n\n(.*?)</details>", page, re.DOTALL)
     assert len(answers) == 3
-    assert sum("```python" in answer for answer in answers) >= 2
+    assert [answer for answer in answers if "```python" not in answer] == []
     if name in mistakes.COMPONENTS:
         assert f"```{{mistakes}} {name}\n" in page
         assert re.search(rf"literalinclude}} \.\./src/llama_scratch/{name}(/\w+)?\.py", page)
@@ -120,17 +127,24 @@ def test_a_chapter_has_all_its_parts(name):
 def test_every_link_inside_the_project_leads_somewhere():
     broken, found = [], 0
     for page in PAGES:
-        for target in re.findall(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        for target, _, heading in re.findall(r"\]\((?!https?://)([^)#]+)(#([^)]*))?\)", page.read_text()):
             found += 1
-            if not (page.parent / target).exists():
-                broken.append(f"{page.name}: {target}")
+            to = page.parent / target
+            if not to.exists() or (heading and heading not in headings(to.read_text())):
+                broken.append(f"{page.name}: {target}#{heading}")
     assert broken == []
     assert found > 30
 
 
+def headings(page: str) -> set[str]:
+    """As links call them."""
+    titles = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_every_figure_is_drawn_and_shown():
     shown = {name for page in PAGES for name in re.findall(r"\(\S*?figures/(\w+)\.svg\)", page.read_text())}
-    assert {path.stem for path in drawing.FIGURES.glob("*.svg")} == drawing.ALL.keys() == shown
+    assert {path.stem for path in drawing.FIGURES.glob("*.svg")} == drawing.ALL.keys() | MEASURED == shown
     assert [name for name in DRAWN if name not in shown] == []
 
 
@@ -194,6 +208,88 @@ def test_a_formula_has_a_twin_that_fails_when_it_is_broken(name, tmp_path):
     page = tmp_path / f"{name}.md"
     page.write_text(text(name).replace(meant, broken))
     assert len(failures(page)) == 1
+
+
+def test_the_readme_shows_what_the_suite_says_of_a_norm_with_a_mistake():
+    """The example is docs/my_norm.py, and the text below it is what its command prints, but for last digits."""
+    readme = (ROOT / "README.md").read_text()
+    assert f"```python\n{(DOCS / 'my_norm.py').read_text()}```\n" in readme
+    assert (DOCS / "my_norm.py").read_text().count("\n") <= 30
+    command = re.search(r"^\.venv/bin/pytest (--implementation docs/my_norm\.py \S+)", readme, re.MULTILINE)
+    stated = re.search(r"^```text\n(WRONG: rms_norm\n.*?)```", readme, re.MULTILINE | re.DOTALL)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # not as a worker
+    line = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *command[1].split()]
+    done = subprocess.run(line, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300)
+    assert without_digits(stated[1]) in without_digits(done.stdout)
+
+
+def without_digits(said: str) -> str:
+    """Errors in ulps, which another processor rounds otherwise."""
+    return re.sub(r"[\d.e]+ ulp|(?<=transformers )[\d.]+", "#", said)
+
+
+# a run of the benchmarks, as far as pictures and table need it
+RUN = {
+    "machine_info": {"cpu": {"brand_raw": "A CPU", "count": 2}, "system": "Linux"},
+    "datetime": "2026-01-31T01:02",
+    "benchmarks": [
+        {"name": "test_decode[24M float32]", "extra_info": {
+            "torch": "2.13.0+cpu", "label": "24M float32", "batch": 4,
+            "seconds_a_step": {"textbook": 0.04, "transformers": 0.02, "fast": 0.008},
+            "share_of_roofline": {"textbook": 0.1, "transformers": 0.2, "fast": 0.5}}},
+        {"name": "test_cost_by_length", "extra_info": {
+            "lengths": [32, 1000], "seconds": {name: [0.001, 0.002] for name in plots.NAMES},
+            "predicted": {"cached": [0.001, 0.001], "uncached": [0.001, 0.1]}}},
+    ],
+}  # fmt: skip
+
+
+def test_a_run_of_the_benchmarks_becomes_the_pictures_and_the_table_of_the_book(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(RUN))
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{plots.BEGIN}\nold\n{plots.END}\nafter\n")
+    plots.main(tmp_path / "run.json", tmp_path, page)
+    assert {path.stem for path in tmp_path.glob("*.svg")} == MEASURED
+    assert "| 24M float32 | 100 | 200 | 500 | 2.50 | 50% |\n\n*(A CPU, 2 cores, Linux; torch 2.13.0; 2026-01-31)*" in (
+        page.read_text()
+    )
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="to stand in it once, found 0"):
+        plots.main(tmp_path / "run.json", tmp_path, page)
+
+
+def test_the_speed_chapter_says_what_was_measured_where_and_when():
+    measured = text("speed").split(plots.BEGIN)[1].split(plots.END)[0]
+    assert re.search(r"^\*\(.+, \d+ cores, \w+; torch [\d.]+; \d{4}-\d\d-\d\d\)\*$", measured, re.MULTILINE)
+
+
+def test_everything_in_the_reference_has_a_docstring_that_names_its_errors():
+    """Its own, or that of the class it belongs to: what calling a module does is told by the module's."""
+    silent, found = [], 0
+    for name, members in re.findall(r"automodule:: (\S+)\n   :members:(.*)", text("api")):
+        module = importlib.import_module(name)
+        everything = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
+        for public in members.replace(",", "").split() or everything:
+            made = getattr(module, public)
+            source = sys.modules.get(getattr(made, "__module__", ""))
+            if source and source.__name__.startswith(name) and hasattr(made, "__qualname__"):
+                found += 1
+                silent += lacking(source, made.__qualname__)
+    assert silent == []
+    assert found > 50
+
+
+def lacking(module, name: str) -> list[str]:
+    """What of a class or function says nothing, or nothing of what it raises."""
+    (node,) = (x for x in ast.parse(Path(module.__file__).read_text()).body if getattr(x, "name", None) == name)
+    whole, missing = ast.get_docstring(node) or "", []
+    for part in (node, *(x for x in node.body if isinstance(node, ast.ClassDef) and isinstance(x, ast.FunctionDef))):
+        said, hidden = ast.get_docstring(part) or "", part.name.startswith("_")
+        asked = isinstance(part, ast.FunctionDef) and (not hidden or part.name in ("__init__", "__post_init__"))
+        raises = asked and any(isinstance(x, ast.Raise) for x in ast.walk(part))
+        if (not said and not hidden and part.name != "forward") or (raises and "Raises" not in said + whole):
+            missing.append(f"{module.__name__}.{name}: {part.name}")
+    return missing
 
 
 def failures(page: Path) -> list[str]:

@@ -1,15 +1,16 @@
-"""fast.py computes what the textbook model computes: within budget of the formula, and the same text."""
+"""fast/ computes what the textbook model computes: within budget of the formula, and the same text."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
 
 from benchmarks.decoders import ends_in_a_tie
 from llama_scratch import Llama, Tokenizer, config_file, fast, generate
-from llama_scratch.fast import FastLlama
-from llama_scratch.generate import text
+from llama_scratch.fast import FastLlama, compiled, decoding
+from llama_scratch.fast.compiled import Kind
 from reference import budget
 from reference.cases import Case
 from tests.profiles import is_thorough
@@ -17,6 +18,20 @@ from tests.profiles import is_thorough
 pytestmark = pytest.mark.skipif(not fast.can_compile(), reason="needs g++ or clang++")
 
 PROMPT, STEPS = 5, 12
+
+
+@pytest.fixture(autouse=True)
+def kinds(monkeypatch, request) -> set[Kind]:
+    """What the test decodes with. Compiled steps are kept from run to run beside pytest's own notes."""
+    used = set()
+
+    def noted(kind: Kind):
+        used.add(kind)
+        return compiled.load(kind)
+
+    monkeypatch.setattr(compiled, "home", lambda: Path(request.config.cache.mkdir("steps")))
+    monkeypatch.setattr(decoding, "load", noted)
+    return used
 
 
 def textbook(dtype: torch.dtype, **fields) -> Llama:
@@ -36,12 +51,11 @@ def step_by_step(model: FastLlama, tokens: torch.Tensor, room: int, mask: torch.
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_logits_are_within_budget_of_the_formula(dtype):
+def test_logits_are_within_budget_of_the_formula(dtype, kinds):
     tokens = Case().tokens[:1, : PROMPT + STEPS]
     model = textbook(dtype)
-    compiled = counters["stats"]["unique_graphs"]
     found = step_by_step(FastLlama(model), tokens, 24)
-    assert counters["stats"]["unique_graphs"] == compiled + 1, "one compilation, however the text grows"
+    assert len(kinds) == 1, "one compilation, however the text grows"
     with torch.no_grad():
         theirs, exact = model(tokens), textbook(dtype).double()(tokens)
     single = slice(PROMPT, None)
@@ -50,13 +64,11 @@ def test_logits_are_within_budget_of_the_formula(dtype):
     assert not verdict.bitwise, "the compiled step was not used"
 
 
-def test_a_cache_of_another_length_needs_no_other_compilation():
+def test_a_cache_of_another_length_needs_no_other_compilation(kinds):
     model = FastLlama(textbook(torch.float32))
     tokens = Case().tokens[:1, : PROMPT + 3]
-    first = step_by_step(model, tokens, 24)
-    compiled = counters["stats"]["unique_graphs"]
-    assert torch.equal(step_by_step(model, tokens, 200), first)
-    assert counters["stats"]["unique_graphs"] == compiled
+    assert torch.equal(step_by_step(model, tokens, 200), step_by_step(model, tokens, 24))
+    assert len(kinds) == 1
 
 
 def padded(tokens: torch.Tensor) -> torch.Tensor:
@@ -76,23 +88,21 @@ def exactly(dtype: torch.dtype, tokens: torch.Tensor, mask: torch.Tensor) -> tor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_batch_of_prompts_of_different_lengths_is_within_budget(dtype):
+def test_batches_of_any_size_and_padding_are_within_budget(dtype, kinds):
     tokens = Case().tokens[:, : PROMPT + STEPS].repeat(2, 1)  # rows that differ by their padding alone
     model, mask = textbook(dtype), padded(tokens)
-    compiled = counters["stats"]["unique_graphs"]
-    found = step_by_step(FastLlama(model), tokens, 24, mask)
-    assert counters["stats"]["unique_graphs"] == compiled + 1
-    step_by_step(FastLlama(model), tokens[1:], 24, mask[1:])
-    assert counters["stats"]["unique_graphs"] == compiled + 1, "another batch, compiled again"
     theirs, exact = model(tokens, None, mask).detach(), exactly(dtype, tokens, mask)
     compared = (mask == 1) & (torch.arange(tokens.shape[1]) >= PROMPT)  # real, and asked one by one
-    verdict = budget.judge("fast", found[compared], theirs[compared], exact[compared], dtype)
-    assert verdict.within, verdict
-    assert not verdict.bitwise, "the compiled step was not used"
+    for rows in (slice(None), slice(1, 3)):
+        found = step_by_step(FastLlama(model), tokens[rows], 24, mask[rows])[compared[rows]]
+        verdict = budget.judge("fast", found, theirs[rows][compared[rows]], exact[rows][compared[rows]], dtype)
+        assert verdict.within, verdict
+        assert not verdict.bitwise, "the compiled step was not used"
+    assert len(kinds) == 1, "another batch, compiled again"
 
 
 def test_a_prompt_in_chunks_is_the_whole_prompt(monkeypatch):
-    monkeypatch.setattr(fast, "CHUNK", 3)
+    monkeypatch.setattr(decoding, "CHUNK", 3)
     model, tokens = FastLlama(textbook(torch.float32)), Case().tokens[:, : PROMPT + 3]
     for mask in (torch.ones_like(tokens), padded(tokens)):
         given, real = None if mask.all() else mask, mask == 1
@@ -109,20 +119,56 @@ def test_one_token_may_be_the_whole_prompt():
     assert torch.equal(generate(model, tokens, 4, stop_ids=[], fast=True), generate(model, tokens, 4, stop_ids=[]))
 
 
-def test_it_compiles_where_that_is_expected_to_pay(monkeypatch):
-    model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
-    monkeypatch.setattr(fast, "compiled", {})
-    needed = fast.pays_from(model)
-    assert needed > 1000, "a tiny model is decoded sooner than compiled"
-    choice = [type(fast.for_decoding(model, None, n, 1, padded=False)) for n in (needed - 1, needed)]
-    assert choice == [Llama, FastLlama]
-    monkeypatch.setattr(fast, "SECONDS_A_LAYER", 0)
-    generate(model, tokens, 2, stop_ids=[])
-    assert len(fast.compiled) == 1
-    monkeypatch.undo()
-    fast.compiled[(*fast._kind(model), False, False)] = 1.0
-    assert fast.pays_from(model) == 1, "what is compiled already costs nothing"
+def test_it_compiles_where_that_is_expected_to_pay(monkeypatch, tmp_path):
+    model = textbook(torch.float32)
+    with monkeypatch.context() as nothing_kept:
+        nothing_kept.setattr(compiled, "home", lambda: tmp_path)
+        nothing_kept.setattr(decoding, "load", lambda kind: kind)
+        needed = decoding.pays_from(model)
+        assert needed > 1000, "a tiny model is decoded sooner than compiled"
+        choice = [type(fast.for_decoding(model, None, n, 1, padded=False)) for n in (needed - 1, needed)]
+        assert choice == [Llama, FastLlama]
+    FastLlama(model).compiled(several=False, padded=False)
+    assert decoding.pays_from(model) == 1, "what is compiled already costs nothing"
     assert type(fast.for_decoding(model, False, 9999, 1, padded=False)) is Llama
+
+
+def test_what_is_compiled_is_kept_for_later_processes(monkeypatch):
+    model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
+    first = generate(model, tokens, 3, stop_ids=[], fast=True)
+    compiled.load.cache_clear()  # as a new process
+    monkeypatch.setattr(compiled, "_make", None)
+    assert torch.equal(generate(model, tokens, 3, stop_ids=[], fast=True), first)
+
+
+def test_what_is_kept_is_for_this_torch_and_this_number_of_threads(monkeypatch):
+    config = textbook(torch.float32).config
+
+    def path():
+        return compiled.kind(config, torch.float32, several=False, padded=False).path
+
+    here = path()
+    with monkeypatch.context() as other:
+        other.setattr(torch, "__version__", "2.99")
+        assert path() != here
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    assert path() != here
+
+
+@pytest.mark.parametrize("trouble", ["the compiler fails", "nothing can be kept"])
+def test_where_compiling_fails_it_says_so_and_goes_on(trouble, monkeypatch, caplog, tmp_path):
+    model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
+    compiled.load.cache_clear()
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\necho 'no header, no kernel' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(compiler))
+    home = tmp_path / "steps" if trouble == "the compiler fails" else compiler / "below a file"
+    monkeypatch.setattr(compiled, "home", lambda: home)
+    assert torch.equal(generate(model, tokens, 4, fast=True), generate(model, tokens, 4, fast=False))
+    expected = "no header, no kernel" if trouble == "the compiler fails" else str(compiler)
+    assert expected in next(r.getMessage() for r in caplog.records if r.levelname == "WARNING")
+    assert not home.exists() or not [*home.iterdir()], "nothing half made"
 
 
 def test_a_full_cache_is_refused():
@@ -133,19 +179,10 @@ def test_a_full_cache_is_refused():
 
 
 def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, caplog):
-    monkeypatch.setattr(fast.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(compiled.shutil, "which", lambda _name: None)
     model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
     assert torch.equal(generate(model, tokens, 4, fast=True), generate(model, tokens, 4, fast=False))
     assert [r.getMessage() for r in caplog.records] == ["decoding without compiling: there is no g++ or clang++"]
-
-
-def test_what_compiling_takes_is_no_part_of_a_tokens_time(monkeypatch):
-    monkeypatch.setattr(fast, "compiled", compiled := {})
-    monkeypatch.setattr(text, "compiled", compiled)
-    monkeypatch.setattr(text.time, "perf_counter", lambda: 50.0)
-    before = text._clock()
-    compiled["a step"] = 20.0
-    assert before - text._clock() == 20.0
 
 
 @pytest.mark.parametrize("other", [torch.float64, "meta"], ids=str)

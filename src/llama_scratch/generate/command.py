@@ -85,6 +85,7 @@ class GenerateConfig:
 
     @property
     def knobs(self) -> Sampling:
+        """How tokens are chosen. Raises ValueError for a value that means nothing."""
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
 

@@ -15,7 +15,6 @@ from itertools import chain
 
 import torch
 
-from llama_scratch.fast import compiled
 from llama_scratch.generate.loop import GREEDY, configured_stop_ids, context_length, stream
 from llama_scratch.llama import Llama
 from llama_scratch.sampling import Sampling
@@ -40,7 +39,7 @@ class Writing:
                              log_probabilities (Step.log_probabilities, nats) are [] unless asked for
     stopped                  why it ended; None until then
     seconds_to_first_token   from the start of the iteration, the prompt's own pass included; None until there is one
-    tokens_per_second        of all tokens but the first, compiling left out; None until there are two
+    tokens_per_second        of all tokens but the first; None until there are two
 
     It stops at the stop ids of the model's configuration and of the tokenizer, at the first of `stop` that the text
     completes, after `max_new_tokens`, and where the model's context is full. Raises ValueError for a prompt that leaves
@@ -71,7 +70,7 @@ class Writing:
         self.stopped: Stopped | None = None
 
     def __iter__(self) -> Iterator[str]:
-        self._times = [_clock()]
+        self._times = [time.perf_counter()]
         # the decoder sees the prompt too: a space in front is a space only where a text does not begin
         pieces = self._tokenizer.decode_stream(chain(self._prompt, self._new_ids()))
         with closing(self._steps):
@@ -95,7 +94,7 @@ class Writing:
             self.ids.append(int(step.tokens[0]))
             if self._wants_log_probabilities:
                 self.log_probabilities.append(step.log_probabilities.item())
-            self._times.append(_clock())
+            self._times.append(time.perf_counter())
             if self.ids[-1] in self._stop_ids:
                 self.stopped = Stopped.TOKEN
                 return
@@ -104,16 +103,13 @@ class Writing:
 
     @property
     def seconds_to_first_token(self) -> float | None:
+        """From the start of the iteration, the prompt's own pass included."""
         return self._times[1] - self._times[0] if len(self._times) > 1 else None
 
     @property
     def tokens_per_second(self) -> float | None:
+        """Of all tokens but the first."""
         return (len(self._times) - 2) / (self._times[-1] - self._times[1]) if len(self._times) > 2 else None
-
-
-def _clock() -> float:
-    """Seconds that stand still while a step is compiled: that is told apart, and is no part of a token's time."""
-    return time.perf_counter() - sum(compiled.values())
 
 
 class HeldBack:

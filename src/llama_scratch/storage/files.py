@@ -29,6 +29,7 @@ class CheckpointError(Exception):
 
 
 def unreadable(path: Path, error: BaseException) -> CheckpointError:
+    """What to raise where reading `path` raised `error`."""
     if isinstance(error, FileNotFoundError):
         return CheckpointError(f"{path} is missing")
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -45,6 +45,7 @@ class Weight:
     read: Callable[[], Tensor]
 
     def numel(self) -> int:
+        """How many numbers it has."""
         return math.prod(self.shape)
 
 

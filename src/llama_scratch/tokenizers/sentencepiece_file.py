@@ -26,6 +26,8 @@ LONGEST_PIECE = 512
 
 
 class Piece(NamedTuple):
+    """An entry of the vocabulary; `kind` is the file's own number for it, `score` its rank among merges."""
+
     text: str
     score: float
     kind: int
@@ -132,4 +134,5 @@ def _bytes(piece: Piece) -> bytes:
 
 
 def special_tokens(model: Model) -> dict[str, int]:
+    """Text -> id of what is never read from text."""
     return {piece.text: i for i, piece in enumerate(model.pieces) if piece.kind in (UNKNOWN, CONTROL)}

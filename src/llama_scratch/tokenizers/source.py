@@ -15,6 +15,8 @@ TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\s")
 
 
 class Source(NamedTuple):
+    """A tokenizer's file, read."""
+
     encode: Callable[[str], list[int]]
     encode_following: Callable[[str], list[int]]
     """Of a text that a special token stands before."""

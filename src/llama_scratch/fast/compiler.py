@@ -1,0 +1,71 @@
+"""Compiles one kind of step: `python -m llama_scratch.fast.compiler KIND PATH`; compiled.py starts it.
+
+The step is exported with tensors that nobody writes, which take no memory; its machine code is packed into PATH.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from llama_scratch.config import LlamaConfig
+from llama_scratch.fast import step
+from llama_scratch.fast.compiled import Kind
+from llama_scratch.llama import Llama
+
+TEXTS, FILLED, ROOM = 3, 7, 19  # of the example; all different, so that no two sizes are taken for one
+
+
+class Step(nn.Module):
+    """`step.logits` as what torch.export takes; every tensor is an argument, the weights too."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self._shape = config.rms_norm_eps, config.hidden_act
+
+    def forward(self, weights: tuple[Any, ...], *surroundings: Any) -> Tensor:
+        return step.logits(step.Weights(*weights), *self._shape, *surroundings)
+
+
+def example(config: LlamaConfig, kind: Kind) -> tuple[Any, ...]:
+    """Arguments of a call."""
+    dtype = getattr(torch, kind.dtype)
+    with torch.device("meta"):
+        model = Llama(config)
+    model = model.to(dtype).to_empty(device="cpu").requires_grad_(False)
+    B, G, H = TEXTS if kind.several else 1, config.num_key_value_heads, config.head_dim
+    keys, values = ([torch.empty(B, G, ROOM, H, dtype=dtype) for _ in range(config.num_hidden_layers)] for _ in "kv")
+    mask = torch.ones(B, FILLED, dtype=torch.bool) if kind.padded else None
+    tokens, rotation = torch.zeros(B, dtype=torch.long), torch.empty(B, 2, H)
+    return tuple(step.weights(model)), tokens, rotation, torch.arange(FILLED), mask, keys, values
+
+
+def sizes_that_change(arguments: tuple[Any, ...], kind: Kind) -> dict[str, Any]:
+    """Which axes of them have another length in another call."""
+    weights, *_, mask, keys, _ = arguments
+    batch: dict[int, Any] = {0: Dim.DYNAMIC} if kind.several else {}
+    caches = [batch | {2: Dim.DYNAMIC}] * len(keys)
+    masks = None if mask is None else batch | {1: Dim.DYNAMIC}
+    fixed = torch.utils._pytree.tree_map(lambda _: None, weights)
+    return {"weights": fixed, "surroundings": (batch, batch, {0: Dim.DYNAMIC}, masks, caches, caches)}
+
+
+def main(told: str, path: str) -> None:
+    """Writes the file."""
+    kind = Kind(**json.loads(told))
+    torch.set_num_threads(kind.threads)
+    config = LlamaConfig(**json.loads(kind.sizes))
+    arguments = example(config, kind)
+    warnings.simplefilter("ignore")  # torch's own
+    exported = torch.export.export(Step(config), arguments, dynamic_shapes=sizes_that_change(arguments, kind))
+    torch._inductor.aoti_compile_and_package(exported, package_path=path)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
