@@ -1,4 +1,4 @@
-"""Decoding: the textbook, transformers' `generate` and fast.py side by side, in turn, in one process.
+"""Decoding: the textbook, transformers' `generate` and fast/ side by side, in turn, in one process.
 
 Each round times all of them and the machine's bandwidth; what is told is the median of the rounds. What a step costs is
 predicted from the shapes before it is measured: bytes that must be read, operations that must be done.

@@ -1,7 +1,7 @@
 """Peak memory of decoding beside the bytes of weights and cache: `python -m benchmarks.decode_memory` (Linux).
 
-A fresh process for each decoder; what it held before the model existed is subtracted, the compiler's own memory is not.
-"later" is the peak of a second text, when everything is compiled.
+A fresh process for each decoder; what it held before the model existed is subtracted. What fast decoding is compiled by
+is no part of that process. "later" is the peak of a second text.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from docs.drawing import BLUE, GREEN, INK, ORANGE, RED, STYLE, WIDTH
 Info = dict[str, Any]  # what a benchmark tells beside its times
 BEGIN, END = "<!-- the table of a run: make bench -->", "<!-- until here -->"
 COLORS = {"textbook": BLUE, "transformers": ORANGE, "fast": GREEN, "uncached": RED}
-NAMES = {"uncached": "textbook, no cache", "textbook": "textbook, cached", "fast": "fast.py, cached"}
+NAMES = {"uncached": "textbook, no cache", "textbook": "textbook, cached", "fast": "fast, cached"}
 
 
 def cost_by_length(info: Info) -> Figure:

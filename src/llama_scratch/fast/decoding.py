@@ -162,7 +162,9 @@ def for_decoding(model: Llama, fast: bool | None, new_tokens: int, batch: int, p
         return model
     needed = pays_from(model, batch > 1, padded)
     if fast is None and new_tokens < needed:
-        log.info("decoding without compiling, which is expected to pay from %s new tokens on", f"{needed:,}")
+        log.info(
+            "decoding without compiling, which takes a while once and would pay from %s new tokens on", f"{needed:,}"
+        )
         return model
     quick = FastLlama(model)
     try:
