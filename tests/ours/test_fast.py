@@ -11,6 +11,7 @@ from benchmarks.decoders import ends_in_a_tie
 from llama_scratch import Llama, Tokenizer, config_file, fast, generate
 from llama_scratch.fast import FastLlama, compiled, decoding
 from llama_scratch.fast.compiled import Kind
+from llama_scratch.fast.pages import use_large_pages
 from reference import budget
 from reference.cases import Case
 from tests.profiles import is_thorough
@@ -169,6 +170,25 @@ def test_where_compiling_fails_it_says_so_and_goes_on(trouble, monkeypatch, capl
     expected = "no header, no kernel" if trouble == "the compiler fails" else str(compiler)
     assert expected in next(r.getMessage() for r in caplog.records if r.levelname == "WARNING")
     assert not home.exists() or not [*home.iterdir()], "nothing half made"
+
+
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
+
+
+def in_large_pages() -> int:
+    """Bytes of this process."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages")) * 1024
+
+
+@pytest.mark.skipif(not LARGE_PAGES.exists(), reason="needs Linux with transparent huge pages")
+def test_weights_side_by_side_move_into_large_pages_and_stay_what_they_are():
+    memory = torch.arange(2**23, dtype=torch.int32)  # 32 MB, of which each row is no page of 2 MB
+    address, before = memory.data_ptr(), in_large_pages()
+    use_large_pages(memory.view(64, -1))
+    assert in_large_pages() - before >= 2**24
+    assert memory.data_ptr() == address
+    assert torch.equal(memory, torch.arange(2**23, dtype=torch.int32))
 
 
 def test_a_full_cache_is_refused():

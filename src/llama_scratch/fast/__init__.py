@@ -12,6 +12,7 @@ key and value in one loop, gate and up in another; numbers between the weights a
 step      the mathematics of one token
 compiled  the step as machine code: where it is kept, and how it is called
 compiler  python -m llama_scratch.fast.compiler: makes it, in a process of its own
+pages     weights where memory is read fastest
 decoding  a model whose single tokens take that step; where it is expected to pay
 
 Williams et al. 2009, "Roofline: An Insightful Visual Performance Model for Multicore Architectures".

@@ -19,6 +19,7 @@ from llama_scratch.attention import Attention, causal_mask
 from llama_scratch.config import LlamaConfig, Logits, Padding, Positions, Tokens
 from llama_scratch.fast import step
 from llama_scratch.fast.compiled import CompileError, can_compile, kind, load
+from llama_scratch.fast.pages import use_large_pages
 from llama_scratch.kv_cache import KVCache, LayerCache
 from llama_scratch.llama import Llama, next_positions
 from llama_scratch.rotary import angles, rotate
@@ -64,6 +65,7 @@ class FastLlama:
         self.model, self.config = model, model.config
         self.weights = step.weights(model)
         self._tensors = [tensor.contiguous() for tensor in tree_leaves(tuple(self.weights)) if tensor is not None]
+        use_large_pages(self._tensors)
         self._steps: dict[tuple[bool, bool], Callable[[list[Tensor]], list[Tensor]]] = {}
 
     def new_cache(self, batch_size: int, max_length: int) -> StaticCache:

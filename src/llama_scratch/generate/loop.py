@@ -80,10 +80,11 @@ def stream(
 
     A row stops at a stop id (None: the configuration's eos_token_id; []: never) and is filled with pad_token_id, or
     else the first stop id, until every row has stopped. Prompts of different lengths are padded on the left, with an
-    attention_mask: `pad_left`. `fast` compiles the step over a cache (fast/), once for all models of these sizes; then a
-    token costs a third on a CPU. None does so where it is expected to pay. Raises ValueError, before the first step,
-    for a prompt that this cannot go on from, a negative count, and where prompt and new tokens are more than the
-    model's context.
+    attention_mask: `pad_left`. `fast` compiles the step over a cache (fast/), once for all models of these sizes: a
+    token then costs a third on a CPU. None does so where it is expected to pay.
+
+    Raises ValueError, before the first step, for a prompt that this cannot go on from, a negative count, and where
+    prompt and new tokens are more than the model's context.
     """
     _check(tokens, attention_mask, model.config.vocab_size, max_new_tokens)
     _check_length(tokens, attention_mask, model.config, max_new_tokens)
