@@ -35,7 +35,7 @@ class Journal:
     def __init__(self, out: Path, scale: Scale, done: int = 0, shown: bool = True) -> None:
         self._path, self._scale, self._shown = out / "log.jsonl", scale, shown
         self.history: list[Row] = read_log(self._path, done) if done and shown else []
-        self._done = self._noted = done
+        self._begun = self._done = self._noted = done
         self._losses: list[Tensor] = []
         self._seconds = self.history[-1]["seconds"] if self.history else 0.0
         self._board: Any = None
@@ -78,6 +78,8 @@ class Journal:
         is written every few steps, and by `force`: where a run that goes on will count from.
         """
         self._losses.append(loss)
+        if self._done == self._begun:  # the first step, which may have compiled, says nothing about the time left
+            self._bar.unpause()
         self._bar.update()
         self._done += 1
         if self._done % EVERY and not (more or force):

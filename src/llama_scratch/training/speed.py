@@ -27,6 +27,7 @@ Compile = Literal["auto", "on", "off"]
 
 # below it, compiling takes longer than it saves: about 20 s, a quarter of the time at 100 GFLOP/s
 WORTH_COMPILING = 1e13
+LEAST_ROUNDS = 10  # products; the first ones find threads asleep
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,12 @@ def flops_per_token(model: Llama, context: int) -> int:
 
 
 def peak_flops(device: str, dtype: torch.dtype, seconds: float = 0.15) -> float:
-    """The best rate of a product of two square matrices, found in so many seconds."""
+    """The best rate of a product of two square matrices, found in so many seconds, or a few rounds more."""
     size = 8192 if device.startswith("cuda") else 768
     a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    best, end = float("inf"), time.perf_counter() + seconds
-    while best == float("inf") or time.perf_counter() < end:
-        started = time.perf_counter()
+    best, rounds, end = float("inf"), 0, time.perf_counter() + seconds
+    while rounds < LEAST_ROUNDS or time.perf_counter() < end:
+        started, rounds = time.perf_counter(), rounds + 1
         c = a @ b
         c[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - started)
