@@ -34,23 +34,16 @@ log = logging.getLogger("llama_scratch")
 
 
 class StaticCache(KVCache):
-    """A KVCache with a tensor a layer: a compiled step writes into its inputs, which must not share memory."""
+    """A KVCache with what each step needs of every position."""
 
     def __init__(self, config: LlamaConfig, batch_size: int, max_length: int,
                  dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> None:  # fmt: skip
-        shape = (batch_size, config.num_key_value_heads, max_length, config.head_dim)
-        self.keys, self.values = (  # type: ignore[assignment]  # as rows of a tensor, without being one
-            [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)] for _ in "kv"
-        )
-        self.length = 0
+        super().__init__(config, batch_size, max_length, dtype, device)
+        use_large_pages([self.keys, self.values])
         self.columns = torch.arange(max_length, device=device)
         self.rotation: Tensor | None = None  # of every position, (max_length, 2, H)
         if config.rope_parameters["rope_type"] not in LENGTH_MATTERS:
             self.rotation = step.signed(angles(config, self.columns[:, None], torch.float32))
-
-    def reorder(self, rows: Tensor) -> None:
-        keys, values = ([x[rows] for x in buffers] for buffers in (self.keys, self.values))
-        self.keys, self.values = keys, values  # type: ignore[assignment]
 
 
 class FastLlama:
@@ -132,7 +125,7 @@ class FastLlama:
             inputs.append(attention_mask.bool())
         inputs = [x.contiguous() for x in inputs]  # machine code asks nobody for strides
         run = self.compiled(B > 1, attention_mask is not None)
-        (logits,) = run([*self._tensors, *inputs, *cache.keys, *cache.values])
+        (logits,) = run([*self._tensors, *inputs, *cache.keys.unbind(), *cache.values.unbind()])
         cache.advance(1)
         return logits[:, None]
 
