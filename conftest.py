@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Shapes are checked in tests; a benchmark must not pay for that."""
+    """Shapes are checked in tests; a benchmark must not pay for that. What tests decode by default is the textbook: no
+    compiled step of this user's stands ready for it.
+    """
+    if not config.getoption("benchmark_only"):
+        os.environ.setdefault("LLAMA_SCRATCH_STEPS", f"{tempfile.gettempdir()}/steps-{os.getpid()}")
     if config.getoption("benchmark_only"):
         jaxtyping.config.update("jaxtyping_disable", True)
 

@@ -6,13 +6,16 @@ several are compiled apart. It computes in float32 and rounds at the end, so its
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import llama_scratch
 from llama_scratch.fast import FastLlama, StaticCache, step
+from llama_scratch.fast.compiled import STEPS
 from llama_scratch.fast.decoding import LENGTH_MATTERS
 from llama_scratch.rotary import angles
 from reference.implementation import Config, State
@@ -20,6 +23,8 @@ from tests.adapters import ours
 from tests.adapters.ours import crop, loss, reorder, sampling  # noqa: F401  the textbook's
 
 BITWISE = False
+# kept from run to run: compiling takes far longer than asking
+os.environ[STEPS] = str(Path(__file__).parents[2] / ".pytest_cache" / "steps")
 
 
 def build(config: Config, state: State, dtype: torch.dtype) -> FastLlama:

@@ -103,4 +103,6 @@ def sampling(logits: Tensor, tokens: Tensor, **knobs: Any) -> Tensor:
 def generate(
     handle: Llama, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool, stop: Sequence[int] = ()
 ) -> Tensor:
-    return llama_scratch.generate(handle, tokens, new, use_cache=use_cache, attention_mask=mask, stop_ids=stop)
+    return llama_scratch.generate(
+        handle, tokens, new, use_cache=use_cache, attention_mask=mask, stop_ids=stop, fast=False
+    )

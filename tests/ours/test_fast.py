@@ -30,7 +30,7 @@ def kinds(monkeypatch, request) -> set[Kind]:
         used.add(kind)
         return compiled.load(kind)
 
-    monkeypatch.setattr(compiled, "home", lambda: Path(request.config.cache.mkdir("steps")))
+    monkeypatch.setenv(compiled.STEPS, str(request.config.cache.mkdir("steps")))
     monkeypatch.setattr(decoding, "load", noted)
     return used
 
@@ -123,7 +123,7 @@ def test_one_token_may_be_the_whole_prompt():
 def test_it_compiles_where_that_is_expected_to_pay(monkeypatch, tmp_path):
     model = textbook(torch.float32)
     with monkeypatch.context() as nothing_kept:
-        nothing_kept.setattr(compiled, "home", lambda: tmp_path)
+        nothing_kept.setenv(compiled.STEPS, str(tmp_path))
         nothing_kept.setattr(decoding, "load", lambda kind: kind)
         needed = decoding.pays_from(model)
         assert needed > 1000, "a tiny model is decoded sooner than compiled"
@@ -165,7 +165,7 @@ def test_where_compiling_fails_it_says_so_and_goes_on(trouble, monkeypatch, capl
     compiler.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(compiler))
     home = tmp_path / "steps" if trouble == "the compiler fails" else compiler / "below a file"
-    monkeypatch.setattr(compiled, "home", lambda: home)
+    monkeypatch.setenv(compiled.STEPS, str(home))
     assert torch.equal(generate(model, tokens, 4, fast=True), generate(model, tokens, 4, fast=False))
     expected = "no header, no kernel" if trouble == "the compiler fails" else str(compiler)
     assert expected in next(r.getMessage() for r in caplog.records if r.levelname == "WARNING")

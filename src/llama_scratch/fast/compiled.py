@@ -30,6 +30,8 @@ from llama_scratch.config import LlamaConfig
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
          "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps", "attention_bias", "mlp_bias")  # fmt: skip
 
+STEPS = "LLAMA_SCRATCH_STEPS"
+
 log = logging.getLogger("llama_scratch")
 
 
@@ -58,8 +60,9 @@ class Kind:
 
 
 def home() -> Path:
-    """The folder of this user's compiled steps."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama_scratch"
+    """The folder of compiled steps: $LLAMA_SCRATCH_STEPS, or llama_scratch in the user's cache."""
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get(STEPS) or cache_home / "llama_scratch")
 
 
 def kind(config: LlamaConfig, dtype: torch.dtype, several: bool, padded: bool) -> Kind:
