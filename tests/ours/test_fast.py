@@ -115,6 +115,15 @@ def test_a_prompt_in_chunks_is_the_whole_prompt(monkeypatch):
     assert not any(layer.self_attn.sdpa for layer in model.model.model.layers), "the model itself is as it was"
 
 
+@pytest.mark.parametrize("new", [1, 3])
+def test_a_mask_of_another_shape_is_refused(new):
+    model, tokens = FastLlama(textbook(torch.float32)), Case().tokens[:1, : PROMPT + new]
+    cache = model.new_cache(1, 24)
+    model(tokens[:, :PROMPT], cache)
+    with pytest.raises(ValueError, match="attention_mask is \\(1, 4\\), expected \\(1, "):
+        model(tokens[:, PROMPT:], cache, torch.ones(1, 4, dtype=torch.long), last_only=True)
+
+
 def test_one_token_may_be_the_whole_prompt():
     model, tokens = textbook(torch.float32), Case().tokens[:1, :1]
     assert torch.equal(generate(model, tokens, 4, stop_ids=[], fast=True), generate(model, tokens, 4, stop_ids=[]))

@@ -71,6 +71,9 @@ class FastLlama:
         """As Llama.forward. Compiled for single tokens after others in a StaticCache."""
         if not isinstance(cache, StaticCache):
             return self.model(tokens, cache, attention_mask, positions, last_only)
+        B, S = len(tokens), cache.length + tokens.shape[1]
+        if attention_mask is not None and attention_mask.shape != (B, S):
+            raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}, expected {B, S}: (batch, cached + new)")
         if tokens.shape[1] == 1 and cache.length > 0:
             return self._next(tokens, cache, attention_mask, positions)
         read = self._last_of_prompt if last_only else self.model
@@ -116,8 +119,6 @@ class FastLlama:
         B, S = len(tokens), cache.length + 1
         if len(cache.columns) < S:
             raise ValueError(f"{S - 1} cached + 1 new positions exceed the cache's max_length {len(cache.columns)}")
-        if attention_mask is not None and attention_mask.shape != (B, S):
-            raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}, expected {B, S}: (batch, cached + new)")
         if attention_mask is not None and positions is None:
             positions = next_positions(1, S, attention_mask, tokens.device)
         inputs = [tokens[:, 0], self._rotation(cache, B, positions), cache.columns[:S]]
