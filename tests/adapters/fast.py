@@ -81,8 +81,8 @@ def _rows(
     for t in range(T):
         S = cache.length + 1
         seen = None if mask is None else mask[:, :S].bool()
-        others = step.signed(rotation[:, :, t : t + 1]), cache.columns[:S], seen, cache.keys[layer], cache.values[layer]
-        yield x[:, t].float(), others
+        stored = cache.keys[layer], cache.by_channel[layer]
+        yield x[:, t].float(), (step.signed(rotation[:, :, t : t + 1]), cache.columns[:S], seen, *stored)
         cache.advance(1)
 
 

@@ -1,6 +1,8 @@
 """fast/ computes what the textbook model computes: within budget of the formula, and the same text."""
 
 import dataclasses
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -115,6 +117,20 @@ def test_a_prompt_in_chunks_is_the_whole_prompt(monkeypatch):
     assert not any(layer.self_attn.sdpa for layer in model.model.model.layers), "the model itself is as it was"
 
 
+def test_rows_that_change_places_are_decoded_on():
+    model, tokens = FastLlama(textbook(torch.float32)), Case().tokens[:, : PROMPT + 2]
+    rows = torch.arange(len(tokens)).flip(0)
+
+    def go_on(tokens: torch.Tensor, turned: bool) -> torch.Tensor:
+        cache = model.new_cache(len(tokens), 9)
+        model(tokens[:, :PROMPT], cache)
+        if turned:
+            cache.reorder(rows)
+        return torch.cat([model(tokens[rows if turned else ..., t : t + 1], cache) for t in (PROMPT, PROMPT + 1)], 1)
+
+    torch.testing.assert_close(go_on(tokens, turned=True), go_on(tokens, turned=False)[rows], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("new", [1, 3])
 def test_a_mask_of_another_shape_is_refused(new):
     model, tokens = FastLlama(textbook(torch.float32)), Case().tokens[:1, : PROMPT + new]
@@ -179,6 +195,31 @@ def test_where_compiling_fails_it_says_so_and_goes_on(trouble, monkeypatch, capl
     expected = "no header, no kernel" if trouble == "the compiler fails" else str(compiler)
     assert expected in next(r.getMessage() for r in caplog.records if r.levelname == "WARNING")
     assert not home.exists() or not [*home.iterdir()], "nothing half made"
+
+
+def test_a_kept_file_that_is_no_step_is_named_and_decoding_goes_on(monkeypatch, caplog, tmp_path):
+    model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
+    compiled.load.cache_clear()
+    monkeypatch.setenv(compiled.STEPS, str(tmp_path))
+    broken = compiled.kind(model.config, torch.float32, several=False, padded=False).path
+    broken.write_bytes(b"")
+    assert torch.equal(generate(model, tokens, 4, fast=True), generate(model, tokens, 4, fast=False))
+    assert f"{broken} is no compiled step, delete it" in caplog.records[-1].getMessage()
+
+
+ANOTHER_PROCESS = """
+from tests.ours.test_fast import *
+generate(textbook(torch.float32), Case().tokens[:1, :PROMPT], 3, stop_ids=[], fast=True)
+import sys
+assert "torch._inductor" not in sys.modules, "the compiler is in memory"
+"""
+
+
+def test_a_process_that_decodes_leaves_no_files(request, tmp_path):
+    FastLlama(textbook(torch.float32)).compiled(several=False, padded=False)
+    surroundings = {"TMPDIR": str(tmp_path), compiled.STEPS: str(request.config.cache.mkdir("steps"))}
+    subprocess.run([sys.executable, "-c", ANOTHER_PROCESS], env=os.environ | surroundings, check=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")

@@ -36,7 +36,7 @@ log = logging.getLogger("llama_scratch")
 
 
 class CompileError(Exception):
-    """The compiler found no way; the message is its last line."""
+    """There is no step: the message is the compiler's last line, or names the file that cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Kind:
         """Where it is kept: another processor, torch or version of this code has another place."""
         made_by = [Path(__file__).with_name(name).read_text() for name in ("step.py", "compiler.py")]
         parts = json.dumps([dataclasses.astuple(self), torch.__version__, _processor(), made_by])
-        return home() / f"step-{hashlib.sha256(parts.encode()).hexdigest()[:24]}.pt2"
+        return home() / f"step-{hashlib.sha256(parts.encode()).hexdigest()[:24]}.so"
 
 
 def home() -> Path:
@@ -78,14 +78,15 @@ def can_compile() -> bool:
 
 @cache
 def load(kind: Kind) -> Callable[[list[Tensor]], list[Tensor]]:
-    """The step, from its tensors in the order of compiler.py to [logits]; it empties the list. Made where it is not
-    kept yet, which takes seconds a layer and is told in the log. Raises CompileError, and OSError where there is no
-    room for it.
+    """The step, from its tensors in the order of compiler.py to [logits]. Made where it is not kept yet, which takes
+    seconds a layer and is told in the log. Raises CompileError, and OSError where there is no room for it.
     """
     if not kind.path.exists():
         _make(kind)
-    # what torch._inductor.aoti_load_package wraps; that would import the compiler
-    return torch._C._aoti.AOTIModelPackageLoader(str(kind.path), "model", False, 1, -1).boxed_run
+    try:  # not torch._inductor.aoti_load_package: it imports the compiler, and leaves 2 MB in the temporary folder
+        return torch._C._aoti.AOTIModelContainerRunnerCpu(str(kind.path), 1).run
+    except RuntimeError as error:
+        raise CompileError(f"{kind.path} is no compiled step, delete it: {str(error).splitlines()[0]}") from None
 
 
 def _make(kind: Kind) -> None:

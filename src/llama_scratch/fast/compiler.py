@@ -1,6 +1,7 @@
 """Compiles one kind of step: `python -m llama_scratch.fast.compiler KIND PATH`; compiled.py starts it.
 
-The step is exported with tensors that nobody writes, which take no memory; its machine code is packed into PATH.
+The step is exported with tensors that nobody writes, which take no memory; PATH becomes its machine code, a shared
+library, beside its sources.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ def example(config: LlamaConfig, kind: Kind) -> tuple[Any, ...]:
         model = Llama(config)
     model = model.to(dtype).to_empty(device="cpu").requires_grad_(False)
     B, G, H = TEXTS if kind.several else 1, config.num_key_value_heads, config.head_dim
-    keys, values = ([torch.empty(B, G, ROOM, H, dtype=dtype) for _ in range(config.num_hidden_layers)] for _ in "kv")
+    keys, values = (
+        [torch.empty(B, G, *shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
+        for shape in ((ROOM, H), (H, ROOM))
+    )
     mask = torch.ones(B, FILLED, dtype=torch.bool) if kind.padded else None
     tokens, rotation = torch.zeros(B, dtype=torch.long), torch.empty(B, 2, H)
     return tuple(step.weights(model)), tokens, rotation, torch.arange(FILLED), mask, keys, values
@@ -50,10 +54,10 @@ def sizes_that_change(arguments: tuple[Any, ...], kind: Kind) -> dict[str, Any]:
     """Which axes of them have another length in another call."""
     weights, *_, mask, keys, _ = arguments
     batch: dict[int, Any] = {0: Dim.DYNAMIC} if kind.several else {}
-    caches = [batch | {2: Dim.DYNAMIC}] * len(keys)
+    caches = [[batch | {room: Dim.DYNAMIC}] * len(keys) for room in (2, 3)]
     masks = None if mask is None else batch | {1: Dim.DYNAMIC}
     fixed = torch.utils._pytree.tree_map(lambda _: None, weights)
-    return {"weights": fixed, "surroundings": (batch, batch, {0: Dim.DYNAMIC}, masks, caches, caches)}
+    return {"weights": fixed, "surroundings": (batch, batch, {0: Dim.DYNAMIC}, masks, *caches)}
 
 
 def main(told: str, path: str) -> None:
@@ -64,7 +68,7 @@ def main(told: str, path: str) -> None:
     arguments = example(config, kind)
     warnings.simplefilter("ignore")  # torch's own
     exported = torch.export.export(Step(config), arguments, dynamic_shapes=sizes_that_change(arguments, kind))
-    torch._inductor.aoti_compile_and_package(exported, package_path=path)
+    torch._inductor.aot_compile(exported.module(), arguments, options={"aot_inductor.output_path": path})
 
 
 if __name__ == "__main__":

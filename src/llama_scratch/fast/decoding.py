@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -33,17 +34,43 @@ SECONDS, SECONDS_A_LAYER = 12.0, 2.0  # of compiling, measured there
 log = logging.getLogger("llama_scratch")
 
 
+class _LayerCache(LayerCache):
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Values with a position's channels side by side: PyTorch's fused attention is three times as slow without."""
+        keys, values = super().append(k, v)
+        return keys, v if self.filled == 0 else values.contiguous()
+
+
 class StaticCache(KVCache):
-    """A KVCache with what each step needs of every position."""
+    """A KVCache with what each step needs of every position. In memory the positions of a channel of the values lie
+    side by side, (L, B, G, H, room), for that is how a step sums them (benchmarks/NOTES.md).
+    """
 
     def __init__(self, config: LlamaConfig, batch_size: int, max_length: int,
                  dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> None:  # fmt: skip
         super().__init__(config, batch_size, max_length, dtype, device)
-        use_large_pages([self.keys, self.values])
+        use_large_pages([self.keys, self.by_channel])
+        self.buffers = [*self.keys.unbind(), *self.by_channel.unbind()]  # each layer's, as a step takes them
         self.columns = torch.arange(max_length, device=device)
         self.rotation: Tensor | None = None  # of every position, (max_length, 2, H)
         if config.rope_parameters["rope_type"] not in LENGTH_MATTERS:
             self.rotation = step.signed(angles(config, self.columns[:, None], torch.float32))
+
+    @property
+    def values(self) -> Tensor:
+        """(L, B, G, room, H), a view."""
+        return self.by_channel.mT
+
+    @values.setter
+    def values(self, values: Tensor) -> None:
+        self.by_channel = values.mT.contiguous()
+
+    def __iter__(self) -> Iterator[LayerCache]:
+        return (_LayerCache(k, v, self.length) for k, v in zip(self.keys, self.values, strict=True))
+
+    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        super().reorder(rows)
+        self.buffers = [*self.keys.unbind(), *self.by_channel.unbind()]
 
 
 class FastLlama:
@@ -102,7 +129,7 @@ class FastLlama:
         projections = last.self_attn.k_proj, last.self_attn.v_proj
         k, v = (project(before).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2) for project in projections)
         last_cache.append(rotate(k, rotation[:, :, :-1]), v)
-        filled = LayerCache(last_cache.keys, last_cache.values, S - 1)
+        filled = _LayerCache(last_cache.keys, last_cache.values, S - 1)
         x = last(x[:, -1:], rotation[:, :, -1:], mask[:, :, -1:], filled)
         cache.advance(T)
         return self.model.lm_head(decoder.norm(x))
@@ -126,7 +153,7 @@ class FastLlama:
             inputs.append(attention_mask.bool())
         inputs = [x.contiguous() for x in inputs]  # machine code asks nobody for strides
         run = self.compiled(B > 1, attention_mask is not None)
-        (logits,) = run([*self._tensors, *inputs, *cache.keys.unbind(), *cache.values.unbind()])
+        (logits,) = run([*self._tensors, *inputs, *cache.buffers])
         cache.advance(1)
         return logits[:, None]
 

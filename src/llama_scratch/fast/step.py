@@ -78,25 +78,29 @@ def turned(x: Tensor, rotation: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """What each query (B, N, H) reads of (B, G, S, H), where mask (B, S) lets it: (B, N·H)."""
+    """What each query (B, N, H) reads of keys (B, G, S, H) and values (B, G, H, S), where mask (B, S) lets it:
+    (B, N·H). Both sums run along memory.
+    """
     B, G, _, H = k.shape
     scores = (q.view(B, G, -1, 1, H) * k[:, :, None].float()).sum(-1) * H**-0.5
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None], torch.finfo(torch.float32).min)
     weights = stored((scores - scores.amax(-1, keepdim=True)).exp())
-    read = (weights[..., None] * v[:, :, None].float()).sum(-2) / weights.sum(-1, keepdim=True)
+    read = (weights[..., None, :] * v[:, :, None].float()).sum(-1) / weights.sum(-1, keepdim=True)
     return stored(read.reshape(B, -1))
 
 
 def attention(
     w: dict[str, Any], x: Tensor, rotation: Tensor, filled: Tensor, mask: Tensor | None, keys: Tensor, values: Tensor
 ) -> Tensor:
-    """(B, D) -> (B, D); keys and values (B, G, room, H) are one layer's cache, written at the last filled position."""
+    """(B, D) -> (B, D); keys (B, G, room, H) and values (B, G, H, room) are one layer's cache, written at the last
+    filled position.
+    """
     at, S, H = filled[-1:], filled.shape[0], keys.shape[-1]
     q, k, v = (product(w[name], x).unflatten(-1, (-1, H)) for name in "qkv")
     keys.index_copy_(2, at, turned(k, rotation).to(keys.dtype)[:, :, None])
-    values.index_copy_(2, at, v.to(values.dtype)[:, :, None])
-    return product(w["o"], attend(turned(q, rotation), keys[:, :, :S], values[:, :, :S], mask))
+    values.index_copy_(3, at, v.to(values.dtype)[..., None])
+    return product(w["o"], attend(turned(q, rotation), keys[:, :, :S], values[..., :S], mask))
 
 
 def swiglu(w: dict[str, Any], x: Tensor, act: str) -> Tensor:
