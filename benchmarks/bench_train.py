@@ -7,89 +7,92 @@ And a whole run, as a person starts it: import, tokenizer, training, evaluation,
 the text of that name lies, 1,115,394 bytes, of which the last tenth is held out.
 """
 
+from __future__ import annotations
+
 import json
 import os
+import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 import torch
-import transformers
-from torch import nn
 
-from benchmarks.workload import MEDIANS
-from llama_scratch import Llama, LlamaConfig
-from llama_scratch.loss import next_token_loss
-from llama_scratch.train import TrainConfig, take_step
+from benchmarks.training_step import SHAPES
 from llama_scratch.training import speed
 from llama_scratch.training.journal import VALIDATION
-from llama_scratch.training.objective import Objective
-from llama_scratch.training.optimizer import make_optimizers
-from llama_scratch.training.team import DTYPES, Team
+from llama_scratch.training.team import DTYPES
 
-SHAPES = {
-    "small": (12, 64, {"vocab_size": 65, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4,
-                       "num_attention_heads": 4, "max_position_embeddings": 64}),
-    "large": (16, 256, {"vocab_size": 4096, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6,
-                        "num_attention_heads": 6, "max_position_embeddings": 256}),
-}  # fmt: skip
-PROVIDERS = ["HF compiled", "HF", "ours", "ours compiled"]  # the last to the first is what counts
+PROVIDERS = ["HF", "HF compiled", "ours", "ours compiled"]  # the last to the one before them is what counts
+LARGE = pytest.mark.large
 
 
-class Theirs(nn.Module):
-    """transformers' model, with the loss of a batch in parts, as ours has it."""
+class Variant:
+    """One of them, in a process of its own: none finds its memory as another has left it."""
 
-    def __init__(self, model: nn.Module, compiled: bool) -> None:
-        super().__init__()
-        self.model = torch.compile(model) if compiled else model
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.facts: dict[str, Any] = self._read()
 
-    def forward(self, tokens: torch.Tensor, targets: int) -> torch.Tensor:
-        return next_token_loss(self.model(tokens, use_cache=False).logits, tokens, targets)
+    def seconds(self) -> float:
+        """Of a step."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"the process ended: {self._process.args}"
+        return json.loads(line)
 
 
-def engines(sizes: dict, compiled: str | None) -> dict[str, nn.Module]:
-    """Both, with the same weights; one may be compiled."""
-    torch.manual_seed(0)
-    ours = Llama(LlamaConfig(**sizes, tie_word_embeddings=True), sdpa=True).train()
-    config = transformers.LlamaConfig(**sizes, tie_word_embeddings=True, attn_implementation="sdpa")
-    theirs = transformers.LlamaForCausalLM(config).train()
-    theirs.load_state_dict(ours.state_dict())
-    return {"ours": Objective(ours, compiled == "ours"), "HF": Theirs(theirs, compiled == "HF")}
+@contextmanager
+def variant(shape: str, dtype: str, provider: str) -> Iterator[Variant]:
+    told = [sys.executable, "-m", "benchmarks.training_step", shape, dtype, provider]
+    with subprocess.Popen(told, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Variant(process)
+        finally:
+            process.kill()
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize(
-    ("shape", "dtype"), [("small", "float32"), pytest.param("large", "bfloat16", marks=pytest.mark.large)]
-)
-def test_step(benchmark, request, shape, dtype, provider):
-    compiled = provider.endswith("compiled")
-    if compiled and not speed.can_compile("cpu"):
+@pytest.mark.parametrize("dtype", [pytest.param("float32"), pytest.param("bfloat16", marks=LARGE)])
+@pytest.mark.parametrize("shape", ["small", pytest.param("large", marks=LARGE)])
+def test_step(benchmark, tell, rounds, shape, dtype):
+    """The four of them in turn, round by round."""
+    if not speed.can_compile("cpu"):
         pytest.skip("needs a C++ compiler, and there is none")
-    B, T, sizes = SHAPES[shape]
-    name = provider.removesuffix(" compiled")
-    found = engines(sizes, name if compiled else None)
-    batch, team = torch.randint(sizes["vocab_size"], (B, T)), Team("cpu")
-    config = TrainConfig(batch_size=B, context=T, dtype=dtype)
-    optimizers = {name: make_optimizers(engine, "adamw", 0.1) for name, engine in found.items()}
-    losses = {name: take_step(found[name], optimizers[name], batch, 1e-4, config, team)[0] for name in found}
-    roundings = torch.finfo(DTYPES[dtype]).eps
-    assert abs(losses["ours"] - losses["HF"]) <= roundings * losses["ours"], "a fast wrong answer is no result"
-    benchmark.group = f"training step, {shape}, {dtype}"
-    benchmark.pedantic(
-        take_step, (found[name], optimizers[name], batch, 1e-4, config, team), rounds=20 if shape == "small" else 4,
-        warmup_rounds=2,
-    )  # fmt: skip
-    tokens = B * T / benchmark.stats.stats.median
-    peak = speed.peak_flops("cpu", DTYPES[dtype])
-    share = tokens * speed.flops_per_token(found["ours"].model, T) / peak
+    with ExitStack() as stack:
+        variants = {name: stack.enter_context(variant(shape, dtype, name)) for name in PROVIDERS}
+        facts = {name: one.facts for name, one in variants.items()}
+        losses = [fact["loss"] for fact in facts.values()]
+        roundings = torch.finfo(DTYPES[dtype]).eps
+        assert max(losses) - min(losses) <= roundings * losses[0], "a fast wrong answer is no result"
+        times: dict[str, list[float]] = {name: [] for name in PROVIDERS}
+
+        def one_round() -> None:
+            for name, one in variants.items():
+                times[name].append(one.seconds())
+
+        benchmark.group = f"training step, {shape}, {dtype}"
+        benchmark.pedantic(variants["ours compiled"].seconds, setup=one_round, rounds=rounds)
+    medians = {name: statistics.median(times[name]) for name in PROVIDERS}
+    best = min(medians["HF"], medians["HF compiled"])
+    fact = facts["ours compiled"]
+    tokens, peak = fact["tokens"], max(fact["gemm_peak"] for fact in facts.values())
+    share = fact["flops"] / medians["ours compiled"] / peak
+    cells = {name: f"{tokens / medians[name]:.0f}" for name in PROVIDERS}
+    cells |= {"ours compiled / best HF": f"{best / medians['ours compiled']:.2f}", "ours, of GEMM peak": f"{share:.0%}"}
+    tell.row("training, tokens/s", f"{shape} {dtype}, {SHAPES[shape][0]} x {SHAPES[shape][1]} tokens", cells)
     benchmark.extra_info |= {
-        "torch": torch.__version__,
-        "tokens/s": round(tokens),
-        "share of GEMM peak": round(share, 3),
-    }
-    request.config.stash[MEDIANS]["training step, ms"][f"{shape} {DTYPES[dtype].itemsize * 8}"][provider] = (
-        benchmark.stats.stats.median * 1e3
-    )
+        "torch": torch.__version__, "seconds_a_step": medians, "tokens": tokens, "flops": fact["flops"],
+        "gemm_peak": peak, "share_of_peak": share,
+    }  # fmt: skip
 
 
 # beside what the tiny preset says
@@ -99,7 +102,7 @@ RECIPE = ["--vocab-size", "1024", "--context", "96", "--batch-size", "12", "--wa
 STEPS = {"a third of nanoGPT's time": 150, "nanoGPT's time": 780}
 
 
-@pytest.mark.large
+@LARGE
 @pytest.mark.parametrize("budget", STEPS)
 def test_recipe(benchmark, tmp_path, tell, budget):
     if not (text := os.environ.get("TINYSHAKESPEARE")):

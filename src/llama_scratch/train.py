@@ -36,7 +36,7 @@ from llama_scratch.training.journal import VALIDATION, Journal, Row
 from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import Kind, learning_rate, make_optimizers
 from llama_scratch.training.presets import Preset
-from llama_scratch.training.speed import Compile, Scale, is_compiled, measure
+from llama_scratch.training.speed import Compile, Scale, is_compiled, keep_memory, measure
 from llama_scratch.training.starting import check_batch, from_settings, make_model, read_corpus, where_to_start
 from llama_scratch.training.team import Dtype, Parallel, Team, recompute_activations, whole_tensor
 
@@ -180,6 +180,7 @@ def set_up(config: TrainConfig, team: Team) -> Run:
 def run_steps(run: Run, journal: Journal, interruption: Interruption) -> None:
     """The loop."""
     config, team = run.config, run.team
+    keep_memory()
     done = run.start
     while done < config.steps and not team.any(interruption.came):
         batch = random_windows(run.corpus.training, config.batch_size, config.context, config.seed, done)

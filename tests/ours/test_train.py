@@ -158,6 +158,38 @@ class TestARun:
         assert Llama.from_pretrained(tmp_path / "out").config == Llama.from_pretrained(config.out).config
 
 
+def test_what_is_compiled_computes_short_windows_by_the_formula(run, monkeypatch):
+    monkeypatch.setattr(objective, "SHORT", 8)
+    model = Llama.from_pretrained(run[0].out)
+    attentions = [layer.self_attn for layer in model.model.layers]
+    compiled = objective.Objective(model, compiled=True)
+    monkeypatch.setattr(compiled, "_compiled", lambda *_: [attention.sdpa for attention in attentions])
+    for attention in attentions:
+        attention.sdpa = True
+    assert [compiled(torch.zeros(1, T, dtype=torch.long), T) for T in (8, 9)] == [[False, False], [True, True]]
+    assert [attention.sdpa for attention in attentions] == [True, True], "evaluation finds the model as it was"
+
+
+KEPT = """
+import resource, torch
+from llama_scratch.training import speed
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+anew = min(faults() for _ in range(6))
+speed.keep_memory()
+print(anew, min(faults() for _ in range(6)))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_memory_that_a_step_frees_is_kept_for_the_next():
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
+    anew, kept = map(int, done.stdout.split())
+    assert anew > 1000 > kept, done.stdout
+
+
 @pytest.mark.skipif(not speed.can_compile("cpu"), reason="needs a C++ compiler, and there is none")
 @pytest.mark.skipif(not is_thorough(), reason="compiles for 15 s: make test-thorough")
 def test_compiled_it_learns_the_same(run, tmp_path):

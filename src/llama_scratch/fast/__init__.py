@@ -14,6 +14,7 @@ compiled  the step as machine code: where it is kept, and how it is called
 compiler  python -m llama_scratch.fast.compiler: makes it, in a process of its own
 pages     weights where memory is read fastest
 decoding  a model whose single tokens take that step; where it is expected to pay
+sdpa      attention by the formula or by PyTorch's fused kernel, for prompts and for training
 
 Williams et al. 2009, "Roofline: An Insightful Visual Performance Model for Multicore Architectures".
 """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,11 +15,12 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from llama_scratch.attention import Attention, causal_mask
+from llama_scratch.attention import causal_mask
 from llama_scratch.config import LlamaConfig, Logits, Padding, Positions, Tokens
 from llama_scratch.fast import step
 from llama_scratch.fast.compiled import CompileError, can_compile, kind, load
 from llama_scratch.fast.pages import use_large_pages
+from llama_scratch.fast.sdpa import using_sdpa
 from llama_scratch.kv_cache import KVCache, LayerCache
 from llama_scratch.llama import Llama, next_positions
 from llama_scratch.rotary import angles, rotate
@@ -105,7 +105,7 @@ class FastLlama:
             return self._next(tokens, cache, attention_mask, positions)
         read = self._last_of_prompt if last_only else self.model
         chunks, start = [], cache.length
-        with _fused_attention(self.model):
+        with using_sdpa(self.model, True):
             for i in range(0, tokens.shape[1], CHUNK):
                 mask = None if attention_mask is None else attention_mask[:, : start + i + CHUNK]
                 at = None if positions is None else positions[:, i : i + CHUNK]
@@ -196,16 +196,3 @@ def for_decoding(model: Llama, fast: bool | None, new_tokens: int, batch: int, p
         log.warning("decoding without compiling: %s", error)
         return model
     return quick
-
-
-@contextmanager
-def _fused_attention(model: Llama) -> Iterator[None]:
-    attentions = [module for module in model.modules() if isinstance(module, Attention)]
-    before = [attention.sdpa for attention in attentions]
-    try:
-        for attention in attentions:
-            attention.sdpa = True
-        yield
-    finally:
-        for attention, sdpa in zip(attentions, before, strict=True):
-            attention.sdpa = sdpa

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from llama_scratch.config import Tokens
+from llama_scratch.fast.sdpa import using_sdpa
 from llama_scratch.llama import Llama
 from llama_scratch.loss import next_token_loss
+
+# tokens up to which a CPU computes attention sooner by the compiled formula than by PyTorch's fused kernel: scores are
+# written to memory, but its products run at the machine's peak (benchmarks/NOTES.md)
+SHORT = 512
+OPTIONS: dict[str, Any] = {"cpp.min_chunk_size": 4096}  # numbers a thread: below, waiting for each other costs more
 
 
 class Objective(nn.Module):
@@ -19,12 +27,14 @@ class Objective(nn.Module):
     def __init__(self, model: Llama, compiled: bool = False) -> None:
         super().__init__()
         self.model = model
-        self._compiled = torch.compile(self._loss) if compiled else None
+        self._compiled = torch.compile(self._loss, options=OPTIONS) if compiled else None
 
     def forward(self, tokens: Tokens, targets: int) -> Float[Tensor, ""]:
         if self._compiled is None:
             return self._loss(tokens, targets)
-        with torch._dynamo.config.patch(capture_scalar_outputs=True):  # or the graph ends where positions are measured
+        by_formula = tokens.device.type == "cpu" and tokens.shape[1] <= SHORT
+        # scalars captured: or the graph ends where positions are measured
+        with using_sdpa(self.model, not by_formula), torch._dynamo.config.patch(capture_scalar_outputs=True):
             return self._compiled(tokens, targets)
 
     def _loss(self, tokens: Tokens, targets: int) -> Tensor:
