@@ -26,7 +26,7 @@ from llama_scratch.training import speed
 from llama_scratch.training.journal import VALIDATION
 from llama_scratch.training.team import DTYPES
 
-PROVIDERS = ["HF", "HF compiled", "ours", "ours compiled"]  # the last to the one before them is what counts
+PROVIDERS = ["HF", "HF compiled", "ours", "ours compiled"]  # the last beside the best of HF is what counts
 LARGE = pytest.mark.large
 
 

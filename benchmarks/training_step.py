@@ -17,6 +17,7 @@ from llama_scratch import Llama, LlamaConfig
 from llama_scratch.loss import next_token_loss
 from llama_scratch.train import TrainConfig, take_step
 from llama_scratch.training import speed
+from llama_scratch.training.memory import keep_memory
 from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import make_optimizers
 from llama_scratch.training.team import Team
@@ -48,7 +49,7 @@ def engine(sizes: dict, provider: str) -> nn.Module:
     model = Llama(LlamaConfig(**sizes, tie_word_embeddings=True), sdpa=True).train()
     compiled = provider.endswith("compiled")
     if provider.startswith("ours"):
-        speed.keep_memory()  # as train.py does
+        keep_memory()  # as train.py does
         return Objective(model, compiled)
     config = transformers.LlamaConfig(**sizes, tie_word_embeddings=True, attn_implementation="sdpa")
     theirs = transformers.LlamaForCausalLM(config).train()

@@ -33,10 +33,11 @@ from llama_scratch.training.checkpoints import Trained
 from llama_scratch.training.evaluation import bits_per_byte, evaluating, sample
 from llama_scratch.training.interruption import Interruption
 from llama_scratch.training.journal import VALIDATION, Journal, Row
+from llama_scratch.training.memory import keep_memory
 from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import Kind, learning_rate, make_optimizers
 from llama_scratch.training.presets import Preset
-from llama_scratch.training.speed import Compile, Scale, is_compiled, keep_memory, measure
+from llama_scratch.training.speed import Compile, Scale, is_compiled, measure
 from llama_scratch.training.starting import check_batch, from_settings, make_model, read_corpus, where_to_start
 from llama_scratch.training.team import Dtype, Parallel, Team, recompute_activations, whole_tensor
 
@@ -133,6 +134,7 @@ def train(config: TrainConfig) -> list[Row]:
     A row has step, loss (nats a token, the mean since the row before), bits_per_byte (the same, by the bytes that a
     token has on average), learning_rate, gradient_norm, tokens_per_second, share_of_peak, seconds and, every
     `eval_every` steps and at the end, validation_bits_per_byte and a sample. Ctrl-C stops after the step and saves.
+    From the first step on the process keeps the memory that it frees (training/memory.py).
     Raises DataError, TokenizerError, CheckpointError or ConfigError before the first step, and TrainingError.
     """
     with Team(config.device) as team:

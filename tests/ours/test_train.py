@@ -172,13 +172,13 @@ def test_what_is_compiled_computes_short_windows_by_the_formula(run, monkeypatch
 
 KEPT = """
 import resource, torch
-from llama_scratch.training import speed
+from llama_scratch.training.memory import keep_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 anew = min(faults() for _ in range(6))
-speed.keep_memory()
+keep_memory()
 print(anew, min(faults() for _ in range(6)))
 """
 

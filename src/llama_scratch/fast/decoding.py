@@ -50,7 +50,7 @@ class StaticCache(KVCache):
                  dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> None:  # fmt: skip
         super().__init__(config, batch_size, max_length, dtype, device)
         use_large_pages([self.keys, self.by_channel])
-        self.buffers = [*self.keys.unbind(), *self.by_channel.unbind()]  # each layer's, as a step takes them
+        self._cut()
         self.columns = torch.arange(max_length, device=device)
         self.rotation: Tensor | None = None  # of every position, (max_length, 2, H)
         if config.rope_parameters["rope_type"] not in LENGTH_MATTERS:
@@ -70,7 +70,10 @@ class StaticCache(KVCache):
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
         super().reorder(rows)
-        self.buffers = [*self.keys.unbind(), *self.by_channel.unbind()]
+        self._cut()
+
+    def _cut(self) -> None:
+        self.buffers = [*self.keys.unbind(), *self.by_channel.unbind()]  # each layer's, as a step takes them
 
 
 class FastLlama:

@@ -8,8 +8,6 @@ Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -29,7 +27,6 @@ Compile = Literal["auto", "on", "off"]
 
 # below it, compiling takes longer than it saves: about 20 s, a quarter of the time at 100 GFLOP/s
 WORTH_COMPILING = 1e13
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 LEAST_ROUNDS = 10  # products; the first ones find threads asleep
 
 
@@ -87,12 +84,3 @@ def peak_flops(device: str, dtype: torch.dtype, seconds: float = 0.15) -> float:
 def can_compile(device: str) -> bool:
     """Whether torch.compile finds what it needs: a C++ compiler for the CPU; for a GPU it comes with torch."""
     return device.startswith("cuda") or fast.can_compile()
-
-
-def keep_memory() -> None:
-    """Has glibc keep what this process frees: every step asks for the same hundreds of megabytes again, and what comes
-    anew from Linux is cleared first, page by page.
-    """
-    if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
