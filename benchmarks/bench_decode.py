@@ -20,7 +20,6 @@ from benchmarks import decoders, roofline
 from benchmarks.decoders import NAMES, check_same
 from llama_scratch import KVCache, Llama
 from llama_scratch.fast import FastLlama, can_compile
-from llama_scratch.fast.sdpa import using_sdpa
 from llama_scratch.training import speed
 
 PROMPT, NEW, LONG = 16, 32, 512
@@ -130,18 +129,12 @@ def test_prefill(benchmark, tell, rounds, dtype):
 
 
 def steps_behind(model: Llama, text: torch.Tensor) -> dict[str, Callable[[int], torch.Tensor]]:
-    """Logits behind so many tokens of `text`: compiled and textbook over a full cache cropped for it, and without one,
-    by PyTorch's fused attention.
-    """
+    """Logits behind so many tokens of `text`: compiled and textbook over a full cache cropped for it, and without."""
     fast = FastLlama(model)
     room = text.shape[1]
     caches = fast.new_cache(1, room), KVCache(model.config, 1, room)
     for llama, cache in zip((fast, model), caches, strict=True):
         llama(text[:, :-1], cache, last_only=True)
-
-    def uncached(length: int) -> torch.Tensor:
-        with using_sdpa(model, True):  # or writing scores to memory would be most of it, and square
-            return model(text[:, : length + 1], last_only=True)
 
     def behind(llama: Llama | FastLlama, cache: KVCache, length: int) -> torch.Tensor:
         cache.length = length  # what stands behind it is there still, for the next call
@@ -150,7 +143,7 @@ def steps_behind(model: Llama, text: torch.Tensor) -> dict[str, Callable[[int], 
     return {
         "fast": partial(behind, fast, caches[0]),
         "textbook": partial(behind, model, caches[1]),
-        "uncached": uncached,
+        "uncached": lambda length: model(text[:, : length + 1], last_only=True),
     }
 
 

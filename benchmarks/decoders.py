@@ -39,7 +39,8 @@ def _models(size: str, dtype: torch.dtype) -> tuple[Llama, transformers.LlamaFor
         )
     )
     theirs = theirs.to(dtype).eval().requires_grad_(False)
-    ours = Llama(config_file.from_dict(theirs.config.to_dict())).to(dtype).eval().requires_grad_(False)
+    # attention by PyTorch's fused kernel, as transformers computes it unless told otherwise
+    ours = Llama(config_file.from_dict(theirs.config.to_dict()), sdpa=True).to(dtype).eval().requires_grad_(False)
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
 

@@ -20,7 +20,7 @@ from llama_scratch.fast import step
 from llama_scratch.fast.compiled import Kind
 from llama_scratch.llama import Llama
 
-TEXTS, FILLED, ROOM = 3, 7, 19  # of the example; all different, so that no two sizes are taken for one
+TEXTS, FILLED, ROOM, ROTATIONS = 3, 7, 19, 23  # of the example; all different, so that no two sizes are taken for one
 
 
 class Step(nn.Module):
@@ -46,18 +46,20 @@ def example(config: LlamaConfig, kind: Kind) -> tuple[Any, ...]:
         for shape in ((ROOM, H), (H, ROOM))
     )
     mask = torch.ones(B, FILLED, dtype=torch.bool) if kind.padded else None
-    tokens, rotation = torch.zeros(B, dtype=torch.long), torch.empty(B, 2, H)
-    return tuple(step.weights(model)), tokens, rotation, torch.arange(FILLED), mask, keys, values
+    tokens, rows = torch.zeros(B, 1, dtype=torch.long), torch.zeros(B, dtype=torch.long)
+    rotations, filled = torch.empty(ROTATIONS, 2, H), torch.arange(FILLED)
+    return tuple(step.weights(model)), tokens, rotations, rows, filled, mask, keys, values
 
 
 def sizes_that_change(arguments: tuple[Any, ...], kind: Kind) -> dict[str, Any]:
     """Which axes of them have another length in another call."""
     weights, *_, mask, keys, _ = arguments
-    batch: dict[int, Any] = {0: Dim.DYNAMIC} if kind.several else {}
+    length = {0: Dim.DYNAMIC}
+    batch: dict[int, Any] = length if kind.several else {}
     caches = [[batch | {room: Dim.DYNAMIC}] * len(keys) for room in (2, 3)]
     masks = None if mask is None else batch | {1: Dim.DYNAMIC}
     fixed = torch.utils._pytree.tree_map(lambda _: None, weights)
-    return {"weights": fixed, "surroundings": (batch, batch, {0: Dim.DYNAMIC}, masks, *caches)}
+    return {"weights": fixed, "surroundings": (batch, length, batch, length, masks, *caches)}
 
 
 def main(told: str, path: str) -> None:
@@ -68,7 +70,8 @@ def main(told: str, path: str) -> None:
     arguments = example(config, kind)
     warnings.simplefilter("ignore")  # torch's own
     exported = torch.export.export(Step(config), arguments, dynamic_shapes=sizes_that_change(arguments, kind))
-    torch._inductor.aot_compile(exported.module(), arguments, options={"aot_inductor.output_path": path})
+    options = {"aot_inductor.output_path": path, "memory_planning": True}  # one stretch of memory for all of a step
+    torch._inductor.aot_compile(exported.module(), arguments, options=options)
 
 
 if __name__ == "__main__":

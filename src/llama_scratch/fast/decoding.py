@@ -50,11 +50,11 @@ class StaticCache(KVCache):
                  dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> None:  # fmt: skip
         super().__init__(config, batch_size, max_length, dtype, device)
         use_large_pages([self.keys, self.by_channel])
-        self._cut()
         self.columns = torch.arange(max_length, device=device)
-        self.rotation: Tensor | None = None  # of every position, (max_length, 2, H)
+        self.rotations: Tensor | None = None  # of every position, (max_length, 2, H)
         if config.rope_parameters["rope_type"] not in LENGTH_MATTERS:
-            self.rotation = step.signed(angles(config, self.columns[:, None], torch.float32))
+            self.rotations = step.signed(angles(config, self.columns[:, None], torch.float32))
+        self._cut()
 
     @property
     def values(self) -> Tensor:
@@ -73,7 +73,11 @@ class StaticCache(KVCache):
         self._cut()
 
     def _cut(self) -> None:
-        self.buffers = [*self.keys.unbind(), *self.by_channel.unbind()]  # each layer's, as a step takes them
+        """As a step takes them: each layer's buffers; and which row of `rotations` each text has at each position,
+        (max_length, B), where nothing is padding.
+        """
+        self.buffers = [*self.keys.unbind(), *self.by_channel.unbind()]
+        self.rows = self.columns[:, None].repeat(1, self.keys.shape[1])
 
 
 class FastLlama:
@@ -95,12 +99,12 @@ class FastLlama:
         weight = self.model.lm_head.weight
         return StaticCache(self.config, batch_size, max_length, weight.dtype, weight.device)
 
-    @torch.no_grad()
     def __call__(self, tokens: Tokens, cache: KVCache | None = None, attention_mask: Padding | None = None,
                  positions: Positions | None = None, last_only: bool = False) -> Logits:  # fmt: skip
         """As Llama.forward. Compiled for single tokens after others in a StaticCache."""
         if not isinstance(cache, StaticCache):
-            return self.model(tokens, cache, attention_mask, positions, last_only)
+            with torch.no_grad():
+                return self.model(tokens, cache, attention_mask, positions, last_only)
         B, S = len(tokens), cache.length + tokens.shape[1]
         if attention_mask is not None and attention_mask.shape != (B, S):
             raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}, expected {B, S}: (batch, cached + new)")
@@ -108,7 +112,7 @@ class FastLlama:
             return self._next(tokens, cache, attention_mask, positions)
         read = self._last_of_prompt if last_only else self.model
         chunks, start = [], cache.length
-        with using_sdpa(self.model, True):
+        with torch.no_grad(), using_sdpa(self.model, True):
             for i in range(0, tokens.shape[1], CHUNK):
                 mask = None if attention_mask is None else attention_mask[:, : start + i + CHUNK]
                 at = None if positions is None else positions[:, i : i + CHUNK]
@@ -146,26 +150,26 @@ class FastLlama:
     def _next(
         self, tokens: Tensor, cache: StaticCache, attention_mask: Tensor | None, positions: Tensor | None
     ) -> Tensor:
+        """As few operations as can be: beside the weights nothing is left in the processor's caches, and each takes ten
+        times as long there.
+        """
         B, S = len(tokens), cache.length + 1
         if len(cache.columns) < S:
             raise ValueError(f"{S - 1} cached + 1 new positions exceed the cache's max_length {len(cache.columns)}")
-        if attention_mask is not None and positions is None:
-            positions = next_positions(1, S, attention_mask, tokens.device)
-        inputs = [tokens[:, 0], self._rotation(cache, B, positions), cache.columns[:S]]
+        rotations, rows = cache.rotations, cache.rows[S - 1]
+        if attention_mask is not None:
+            rows = next_positions(1, S, attention_mask, tokens.device)[:, 0]
+        if positions is not None or rotations is None:
+            positions = rows[:, None] if positions is None else positions.expand(B, 1)
+            rotations, rows = step.signed(angles(self.config, positions, torch.float32)), torch.arange(B)
+        inputs = [tokens, rotations, rows, cache.columns[:S]]
         if attention_mask is not None:
             inputs.append(attention_mask.bool())
         inputs = [x.contiguous() for x in inputs]  # machine code asks nobody for strides
         run = self.compiled(B > 1, attention_mask is not None)
         (logits,) = run([*self._tensors, *inputs, *cache.buffers])
         cache.advance(1)
-        return logits[:, None]
-
-    def _rotation(self, cache: StaticCache, batch: int, positions: Tensor | None) -> Tensor:
-        if positions is None and cache.rotation is not None:
-            return cache.rotation[cache.length].expand(batch, -1, -1)
-        if positions is None:
-            positions = cache.columns[None, cache.length : cache.length + 1]
-        return step.signed(angles(self.config, positions.expand(batch, 1), torch.float32))
+        return logits
 
 
 def pays_from(model: Llama, several: bool = False, padded: bool = False) -> int:

@@ -78,11 +78,11 @@ def turned(x: Tensor, rotation: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """What each query (B, N, H) reads of keys (B, G, S, H) and values (B, G, H, S), where mask (B, S) lets it:
-    (B, N·H). Both sums run along memory.
+    """What each query (B, N, H), divided by √H, reads of keys (B, G, S, H) and values (B, G, H, S), where mask (B, S)
+    lets it: (B, N·H). Both sums run along memory.
     """
     B, G, _, H = k.shape
-    scores = (q.view(B, G, -1, 1, H) * k[:, :, None].float()).sum(-1) * H**-0.5
+    scores = (q.view(B, G, -1, 1, H) * k[:, :, None].float()).sum(-1)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None], torch.finfo(torch.float32).min)
     weights = stored((scores - scores.amax(-1, keepdim=True)).exp())
@@ -100,7 +100,7 @@ def attention(
     q, k, v = (product(w[name], x).unflatten(-1, (-1, H)) for name in "qkv")
     keys.index_copy_(2, at, turned(k, rotation).to(keys.dtype)[:, :, None])
     values.index_copy_(3, at, v.to(values.dtype)[..., None])
-    return product(w["o"], attend(turned(q, rotation), keys[:, :, :S], values[..., :S], mask))
+    return product(w["o"], attend(turned(q * H**-0.5, rotation), keys[:, :, :S], values[..., :S], mask))
 
 
 def swiglu(w: dict[str, Any], x: Tensor, act: str) -> Tensor:
@@ -114,12 +114,13 @@ def block(w: dict[str, Any], x: Tensor, eps: float, act: str, *surroundings: Any
     return stored(x + swiglu(w, norm(x, w["g2"], eps), act))
 
 
-def logits(w: Weights, eps: float, act: str, tokens: Tensor, rotation: Tensor, filled: Tensor,
+def logits(w: Weights, eps: float, act: str, tokens: Tensor, rotations: Tensor, rows: Tensor, filled: Tensor,
            mask: Tensor | None, keys: list[Tensor], values: list[Tensor]) -> Tensor:  # fmt: skip
-    """(B, V) of the tokens after `tokens` (B,), whose keys and values are written into the caches. `filled`: the
-    positions that it sees, its own included; a tensor, for its length is what changes.
+    """(B, 1, V) of the tokens after `tokens` (B, 1), whose keys and values are written into the caches. Each text has
+    the one of `rotations` (any, 2, H) that `rows` (B,) says. `filled`: the positions that it sees, its own included; a
+    tensor, for its length is what changes.
     """
-    x = stored(F.embedding(tokens, w.embedding).float())
+    x, rotation = stored(F.embedding(tokens[:, 0], w.embedding).float()), stored(rotations[rows])
     for layer, k_cache, v_cache in zip(w.layers, keys, values, strict=True):
         x = block(layer, x, eps, act, rotation, filled, mask, k_cache, v_cache)
-    return product((w.head, None), norm(x, w.gain, eps)).to(w.head.dtype)
+    return product((w.head, None), norm(x, w.gain, eps)).to(w.head.dtype)[:, None]

@@ -16,7 +16,7 @@ from llama_scratch.config_rules import LENGTH
 from llama_scratch.fast import FastLlama, for_decoding
 from llama_scratch.kv_cache import KVCache
 from llama_scratch.llama import Llama
-from llama_scratch.sampling import Sampling, next_token_probabilities, penalised
+from llama_scratch.sampling import Sampling, likeliest, next_token_probabilities, penalised
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -107,15 +107,19 @@ def _steps(
     stops, filler = _stops_and_filler(model, stop_ids)
     cache = _empty_cache(step, len(tokens), tokens.shape[1] + max_new_tokens) if use_cache else None
     running, all_running = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device), True
+    unseen = tokens
+    reads_text = cache is None or attention_mask is not None or knobs.repetition_penalty is not None
     with _evaluating(model):
         for _ in range(max_new_tokens):
-            unseen = tokens[:, cache.length :] if cache is not None else tokens
             with torch.no_grad():  # not around the loop: between two steps it is the caller's turn
                 logits = step(unseen, cache, attention_mask, last_only=True)[:, -1]
             chosen = choose(logits, tokens, knobs, attention_mask, generator)
             if not all_running:  # what can be spared is: a token of a small model takes 2 ms, a small operation 0.02
                 chosen = chosen.where(running, filler)
-            tokens = torch.cat((tokens, chosen[:, None]), dim=1)
+            unseen = chosen[:, None]
+            if reads_text:
+                tokens = torch.cat((tokens, unseen), dim=1)
+                unseen = unseen if cache is not None else tokens
             if attention_mask is not None:
                 attention_mask = F.pad(attention_mask, (0, 1), value=1)
             if stops and (stopped := [row for row, token in enumerate(chosen.tolist()) if token in stops]):
@@ -134,7 +138,7 @@ def choose(
 ) -> Int[Tensor, " B"]:
     """The next token of every row."""
     if knobs.temperature == 0:
-        return penalised(logits, tokens, knobs, attention_mask).argmax(dim=-1)
+        return likeliest(penalised(logits, tokens, knobs, attention_mask))
     probabilities = next_token_probabilities(logits, tokens, knobs, attention_mask)
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
