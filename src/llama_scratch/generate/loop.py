@@ -107,12 +107,13 @@ def _steps(
     stops, filler = _stops_and_filler(model, stop_ids)
     cache = _empty_cache(step, len(tokens), tokens.shape[1] + max_new_tokens) if use_cache else None
     running, all_running = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device), True
+    # not around the loop: between two steps it is the caller's turn. FastLlama makes no graph in any case
+    ask = step if isinstance(step, FastLlama) else torch.no_grad()(step)
     unseen = tokens
     reads_text = cache is None or attention_mask is not None or knobs.repetition_penalty is not None
     with _evaluating(model):
         for _ in range(max_new_tokens):
-            with torch.no_grad():  # not around the loop: between two steps it is the caller's turn
-                logits = step(unseen, cache, attention_mask, last_only=True)[:, -1]
+            logits = ask(unseen, cache, attention_mask, last_only=True)[:, -1]
             chosen = choose(logits, tokens, knobs, attention_mask, generator)
             if not all_running:  # what can be spared is: a token of a small model takes 2 ms, a small operation 0.02
                 chosen = chosen.where(running, filler)
