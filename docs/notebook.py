@@ -14,6 +14,7 @@ def main() -> None:
         notebook,
         timeout=300,
         record_timing=False,
+        coalesce_streams=True,  # or what is kept depends on when the kernel flushed it
         extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": TOUR.parent}},
     )
