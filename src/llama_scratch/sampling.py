@@ -53,7 +53,7 @@ def next_token_probabilities(
     """What the next token is drawn from; `tokens` is the text so far, and attention_mask 0 where it is padding."""
     logits = penalised(logits, tokens, knobs, attention_mask)
     if knobs.temperature == 0:
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
+        return F.one_hot(likeliest(logits), logits.shape[-1]).float()
     logits = temperature(logits, knobs.temperature)
     if knobs.top_k is not None:
         logits = top_k(logits, knobs.top_k)
@@ -74,7 +74,7 @@ def penalised(
 
 
 def likeliest(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
-    """The first of the largest. On a CPU numpy's argmax: it takes 3 us for 32,000 numbers, torch's 28."""
+    """Of each row the token with the largest logit. On a CPU by numpy: 3 us for 32,000 numbers, torch takes 28."""
     if logits.device.type != "cpu":
         return logits.argmax(-1)
     return torch.from_numpy(logits.detach().numpy().argmax(-1))

@@ -142,6 +142,13 @@ def test_a_mask_of_another_shape_is_refused(new):
         model(tokens[:, PROMPT:], cache, torch.ones(1, 4, dtype=torch.long), last_only=True)
 
 
+def test_no_graph_is_made_of_a_model_that_may_be_trained():
+    model, tokens = FastLlama(textbook(torch.float32).requires_grad_(True)), Case().tokens[:1, : PROMPT + 1]
+    cache = model.new_cache(1, 9)
+    answers = model(tokens[:, :PROMPT], cache), model(tokens[:, PROMPT:], cache), model(tokens)
+    assert not any(logits.requires_grad for logits in answers)
+
+
 def test_one_token_may_be_the_whole_prompt():
     model, tokens = textbook(torch.float32), Case().tokens[:1, :1]
     assert torch.equal(generate(model, tokens, 4, stop_ids=[], fast=True), generate(model, tokens, 4, stop_ids=[]))

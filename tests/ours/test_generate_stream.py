@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llama_scratch import Llama, LlamaConfig, Tokenizer, config_file, generate
 from llama_scratch.generate import choose, context_length, pad_left, stream
-from llama_scratch.sampling import Sampling, next_token_probabilities
+from llama_scratch.sampling import Sampling, next_token_probabilities, penalised
 from reference.cases import Case, weights
 
 PROMPT = Case().tokens[:3, :6]
@@ -80,10 +80,12 @@ def test_closed_half_way_it_leaves_the_mode_as_it_was_and_no_graph():
 @given(seed=st.integers(0, 2**16), penalty=st.sampled_from([None, 1.0, 1.3, 0.6, 5.0]), padded=st.booleans())
 def test_greedy_takes_the_likeliest_of_the_whole_distribution(seed, penalty, padded):
     dice = torch.Generator().manual_seed(seed)
-    logits = torch.randn(3, 12, generator=dice).mul(3).round().bfloat16()  # with ties
+    logits = torch.randn(3, 12, generator=dice).mul(3).round().bfloat16().requires_grad_()  # with ties
     tokens = torch.randint(12, (3, 6), generator=dice)
     asked = logits, tokens, Sampling(0.0, repetition_penalty=penalty), MASK if padded else None
-    assert torch.equal(choose(*asked), next_token_probabilities(*asked).argmax(-1))
+    expected = penalised(*asked).argmax(-1)
+    assert torch.equal(choose(*asked), expected)
+    assert torch.equal(next_token_probabilities(*asked).argmax(-1), expected)
 
 
 def test_prompts_of_any_length_stand_side_by_side():
