@@ -31,7 +31,7 @@ bench: .venv/ready
 # book's table is up to date is not asked of the run that it is made from.)
 report: .venv/ready
 	$(BIN)/pytest --report report --deselect tests/test_report.py::test_the_table_of_the_book_is_of_this_suite
-	$(BIN)/python -m reference.report report/report.json docs/how_we_know.md
+	$(BIN)/python -m llama_reference.report report/report.json docs/how_we_know.md
 
 # The book: figures drawn from the code, the notebook run, and the site to look at: site/index.html
 docs: export TRANSFORMERS_VERBOSITY = error

@@ -23,8 +23,8 @@ import torch
 
 from benchmarks.training_step import SHAPES
 from llama_scratch.training import speed
-from llama_scratch.training.journal import VALIDATION
-from llama_scratch.training.team import DTYPES
+from llama_scratch.training.distributed import DTYPES
+from llama_scratch.training.metrics import VALIDATION
 
 PROVIDERS = ["HF", "HF compiled", "ours", "ours compiled"]  # the last beside the best of HF is what counts
 LARGE = pytest.mark.large

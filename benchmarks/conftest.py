@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmarks.workload import CONFIG, MEDIANS, PROVIDERS, TABLES, B, T
-from reference import oracle
-from reference.cases import weights
-from reference.implementation_loader import load
+from llama_reference.adapter_loader import load
+from llama_reference.standard import oracle
+from llama_reference.standard.cases import weights
 
 ADAPTER = Path(__file__).parent.parent / "tests" / "adapters" / "ours.py"
 

@@ -11,8 +11,9 @@ import transformers
 from torch import Tensor
 
 from docs.real_models import cache_bytes, forward_flops, matrices
-from llama_scratch import Llama, LlamaConfig, config_file, generate
-from reference import budget
+from llama_reference.standard import budget
+from llama_scratch import Llama, LlamaConfig, generate
+from llama_scratch.checkpoint import config_file
 
 SIZES = {  # hidden_size, intermediate_size, layers, heads; vocabulary 32,000, as llama2.c's stories15M and stories110M
     "24M": (288, 768, 6, 6),

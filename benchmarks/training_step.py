@@ -14,13 +14,13 @@ import transformers
 from torch import nn
 
 from llama_scratch import Llama, LlamaConfig
-from llama_scratch.loss import next_token_loss
+from llama_scratch.model.loss import next_token_loss
 from llama_scratch.train import TrainConfig, take_step
 from llama_scratch.training import speed
+from llama_scratch.training.distributed import Team
 from llama_scratch.training.memory import keep_memory
 from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import make_optimizers
-from llama_scratch.training.team import Team
 
 SHAPES = {
     "small": (12, 64, {"vocab_size": 65, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4,

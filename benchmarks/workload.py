@@ -2,7 +2,7 @@
 
 import pytest
 
-from reference.cases import HARD
+from llama_reference.standard.cases import HARD
 
 CONFIG = HARD | {
     "vocab_size": 4096,

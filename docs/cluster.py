@@ -15,7 +15,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from llama_scratch.training.team import Team
+from llama_scratch.training.distributed import Team
 
 
 class Traffic(TorchDispatchMode):

@@ -12,7 +12,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 
 from docs.drawing import views
-from reference import mistakes
+from llama_reference import mistakes
 
 
 class Mistakes(Directive):

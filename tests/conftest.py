@@ -16,14 +16,16 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reference import budget, diagnosis, mistakes, power
-from reference.budget import Verdict
-from reference.cases import Case
-from reference.collector import PROPERTY, Collector
-from reference.implementation import Implementation, offers
-from reference.implementation_loader import load
-from reference.properties import Claim
-from reference.results import ANSWERS, GRADIENTS, RAISED, Results
+from llama_reference import mistakes
+from llama_reference.adapter_loader import load
+from llama_reference.implementation import Implementation, offers
+from llama_reference.judge import comparison, diagnosis
+from llama_reference.questions.properties import Claim
+from llama_reference.report.plugin import PROPERTY, Collector
+from llama_reference.report.results import ANSWERS, GRADIENTS, RAISED, Results
+from llama_reference.standard import budget
+from llama_reference.standard.budget import Verdict
+from llama_reference.standard.cases import Case
 
 TESTS = Path(__file__).parent
 OURS = TESTS / "adapters" / "ours.py"
@@ -47,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         default=OURS,
         metavar="PATH",
-        help="the adapter of the Llama to test (default: %(default)s); see reference/implementation.py",
+        help="the adapter of the Llama to test (default: %(default)s); see reference/llama_reference/implementation.py",
     )
     parser.addoption("--report", type=Path, metavar="DIR", help="write report.json and index.html there")
 
@@ -182,7 +184,7 @@ def compare(implementation: Offered, results: Results) -> Callable[..., Comparis
     def comparison(component: str, variant: str, dtype: torch.dtype) -> Comparison:
         case = Case(variant, dtype)
         with noted(results, implementation, component, ANSWERS, f"{variant}, {dtype}"):
-            verdicts = power.verdicts(component, case, power.ask(component, implementation, case))
+            verdicts = comparison.verdicts(component, case, comparison.ask(component, implementation, case))
         results.add(component, ANSWERS, variant, verdicts)
         return Comparison(component, implementation, verdicts, results)
 
@@ -196,7 +198,7 @@ def compare_gradients(implementation: Offered, results: Results) -> Callable[...
     @cache
     def comparison(component: str, variant: str, dtype: torch.dtype) -> Comparison:
         with noted(results, implementation, component, GRADIENTS, f"{variant}, {dtype}"):
-            verdicts = power.gradient_verdicts(component, implementation, variant, dtype)
+            verdicts = comparison.gradient_verdicts(component, implementation, variant, dtype)
         results.add(component, GRADIENTS, variant, verdicts)
         return Comparison(component, implementation, verdicts, results)
 
@@ -210,7 +212,7 @@ def within_budget(implementation: Offered, results: Results) -> Callable[[str, C
     """
 
     def check(component: str, case: Case, label: str, answer: Tensor) -> None:
-        theirs, exact = power.reference(component, case)
+        theirs, exact = comparison.reference(component, case)
         verdict = budget.judge(label, answer, theirs[label], exact[label], case.dtype)
         Comparison(component, implementation, [verdict], results).must_be_within_budget()
 

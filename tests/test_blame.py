@@ -7,18 +7,21 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from reference import blame, exam, mistakes, oracle
-from reference.cases import DTYPES, Case
-from reference.depth import running
-from reference.recording import Inputs
-from reference.reorderings import REORDERINGS
+from llama_reference import mistakes
+from llama_reference.judge import localization
+from llama_reference.judge.error_growth import running
+from llama_reference.questions import layer_checks
+from llama_reference.questions.activations import Inputs
+from llama_reference.standard import oracle
+from llama_reference.standard.cases import DTYPES, Case
+from llama_reference.standard.correct_variants import REORDERINGS
 
 LAYER = 1
 ASKED = ("build", "new_cache", "rms_norm", "rotary", "attention", "swiglu", "block", "llama")
 
 
-def questions(case: Case) -> exam.Exam:
-    return exam.prepare(case.config, case.state, case.dtype, Inputs(case.tokens, case.positions, case.mask))
+def questions(case: Case) -> layer_checks.Exam:
+    return layer_checks.prepare(case.config, case.state, case.dtype, Inputs(case.tokens, case.positions, case.mask))
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +109,13 @@ def scales_its_embeddings(handle):
     ids=lambda value: value.__name__ if callable(value) else None,
 )
 def test_the_innermost_wrong_component_is_guilty(every_dtype, plant, component, layers):
-    findings = blame.find(mutated(plant), every_dtype)
-    found = [(finding.name, finding.layer) for finding in blame.guilty(findings)]
+    findings = localization.find(mutated(plant), every_dtype)
+    found = [(finding.name, finding.layer) for finding in localization.guilty(findings)]
     assert found == [(component, layer) for layer in layers]
-    logits = {finding.status for finding in findings if finding.name == "llama" and finding.how != exam.SILENCED}
-    assert logits == {blame.WRONG}
+    logits = {
+        finding.status for finding in findings if finding.name == "llama" and finding.how != layer_checks.SILENCED
+    }
+    assert logits == {localization.WRONG}
 
 
 def test_a_rounding_in_another_place_shows_in_bits_only():
@@ -123,9 +128,9 @@ def test_a_rounding_in_another_place_shows_in_bits_only():
 
         norm.forward = forward
 
-    findings = blame.find(mutated(rounds_once), questions(Case(dtype=torch.bfloat16)))
-    assert blame.guilty(findings) == []
-    assert [(f.name, f.layer) for f in blame.guilty(findings, bitwise=True)] == [("rms_norm", LAYER)]
+    findings = localization.find(mutated(rounds_once), questions(Case(dtype=torch.bfloat16)))
+    assert localization.guilty(findings) == []
+    assert [(f.name, f.layer) for f in localization.guilty(findings, bitwise=True)] == [("rms_norm", LAYER)]
 
 
 class Forgetful(DynamicCache):
@@ -137,16 +142,20 @@ class Forgetful(DynamicCache):
 
 
 def test_a_mistake_of_the_cache_shows_in_chunks_only(hard):
-    findings = blame.find(like(oracle, new_cache=lambda handle, *_: Forgetful(config=handle.config)), hard)
-    assert [(f.name, f.layer, f.how) for f in blame.guilty(findings)] == [("kv_cache", LAYER, exam.STEP_BY_STEP)]
-    assert all(f.good for f in findings if f.how not in (exam.IN_CHUNKS, exam.STEP_BY_STEP))
+    findings = localization.find(like(oracle, new_cache=lambda handle, *_: Forgetful(config=handle.config)), hard)
+    assert [(f.name, f.layer, f.how) for f in localization.guilty(findings)] == [
+        ("kv_cache", LAYER, layer_checks.STEP_BY_STEP)
+    ]
+    assert all(f.good for f in findings if f.how not in (layer_checks.IN_CHUNKS, layer_checks.STEP_BY_STEP))
 
 
 def test_a_mistake_of_the_mask_over_a_cache_is_one_of_attention(hard):
     """One token at a time needs no mask, and there the cache gives back what it should."""
     [known] = [m for m in mistakes.of("attention") if m.name == "not_causal_over_a_cache"]
-    found = blame.guilty(blame.find(known.implementation, hard))
-    assert [(f.name, f.layer, f.how) for f in found] == [("attention", layer, exam.IN_CHUNKS) for layer in range(3)]
+    found = localization.guilty(localization.find(known.implementation, hard))
+    assert [(f.name, f.layer, f.how) for f in found] == [
+        ("attention", layer, layer_checks.IN_CHUNKS) for layer in range(3)
+    ]
 
 
 @pytest.mark.parametrize("plant", [shifts_the_vocabulary, scales_its_embeddings])
@@ -156,22 +165,22 @@ def test_embedding_and_head_do_not_hide_behind_a_wrong_layer(hard, plant):
         for layer in handle.model.layers:
             layer.mlp.act_fn = nn.GELU()
 
-    found = blame.guilty(blame.find(mutated(both), hard))
+    found = localization.guilty(localization.find(mutated(both), hard))
     assert [(f.name, f.layer) for f in found] == [*(("swiglu", layer) for layer in range(3)), ("llama", None)]
-    assert found[-1].how == exam.SILENCED
+    assert found[-1].how == layer_checks.SILENCED
 
 
 @pytest.mark.parametrize("name", REORDERINGS)
 def test_computing_in_another_order_is_no_guilt(name, hard):
     reordered, _ = REORDERINGS[name]
-    assert blame.guilty(blame.find(reordered, hard)) == []
+    assert localization.guilty(localization.find(reordered, hard)) == []
 
 
 def test_a_right_implementation_is_clean(implementation, every_dtype):
-    findings = blame.find(implementation, every_dtype)
+    findings = localization.find(implementation, every_dtype)
     assert len(findings) == 3 * 10 + 5
     assert [str(finding) for finding in findings if not finding.good] == []
-    assert blame.guilty(findings) == []
+    assert localization.guilty(findings) == []
     steps = running(implementation, every_dtype)
     assert len(steps) == 3 * 5 + 2
     assert [str(step) for step in steps if not step.good] == []
@@ -179,21 +188,24 @@ def test_a_right_implementation_is_clean(implementation, every_dtype):
 
 @pytest.mark.parametrize("variant", ["rope dynamic", "rope longrope", "tied", "one group"])
 def test_transformers_itself_is_clean(variant):
-    findings = blame.find(oracle, questions(Case(variant)))
-    assert {finding.status for finding in findings} == {blame.BITWISE}
+    findings = localization.find(oracle, questions(Case(variant)))
+    assert {finding.status for finding in findings} == {localization.BITWISE}
 
 
 def test_without_a_mask_every_row_counts(implementation):
     case = Case()
-    asked = exam.prepare(case.config, case.state, case.dtype, Inputs(case.tokens, case.positions))
+    asked = layer_checks.prepare(case.config, case.state, case.dtype, Inputs(case.tokens, case.positions))
     assert asked.questions[-1].theirs.shape == (case.tokens.numel(), case.config["vocab_size"])
-    assert all(finding.good for finding in blame.find(implementation, asked))
+    assert all(finding.good for finding in localization.find(implementation, asked))
 
 
 def test_one_token_is_enough(implementation):
     case = Case()
     inputs = Inputs(case.tokens[:, :1], case.positions[:, :1])
-    assert all(f.good for f in blame.find(implementation, exam.prepare(case.config, case.state, case.dtype, inputs)))
+    assert all(
+        f.good
+        for f in localization.find(implementation, layer_checks.prepare(case.config, case.state, case.dtype, inputs))
+    )
 
 
 def test_recorded_activations_are_the_answers_of_the_parts(hard):
@@ -201,7 +213,7 @@ def test_recorded_activations_are_the_answers_of_the_parts(hard):
     recording = hard.recording
     compared = 0
     for question in hard.questions:
-        if question.how == exam.ONE_PASS and question.where in recording.out_of:
+        if question.how == layer_checks.ONE_PASS and question.where in recording.out_of:
             assert torch.equal(recording.out_of[question.where][recording.inputs.real], question.theirs)
             compared += 1
     assert compared == 3 * 5 + 1
@@ -213,7 +225,7 @@ def test_a_wrong_function_alone_is_guilty_too(hard):
     def swiglu(handle, layer, x):
         return oracle.swiglu(handle, layer, x) * (2 if layer == LAYER else 1)
 
-    found = blame.guilty(blame.find(like(oracle, swiglu=swiglu), hard))
+    found = localization.guilty(localization.find(like(oracle, swiglu=swiglu), hard))
     assert [(finding.name, finding.layer) for finding in found] == [("swiglu", LAYER)]
 
 
@@ -223,16 +235,18 @@ def test_what_is_not_offered_is_not_passed(hard):
 
     lacking = like(oracle, swiglu=swiglu)
     del lacking.rotary, lacking.new_cache
-    findings = blame.find(lacking, hard)
-    missing = {(finding.name, finding.how) for finding in findings if finding.status == blame.MISSING}
-    chunked = {(name, exam.IN_CHUNKS) for name in ("attention", "block", "llama")} | {("kv_cache", exam.STEP_BY_STEP)}
-    assert missing == {("rotary", "queries"), ("rotary", "keys"), ("swiglu", exam.ONE_PASS), *chunked}
-    assert blame.guilty(findings) == []
+    findings = localization.find(lacking, hard)
+    missing = {(finding.name, finding.how) for finding in findings if finding.status == localization.MISSING}
+    chunked = {(name, layer_checks.IN_CHUNKS) for name in ("attention", "block", "llama")} | {
+        ("kv_cache", layer_checks.STEP_BY_STEP)
+    }
+    assert missing == {("rotary", "queries"), ("rotary", "keys"), ("swiglu", layer_checks.ONE_PASS), *chunked}
+    assert localization.guilty(findings) == []
     assert {step.name for step in running(lacking, hard)} == {"rms_norm", "attention", "block", "llama"}
 
 
 def test_an_implementation_without_build_offers_nothing(hard):
-    assert [finding.status for finding in blame.find(SimpleNamespace(), hard)] == [blame.MISSING]
+    assert [finding.status for finding in localization.find(SimpleNamespace(), hard)] == [localization.MISSING]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +261,7 @@ def test_an_implementation_without_build_offers_nothing(hard):
 )
 def test_an_answer_of_no_use_is_a_failure_with_its_reason(hard, answer, reason):
     wrong = like(oracle, swiglu=lambda *arguments: answer(arguments[-1]))
-    found = blame.guilty(blame.find(wrong, hard))
+    found = localization.guilty(localization.find(wrong, hard))
     assert [(finding.name, finding.layer) for finding in found] == [("swiglu", layer) for layer in range(3)]
     assert all(reason in str(finding) for finding in found)
     running(wrong, hard)
@@ -257,8 +271,8 @@ def test_a_model_that_cannot_be_built_is_a_finding(hard):
     def build(*_):
         raise KeyError("model.embed_tokens.weight")
 
-    findings = blame.find(SimpleNamespace(build=build), hard)
-    assert [str(finding) for finding in blame.guilty(findings)] == [
+    findings = localization.find(SimpleNamespace(build=build), hard)
+    assert [str(finding) for finding in localization.guilty(findings)] == [
         "build, of the model: KeyError: 'model.embed_tokens.weight'"
     ]
     assert running(SimpleNamespace(build=build), hard) == []
@@ -273,20 +287,20 @@ def test_writing_into_an_argument_spoils_only_the_own_answer(hard):
         return y
 
     careless = like(oracle, swiglu=swiglu)
-    assert all(finding.good for finding in [*blame.find(careless, hard), *running(careless, hard)])
+    assert all(finding.good for finding in [*localization.find(careless, hard), *running(careless, hard)])
 
 
 def test_a_case_whose_reference_overflows_is_void():
     case = Case(dtype=torch.float16)
     loud = {key: w * 1e5 if "down_proj" in key else w for key, w in case.state.items()}
-    asked = exam.prepare(case.config, loud, case.dtype, Inputs(case.tokens, case.positions, case.mask))
-    findings = blame.find(oracle, asked)
-    assert blame.VOID in {finding.status for finding in findings}
+    asked = layer_checks.prepare(case.config, loud, case.dtype, Inputs(case.tokens, case.positions, case.mask))
+    findings = localization.find(oracle, asked)
+    assert localization.VOID in {finding.status for finding in findings}
     assert not all(finding.good for finding in findings)
-    assert blame.guilty(findings) == []
+    assert localization.guilty(findings) == []
 
 
 def test_the_run_on_its_own_activations_strays_where_the_mistake_is(hard):
     steps = running(mutated(has_another_activation), hard)
-    first = next(step for step in steps if step.status != blame.BITWISE)
+    first = next(step for step in steps if step.status != localization.BITWISE)
     assert (first.name, first.layer) == ("swiglu", LAYER)

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from reference import decoding, oracle
-from reference.cases import Case
-from reference.checks.generate import prompt
-from reference.decoding import DIVERGED, IDENTICAL, TIE_BREAK
+from llama_reference.questions import greedy
+from llama_reference.questions.checks.generate import prompt
+from llama_reference.questions.greedy import DIVERGED, IDENTICAL, TIE_BREAK
+from llama_reference.standard import oracle
+from llama_reference.standard.cases import Case
 
 
 @pytest.fixture(scope="module")
@@ -20,21 +21,21 @@ def texts():
 
 def test_transformers_own_are_identical(texts):
     asked, theirs = texts
-    rows, _ = decoding.classified("text", asked, theirs, theirs)
+    rows, _ = greedy.classified("text", asked, theirs, theirs)
     assert [row.kind for row in rows] == [IDENTICAL] * 3
-    assert decoding.judge("text", asked, theirs, theirs).bitwise
+    assert greedy.judge("text", asked, theirs, theirs).bitwise
 
 
 def test_another_token_diverges_where_it_stands(texts):
     asked, theirs = texts
     other = theirs.clone()
     other[1, -1] = (other[1, -1] + 1) % asked.config["vocab_size"]
-    rows, verdict = decoding.classified("text", asked, other, theirs)
+    rows, verdict = greedy.classified("text", asked, other, theirs)
     assert [row.kind for row in rows] == [IDENTICAL, DIVERGED, IDENTICAL]
     assert (rows[1].step, rows[1].chosen, rows[1].expected) == (asked.new - 1, other[1, -1], theirs[1, -1])
     assert rows[1].gap > rows[1].allowed
     assert not verdict.within
-    assert str(rows[1]) in decoding.judge("text", asked, other, theirs).worst
+    assert str(rows[1]) in greedy.judge("text", asked, other, theirs).worst
 
 
 def test_either_of_two_equal_tokens_may_be_taken(texts):
@@ -52,7 +53,7 @@ def test_either_of_two_equal_tokens_may_be_taken(texts):
     mask = torch.cat((asked.mask, torch.ones_like(theirs[:, :1])), dim=1)
     on = replace(asked, tokens=tokens, mask=mask, new=asked.new - 1)
     other = on.ask(oracle, oracle.build(asked.config, state, asked.dtype), use_cache=True)
-    rows, verdict = decoding.classified("text", asked, other, theirs)
+    rows, verdict = greedy.classified("text", asked, other, theirs)
     assert rows[0].kind == TIE_BREAK
     assert verdict.within
     assert not torch.equal(other[0, 10:], theirs[0, 10:])

@@ -12,10 +12,12 @@ import random
 import pytest
 import torch
 
-from reference import budget, formula, oracle, power, properties
-from reference.cases import DTYPES, Case
-from reference.chance import Chance
-from reference.reorderings import REORDERINGS
+from llama_reference.judge import comparison
+from llama_reference.questions import properties
+from llama_reference.standard import budget, formula, oracle
+from llama_reference.standard.cases import DTYPES, Case
+from llama_reference.standard.correct_variants import REORDERINGS
+from llama_reference.standard.random_rounding import Chance
 from tests.profiles import among, is_thorough
 
 # by what a draw costs: the cheap components are drawn more often
@@ -33,7 +35,7 @@ def draws_of_each() -> int:
 def drawn(component: str, number: int) -> Case:
     """The same cases in every run."""
     dice = random.Random(f"{component} {number}")
-    variants = importlib.import_module(f"reference.checks.{component}").VARIANTS
+    variants = importlib.import_module(f"llama_reference.questions.checks.{component}").VARIANTS
     return Case(dice.choice(variants), dice.choice(DTYPES), FIRST_SEED + number)
 
 
@@ -44,15 +46,15 @@ def share(component: str, of: tuple[str, ...], n: int) -> int:
 
 def alarms(component: str, case: Case, implementations: dict) -> list[str]:
     """What is wrong with their answers, by the rule that everybody is judged by."""
-    theirs, exact = (power.ask(component, source, case) for source in (oracle, formula))
+    theirs, exact = (comparison.ask(component, source, case) for source in (oracle, formula))
 
     def chance(seed):
-        answers = power.ask(component, Chance(seed), case)
+        answers = comparison.ask(component, Chance(seed), case)
         return {label: budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers}
 
     found = []
     for name, implementation in implementations.items():
-        answers = power.ask(component, implementation, case)
+        answers = comparison.ask(component, implementation, case)
         verdicts = [budget.judge(label, answers[label], theirs[label], exact[label], case.dtype) for label in theirs]
         wrong = [verdict for verdict in budget.second_opinion(verdicts, chance) if not verdict.within]
         found += [f"{name}, {component}, {case.variant}, seed {case.seed}: {verdict}" for verdict in wrong]
@@ -77,17 +79,19 @@ def test_choosing_tokens_is_right_on_other_logits(component, implementation):
     """What orders nothing: ours alone."""
     for number in range(math.ceil(draws_of_each() / 100)):
         case = Case("hard", DTYPES[number % 3] if component == "sampling" else torch.float32, FIRST_SEED + number)
-        verdicts = power.verdicts(component, case, power.ask(component, implementation, case))
+        verdicts = comparison.verdicts(component, case, comparison.ask(component, implementation, case))
         assert [str(verdict) for verdict in verdicts if not verdict.within] == []
 
 
 @pytest.mark.parametrize("component", among(DIFFERENTIATED, QUICK))
 def test_right_gradients_in_another_order_are_within_budget(component):
     for number in range(math.ceil(draws_of_each() / 100)):
-        theirs, exact = power.reference_gradients.__wrapped__(component, "hard", torch.float32, FIRST_SEED + number)
+        theirs, exact = comparison.reference_gradients.__wrapped__(
+            component, "hard", torch.float32, FIRST_SEED + number
+        )
         for name, (reordered, touched) in REORDERINGS.items():
             if component in touched:
-                answers = power.gradients.ask(component, reordered, Case(seed=FIRST_SEED + number))
+                answers = comparison.gradients.ask(component, reordered, Case(seed=FIRST_SEED + number))
                 verdicts = [budget.judge(k, answers[k], theirs[k], exact[k], torch.float32, whole=True) for k in theirs]
                 assert [f"{name}: {verdict}" for verdict in verdicts if not verdict.within] == []
 
@@ -119,17 +123,17 @@ def held(claim: properties.Claim, implementation, seed: int) -> bool:
 def test_a_lucky_draw_of_transformers_is_no_fault_of_others():
     """The worst of 1,250 draws: right, and nearly four times as far off the formula as transformers."""
     case, (turned, _) = Case("rope yarn", torch.float16, 500663), REORDERINGS["complex rotary"]
-    theirs, exact = power.reference("attention", case)
-    answers = power.ask("attention", turned, case)
+    theirs, exact = comparison.reference("attention", case)
+    answers = comparison.ask("attention", turned, case)
     alone = [budget.judge(label, answers[label], theirs[label], exact[label], case.dtype) for label in theirs]
     assert [verdict.label for verdict in alone if not verdict.within] == ["layer 0 at scale 8"]
-    assert all(verdict.within for verdict in power.verdicts("attention", case, answers))
+    assert all(verdict.within for verdict in comparison.verdicts("attention", case, answers))
 
 
 def test_an_answer_that_is_wrong_by_little_is_no_lucky_draw():
     """The second opinion forgives what rounding explains, and nothing else."""
     case = Case("one group", torch.bfloat16)
-    theirs, _ = power.reference("attention", case)
+    theirs, _ = comparison.reference("attention", case)
     answers = {label: (answer.float() * 1.25).to(answer.dtype) for label, answer in theirs.items()}
-    judged = power.verdicts("attention", case, answers)
+    judged = comparison.verdicts("attention", case, answers)
     assert [verdict.label for verdict in judged if verdict.within and "scale 8" not in verdict.label] == []

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from reference import properties
-from reference.cases import DTYPES
-from reference.checks.generate import VARIANTS
+from llama_reference.questions import properties
+from llama_reference.questions.checks.generate import VARIANTS
+from llama_reference.standard.cases import DTYPES
 
 NAME = "generate"
 

@@ -6,10 +6,10 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from reference import properties
-from reference.cases import DTYPES
-from reference.checks.kv_cache import VARIANTS
-from reference.properties.kv_cache import MOST_ROWS, POISONS, ROOM, Machine
+from llama_reference.questions import properties
+from llama_reference.questions.checks.kv_cache import VARIANTS
+from llama_reference.questions.properties.kv_cache import MOST_ROWS, POISONS, ROOM, Machine
+from llama_reference.standard.cases import DTYPES
 
 NAME = "kv_cache"
 WHICH, CHUNK = st.integers(0, 1), st.integers(1, 7)

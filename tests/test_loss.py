@@ -2,8 +2,8 @@
 
 import pytest
 
-from reference import properties
-from reference.cases import DTYPES
+from llama_reference.questions import properties
+from llama_reference.standard.cases import DTYPES
 
 NAME = "loss"
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-from reference import mistakes, power
-from reference.cases import DTYPES, Case
-from reference.mistakes import Mistake
-from reference.mistakes.equivalent import EQUIVALENT
-from reference.plain import Plain
+from llama_reference import mistakes
+from llama_reference.judge import comparison
+from llama_reference.mistakes import Mistake
+from llama_reference.mistakes.equivalent import EQUIVALENT
+from llama_reference.standard.cases import DTYPES, Case
+from llama_reference.standard.stepwise import Plain
 
 ALL = [m for component in mistakes.COMPONENTS for m in mistakes.of(component)]
 IDS = [f"{m.component}-{m.name}" for m in ALL]
@@ -20,12 +21,12 @@ def test_there_are_many():
 @pytest.mark.parametrize("component", mistakes.COMPONENTS)
 def test_without_a_mistake_everything_is_accepted(component):
     """The control: what the mistakes are made of is right, to the bit, in every case that they are asked about."""
-    assert power.rejections(component, Plain()) == set()
+    assert comparison.rejections(component, Plain()) == set()
 
 
 @pytest.mark.parametrize("known", ALL, ids=IDS)
 def test_is_rejected(known: Mistake, results):
-    rejected_by = power.rejections(known.component, known.implementation)
+    rejected_by = comparison.rejections(known.component, known.implementation)
     results.kills.setdefault(known.component, {})[known.name] = sorted(rejected_by)
     assert rejected_by, f"{known.name} survives: {known.why}"
 
@@ -35,5 +36,7 @@ def test_what_cannot_be_observed_is_no_mistake(known: Mistake):
     """These are not counted. The hard case's rotary embedding does not look at the largest position."""
     for dtype in DTYPES:
         case = Case(dtype=dtype, seed=2)
-        verdicts = power.verdicts(known.component, case, power.ask(known.component, known.implementation, case))
+        verdicts = comparison.verdicts(
+            known.component, case, comparison.ask(known.component, known.implementation, case)
+        )
         assert [str(verdict) for verdict in verdicts if not verdict.within] == []

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reference import oracle
-from reference.cases import Case
-from reference.mistakes import COMPONENTS
+from llama_reference.mistakes import COMPONENTS
+from llama_reference.standard import oracle
+from llama_reference.standard.cases import Case
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -24,9 +24,9 @@ SOURCES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_a_component_is_found_everywhere_by_its_name(name):
     source = "src/llama_scratch/{}/__init__.py" if name == "generate" else "src/llama_scratch/{}.py"
-    places = [source, "reference/oracle/{}.py", "tests/test_{}.py"]
+    places = [source, "reference/llama_reference/standard/oracle/{}.py", "tests/test_{}.py"]
     if name != "generate":  # the formula of generating is the formula of the model
-        places.append("reference/formula/{}.py")
+        places.append("reference/llama_reference/standard/formula/{}.py")
     assert [place for place in places if not (ROOT / place.format(name)).is_file()] == []
 
 

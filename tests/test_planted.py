@@ -8,8 +8,9 @@ mistake is listed under, and of no other.
 
 import pytest
 
-from reference import blame, mistakes
-from reference.plain import Plain
+from llama_reference import mistakes
+from llama_reference.judge import localization
+from llama_reference.standard.stepwise import Plain
 from tests.profiles import among, is_thorough
 
 ALL = {f"{m.component}-{m.name}": m for component in mistakes.COMPONENTS for m in mistakes.of(component)}
@@ -40,7 +41,7 @@ SAMPLE = (
 
 @pytest.mark.parametrize("which", among(ALL, SAMPLE))
 def test_the_component_that_a_mistake_is_in_is_guilty(which):
-    guilty = blame.of_the_suite(ALL[which].implementation)
+    guilty = localization.of_the_suite(ALL[which].implementation)
     assert guilty, "not detected"
     expected, _ = MISNAMED.get(which, ({ALL[which].component}, ""))
     assert {finding.name for finding in guilty} == expected
@@ -53,4 +54,4 @@ def test_nearly_all_are_blamed_rightly():
 
 @pytest.mark.skipif(not is_thorough(), reason="asks everything: in the thorough profile")
 def test_nobody_is_guilty_where_nothing_is_wrong():
-    assert blame.of_the_suite(Plain()) == []
+    assert localization.of_the_suite(Plain()) == []

@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reference import mistakes, oracle, properties
-from reference.implementation_loader import load
-from reference.plain import Plain
-from reference.properties import Claim
+from llama_reference import mistakes
+from llama_reference.adapter_loader import load
+from llama_reference.questions import properties
+from llama_reference.questions.properties import Claim
+from llama_reference.standard import oracle
+from llama_reference.standard.stepwise import Plain
 
 TESTS = Path(__file__).parent
 FOLDER = Path(properties.__file__).parent

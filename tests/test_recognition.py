@@ -2,9 +2,10 @@
 
 import pytest
 
-from reference import diagnosis, mistakes
-from reference.plain import Plain
-from reference.reorderings import REORDERINGS
+from llama_reference import mistakes
+from llama_reference.judge import diagnosis
+from llama_reference.standard.correct_variants import REORDERINGS
+from llama_reference.standard.stepwise import Plain
 from tests import rewritten
 from tests.profiles import among, is_thorough
 

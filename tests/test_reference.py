@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from reference import budget, cases, formula, oracle
-from reference.budget import ORACLE_ULPS
-from reference.cases import HARD, LENGTH, Case
-from reference.checks import kv_cache, llama
-from reference.oracle.rotary import forget, inverse_frequencies
-from reference.sensitivity import Altered
+from llama_reference.judge.sensitivity import Altered
+from llama_reference.questions.checks import kv_cache, llama
+from llama_reference.standard import budget, cases, formula, oracle
+from llama_reference.standard.budget import ORACLE_ULPS
+from llama_reference.standard.cases import HARD, LENGTH, Case
+from llama_reference.standard.oracle.rotary import forget, inverse_frequencies
 
 CHECKS = {path.stem for path in Path(cases.__file__).parent.glob("checks/*.py")} - {"__init__"}
 WITHOUT_A_BOUND = {
@@ -202,7 +202,7 @@ def test_every_question_has_a_bound_between_the_references_or_a_reason():
 
 def off_the_formula(name: str, case: Case, formula_case: Case) -> float:
     """Transformers' largest error, in float32, when the formula is asked about formula_case."""
-    ask = importlib.import_module(f"reference.checks.{name}").ask
+    ask = importlib.import_module(f"llama_reference.questions.checks.{name}").ask
     answers, exact = ask(oracle, case), ask(formula, formula_case)
     assert answers.keys() == exact.keys() != set()
     return max(budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers)

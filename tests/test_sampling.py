@@ -4,10 +4,19 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from reference import formula, oracle, properties
-from reference.cases import DTYPES, Case
-from reference.checks.sampling import KNOBS, OFF
-from reference.properties.sampling import EQUALS, HALVES, KEPT_OF_EQUALS, KEPT_OF_HALVES, V, ask, support
+from llama_reference.questions import properties
+from llama_reference.questions.checks.sampling import KNOBS, OFF
+from llama_reference.questions.properties.sampling import (
+    EQUALS,
+    HALVES,
+    KEPT_OF_EQUALS,
+    KEPT_OF_HALVES,
+    V,
+    ask,
+    support,
+)
+from llama_reference.standard import formula, oracle
+from llama_reference.standard.cases import DTYPES, Case
 
 NAME = "sampling"
 

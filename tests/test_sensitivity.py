@@ -8,10 +8,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 
-from reference import oracle
-from reference.cases import HARD, Case, weights
-from reference.implementation import State
-from reference.sensitivity import (
+from llama_reference.implementation import State
+from llama_reference.judge.sensitivity import (
     BY_SHAPE,
     FIELDS,
     UNMOVED,
@@ -20,6 +18,8 @@ from reference.sensitivity import (
     measure,
     tensor_probes,
 )
+from llama_reference.standard import oracle
+from llama_reference.standard.cases import HARD, Case, weights
 
 
 def void(probes) -> list[str]:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from reference import properties
-from reference.cases import DTYPES
-from reference.checks.swiglu import VARIANTS
+from llama_reference.questions import properties
+from llama_reference.questions.checks.swiglu import VARIANTS
+from llama_reference.standard.cases import DTYPES
 
 NAME = "swiglu"
 

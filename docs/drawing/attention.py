@@ -7,8 +7,8 @@ from torch import Tensor
 from docs.drawing import BLUE, COLOURS, INK, figure
 from docs.drawing.trained import trained
 from llama_scratch import Llama
-from llama_scratch.attention import Attention, attend, causal_mask, share_heads
-from llama_scratch.rotary import rotate
+from llama_scratch.model.attention import Attention, attend, causal_mask, share_heads
+from llama_scratch.model.rotary import rotate
 
 
 @torch.no_grad()

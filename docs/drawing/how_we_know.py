@@ -4,11 +4,13 @@ import torch
 from matplotlib.figure import Figure
 
 from docs.drawing import BLUE, GREEN, ORANGE, figure
-from reference import depth, mistakes, oracle, power
-from reference.cases import HARD, Case, weights
-from reference.exam import Exam
-from reference.recording import Inputs, record
-from reference.report_page import SECTIONS
+from llama_reference import mistakes
+from llama_reference.judge import comparison, error_growth
+from llama_reference.questions.activations import Inputs, record
+from llama_reference.questions.layer_checks import Exam
+from llama_reference.report.suite_page import SECTIONS
+from llama_reference.standard import oracle
+from llama_reference.standard.cases import HARD, Case, weights
 from tests.adapters import ours
 
 
@@ -19,14 +21,14 @@ def kill_matrix(canvas: Figure) -> None:
     counted = torch.zeros(len(names), len(SECTIONS))
     for i, name in enumerate(names):
         for mistake in mistakes.of(name):
-            for section in power.rejections(name, mistake.implementation):
+            for section in comparison.rejections(name, mistake.implementation):
                 counted[i, SECTIONS.index(section)] += 1
     axes = canvas.subplots()
     totals = torch.tensor([len(mistakes.of(name)) for name in names])
     axes.imshow((counted / totals[:, None]).numpy(), cmap="Greens", vmin=-0.3, vmax=1.6, aspect="auto")
     for i, name in enumerate(names):
         for j, section in enumerate(SECTIONS):
-            none = section == "gradients" and name in power.NO_GRADIENTS
+            none = section == "gradients" and name in comparison.NO_GRADIENTS
             text = "–" if none else f"{int(counted[i, j])} of {totals[i]}"
             axes.text(j, i, text, ha="center", va="center", color="black")
     axes.set_xticks(range(len(SECTIONS)), SECTIONS)
@@ -44,7 +46,7 @@ def error_by_layer(canvas: Figure) -> None:
     for dtype, colour in ((torch.float16, GREEN), (torch.bfloat16, ORANGE), (torch.float32, BLUE)):
         case = Case("hard", dtype)
         recording = record(oracle.build(config, state, dtype), Inputs(case.tokens, case.positions, case.mask))
-        steps = depth.running(ours, Exam(config, state, dtype, recording, []))
+        steps = error_growth.running(ours, Exam(config, state, dtype, recording, []))
         errors = [step.verdict.error for step in steps if step.name == "block" and step.verdict]
         axes.plot([e * torch.finfo(dtype).eps for e in errors], "o-", ms=4, color=colour, label=str(dtype)[6:])
     axes.set(xlabel="layer", ylabel="largest error, relative to its row", yscale="log")

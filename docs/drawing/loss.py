@@ -4,7 +4,7 @@ import torch
 from matplotlib.figure import Figure
 
 from docs.drawing import BLUE, INK, figure
-from llama_scratch.loss import next_token_loss
+from llama_scratch.model.loss import next_token_loss
 
 
 @figure(3.3)

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from docs.drawing import BLUE, INK, ORANGE, figure
-from llama_scratch.rms_norm import RMSNorm
+from llama_scratch.model.rms_norm import RMSNorm
 
 
 @figure(4.6)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from docs.drawing import BLUE, COLOURS, INK, figure
 from llama_scratch import LlamaConfig
-from llama_scratch.rotary import angles, inverse_frequencies, rotate
+from llama_scratch.model.rotary import angles, inverse_frequencies, rotate
 
 LLAMA_3_1 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
              "original_max_position_embeddings": 8192}  # fmt: skip

@@ -4,7 +4,7 @@ import torch
 from matplotlib.figure import Figure
 
 from docs.drawing import BLUE, INK, figure
-from llama_scratch.sampling import Sampling, next_token_probabilities
+from llama_scratch.generate.sampling import Sampling, next_token_probabilities
 
 LOGITS = torch.tensor([[3.0, 2.6, 2.0, 1.2, 0.8, 0.1, -0.5, -1.0, -1.6, -2.5]])
 KNOBS = {

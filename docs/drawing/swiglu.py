@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from docs.drawing import COLOURS, INK, figure
 from llama_scratch import LlamaConfig
-from llama_scratch.swiglu import ACTIVATION, SwiGLU
+from llama_scratch.model.swiglu import ACTIVATION, SwiGLU
 
 
 @figure(2.9)

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from reference import mistakes, power
-from reference.cases import HARD, ROPES, Case
-from reference.checks import gradients
-from reference.plain import Plain
+from llama_reference import mistakes
+from llama_reference.judge import comparison
+from llama_reference.questions.checks import gradients
+from llama_reference.standard.cases import HARD, ROPES, Case
+from llama_reference.standard.stepwise import Plain
 
 Array = npt.NDArray[np.float64]
 Views = dict[str, Array]  # where it is seen -> what is seen
@@ -49,9 +50,9 @@ def answers(component: str, dtype: torch.dtype) -> Callable[[Any], Views]:
     def ask(implementation: Any) -> Views:
         return {
             f"{label} ({case.variant})": flat(x)
-            for case in power.cases(component)
+            for case in comparison.cases(component)
             if case.dtype == dtype
-            for label, x in power.ask(component, implementation, case).items()
+            for label, x in comparison.ask(component, implementation, case).items()
         }
 
     return ask
@@ -157,7 +158,7 @@ def sources(component: str) -> Iterator[Callable[[Any], Views]]:
     yield answers(component, torch.float32)
     if component != "generate":
         yield answers(component, torch.bfloat16)
-    if component not in power.NO_GRADIENTS:
+    if component not in comparison.NO_GRADIENTS:
         yield of_gradients(component)
 
 

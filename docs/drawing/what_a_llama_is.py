@@ -6,7 +6,7 @@ from matplotlib.patches import Rectangle
 
 from docs.drawing import BLUE, GREEN, INK, figure
 from llama_scratch import Llama, LlamaConfig
-from llama_scratch.loss import IGNORED, next_token_loss
+from llama_scratch.model.loss import IGNORED, next_token_loss
 
 
 @figure(2.3)

@@ -9,10 +9,10 @@ Read the model in this order; each file is one formula and the code that compute
                                                                      loss        next-token cross entropy
 """
 
-from llama_scratch.config import LlamaConfig
+from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.generate import generate
-from llama_scratch.kv_cache import KVCache
-from llama_scratch.llama import Llama
+from llama_scratch.model.config import LlamaConfig
+from llama_scratch.model.kv_cache import KVCache
 from llama_scratch.tokenizer import Tokenizer
 
 __all__ = ["KVCache", "Llama", "LlamaConfig", "Tokenizer", "generate"]

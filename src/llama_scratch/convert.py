@@ -20,16 +20,16 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from llama_scratch.checkpoint import Checkpoint, read_checkpoint
-from llama_scratch.llama import Llama
-from llama_scratch.storage.files import CheckpointError, exists, size, unreadable
-from llama_scratch.storage.fitting import own_dtype, read
-from llama_scratch.storage.llama2c_file import read_llama2c
-from llama_scratch.storage.meta_format import read_meta
-from llama_scratch.storage.meta_params import PARAMS
-from llama_scratch.storage.saving import replace_checkpoint
-from llama_scratch.storage.shards import CONFIG, MAX_SHARD_SIZE, checkpoint_files
-from llama_scratch.storage.weight_files import Weight
+from llama_scratch.checkpoint.files import CheckpointError, exists, size, unreadable
+from llama_scratch.checkpoint.hf_directory import read_checkpoint
+from llama_scratch.checkpoint.hf_files import CONFIG, MAX_SHARD_SIZE, checkpoint_files
+from llama_scratch.checkpoint.llama2c_file import read_llama2c
+from llama_scratch.checkpoint.matching import own_dtype, read
+from llama_scratch.checkpoint.meta_format import read_meta
+from llama_scratch.checkpoint.meta_params import PARAMS
+from llama_scratch.checkpoint.pretrained import Llama
+from llama_scratch.checkpoint.saving import replace_checkpoint
+from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                    "added_tokens.json", "chat_template.jinja")  # fmt: skip
@@ -102,7 +102,7 @@ def open_source(source: Path, llama_version: str | None = None) -> Checkpoint:
 
 def _read_gguf(source: Path) -> Checkpoint:
     try:
-        from llama_scratch.storage.gguf_file import read_gguf  # the package is an extra
+        from llama_scratch.checkpoint.gguf_file import read_gguf  # the package is an extra
     except ImportError:
         raise CheckpointError(f"{source} needs the gguf package: pip install 'llama_scratch[gguf]'") from None
     return read_gguf(source)

@@ -22,24 +22,24 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from llama_scratch.checkpoint import CheckpointError
+from llama_scratch.checkpoint.files import CheckpointError
 from llama_scratch.command_line import flag, is_usable
-from llama_scratch.config import Tokens
-from llama_scratch.config_rules import ConfigError, check
 from llama_scratch.data import Corpus, DataError, random_windows
+from llama_scratch.model.config import Tokens
+from llama_scratch.model.config_rules import ConfigError, check
 from llama_scratch.tokenizer import TokenizerError
 from llama_scratch.training import checkpoints, plot, presets, report
 from llama_scratch.training.checkpoints import Trained
+from llama_scratch.training.distributed import Dtype, Parallel, Team, recompute_activations, whole_tensor
 from llama_scratch.training.evaluation import bits_per_byte, evaluating, sample
 from llama_scratch.training.interruption import Interruption
-from llama_scratch.training.journal import VALIDATION, Journal, Row
 from llama_scratch.training.memory import keep_memory
+from llama_scratch.training.metrics import VALIDATION, Journal, Row
 from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import Kind, learning_rate, make_optimizers
 from llama_scratch.training.presets import Preset
+from llama_scratch.training.setup import check_batch, from_settings, make_model, read_corpus, where_to_start
 from llama_scratch.training.speed import Compile, Scale, is_compiled, measure
-from llama_scratch.training.starting import check_batch, from_settings, make_model, read_corpus, where_to_start
-from llama_scratch.training.team import Dtype, Parallel, Team, recompute_activations, whole_tensor
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""fast/, behind the protocol of reference.implementation: the functions that its step is made of, and the step.
+"""fast/, behind the protocol of llama_reference.implementation: the functions that its step is made of, and the step.
 
 Every sequence is taken token by token. Without a cache rows are asked one at a time, with one all at once: one text and
 several are compiled apart. It computes in float32 and rounds at the end, so its bits are its own; and no gradients.
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 import llama_scratch
-from llama_scratch.fast import FastLlama, StaticCache, step
+from llama_reference.implementation import Config, State
+from llama_scratch.fast import FastLlama, StaticCache, kernel
 from llama_scratch.fast.compiled import STEPS
-from llama_scratch.fast.decoding import LENGTH_MATTERS
-from llama_scratch.rotary import angles
-from reference.implementation import Config, State
+from llama_scratch.fast.llama import LENGTH_MATTERS
+from llama_scratch.model.rotary import angles
 from tests.adapters import ours
 from tests.adapters.ours import crop, loss, reorder, sampling  # noqa: F401  the textbook's
 
@@ -33,18 +33,18 @@ def build(config: Config, state: State, dtype: torch.dtype) -> FastLlama:
 
 def rms_norm(handle: FastLlama, where: str, x: Tensor) -> Tensor:
     weight, rows = handle.model.get_submodule(where).weight, x.float().flatten(0, -2)
-    return step.norm(rows, weight, handle.config.rms_norm_eps).view(x.shape).to(x.dtype)
+    return kernel.norm(rows, weight, handle.config.rms_norm_eps).view(x.shape).to(x.dtype)
 
 
 def rotary(handle: FastLlama, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     B, T = q.shape[0], q.shape[2]
-    rotation = step.signed(
+    rotation = kernel.signed(
         angles(handle.config, positions, torch.float32).expand(2, B, -1, -1).reshape(2, B * T, 1, -1)
     )
 
     def turn(x: Tensor) -> Tensor:
         rows = x.float().transpose(1, 2).flatten(0, 1)
-        return step.turned(rows, rotation).view(B, T, *rows.shape[1:]).transpose(1, 2).to(x.dtype)
+        return kernel.turned(rows, rotation).view(B, T, *rows.shape[1:]).transpose(1, 2).to(x.dtype)
 
     return turn(q), turn(k)
 
@@ -52,14 +52,14 @@ def rotary(handle: FastLlama, q: Tensor, k: Tensor, positions: Tensor) -> tuple[
 def swiglu(handle: FastLlama, layer: int, x: Tensor) -> Tensor:
     rows = x.float().flatten(0, -2).split(1)
     w = handle.weights.layers[layer]
-    return torch.cat([step.swiglu(w, row, handle.config.hidden_act) for row in rows]).view(x.shape).to(x.dtype)
+    return torch.cat([kernel.swiglu(w, row, handle.config.hidden_act) for row in rows]).view(x.shape).to(x.dtype)
 
 
 def attention(
     handle: FastLlama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: StaticCache | None = None
 ) -> Tensor:
     w = handle.weights.layers[layer]
-    steps = [step.attention(w, row, *others) for row, others in _rows(handle, layer, x, positions, mask, cache)]
+    steps = [kernel.attention(w, row, *others) for row, others in _rows(handle, layer, x, positions, mask, cache)]
     return torch.stack(steps, dim=1).to(x.dtype)
 
 
@@ -67,7 +67,7 @@ def block(
     handle: FastLlama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: StaticCache | None = None
 ) -> Tensor:
     w, shape = handle.weights.layers[layer], (handle.config.rms_norm_eps, handle.config.hidden_act)
-    steps = [step.block(w, row, *shape, *others) for row, others in _rows(handle, layer, x, positions, mask, cache)]
+    steps = [kernel.block(w, row, *shape, *others) for row, others in _rows(handle, layer, x, positions, mask, cache)]
     return torch.stack(steps, dim=1).to(x.dtype)
 
 
@@ -82,7 +82,7 @@ def _rows(
         S = cache.length + 1
         seen = None if mask is None else mask[:, :S].bool()
         stored = cache.keys[layer], cache.by_channel[layer]
-        yield x[:, t].float(), (step.signed(rotation[:, :, t : t + 1]), cache.columns[:S], seen, *stored)
+        yield x[:, t].float(), (kernel.signed(rotation[:, :, t : t + 1]), cache.columns[:S], seen, *stored)
         cache.advance(1)
 
 

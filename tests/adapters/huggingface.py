@@ -1,6 +1,6 @@
 """transformers behind the protocol: the suite must accept the standard that it compares with."""
 
-from reference.oracle import *  # noqa: F403  every function of the protocol, and nothing else
+from llama_reference.standard.oracle import *  # noqa: F403  every function of the protocol, and nothing else
 
 BITWISE = True
 

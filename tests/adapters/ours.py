@@ -1,4 +1,4 @@
-"""llama_scratch, behind the protocol of reference.implementation."""
+"""llama_scratch, behind the protocol of llama_reference.implementation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 import llama_scratch
-from llama_scratch import KVCache, Llama, config_file
-from llama_scratch.attention import causal_mask
-from llama_scratch.kv_cache import LayerCache
-from llama_scratch.loss import next_token_loss
-from llama_scratch.rotary import angles, rotate
-from llama_scratch.sampling import Sampling, next_token_probabilities
-from reference.implementation import Config, State
+from llama_reference.implementation import Config, State
+from llama_scratch import KVCache, Llama
+from llama_scratch.checkpoint import config_file
+from llama_scratch.generate.sampling import Sampling, next_token_probabilities
+from llama_scratch.model.attention import causal_mask
+from llama_scratch.model.kv_cache import LayerCache
+from llama_scratch.model.loss import next_token_loss
+from llama_scratch.model.rotary import angles, rotate
 
 BITWISE = True
 

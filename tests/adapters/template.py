@@ -6,9 +6,9 @@ What is deleted is reported "not offered". A function may also raise NotImplemen
 (a rope_type, a padding mask); the whole question that asked for it is then "not offered", so refuse as late as you can.
 `handle` is whatever build returns, `cache` whatever new_cache returns; the suite never looks inside. Ask the model's
 own submodules, so that the eps, theta and head_dim are judged that it was really built with. Shapes and letters:
-reference/implementation.py.
+reference/llama_reference/implementation.py.
 
-Most questions use the hard model of reference/cases.py: biases everywhere, head_dim unlike hidden_size / heads, the
+Most questions use the hard model of reference/llama_reference/standard/cases.py: biases everywhere, head_dim unlike hidden_size / heads, the
 llama3 rope_type, rows padded on the left, positions that start anywhere and go past max_position_embeddings (to 4095).
 """
 

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llama_scratch import Llama, config_file
-from reference.cases import HARD, ROPES, weights
-from reference.implementation import Config, State
+from llama_reference.implementation import Config, State
+from llama_reference.standard.cases import HARD, ROPES, weights
+from llama_scratch import Llama
+from llama_scratch.checkpoint import config_file
 
 # every dimension another one, but for the heads, and F what Meta's formula makes of D
 PLAIN: Config = HARD | {

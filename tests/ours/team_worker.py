@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from llama_scratch import train
-from llama_scratch.training.team import whole_tensor
+from llama_scratch.training.distributed import whole_tensor
 
 take_step = train.take_step
 calls = []

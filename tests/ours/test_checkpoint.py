@@ -7,9 +7,10 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from llama_scratch import KVCache, Llama, config_file
-from llama_scratch.checkpoint import CheckpointError
-from reference.cases import DTYPES, Case
+from llama_reference.standard.cases import DTYPES, Case
+from llama_scratch import KVCache, Llama
+from llama_scratch.checkpoint import config_file
+from llama_scratch.checkpoint.files import CheckpointError
 
 VARIANTS = ["hard", "no biases", "tied", "a group a head"]
 LOADER = transformers.LlamaForCausalLM

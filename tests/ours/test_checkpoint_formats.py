@@ -7,8 +7,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from llama_scratch import Llama, config_file, generate
-from llama_scratch.checkpoint import CheckpointError
+from llama_scratch import Llama, generate
+from llama_scratch.checkpoint import config_file
+from llama_scratch.checkpoint.files import CheckpointError
 from tests.ours.checkpoint_writers import VARIANTS, built, logits, made, write_hf
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"

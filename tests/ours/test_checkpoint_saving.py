@@ -200,7 +200,7 @@ def test_a_failing_write_leaves_the_old_files(nth, directory, monkeypatch):
         if len(calls) == nth:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("llama_scratch.storage.shards.save_file", fail)
+    monkeypatch.setattr("llama_scratch.checkpoint.hf_files.save_file", fail)
     with pytest.raises(OSError, match="No space left"):
         built(*NEW).save_pretrained(directory, max_shard_size=SHARD)
     assert content(directory) == before

@@ -8,11 +8,12 @@ import pytest
 import torch
 import transformers
 
-from llama_scratch import LlamaConfig, config_file
-from llama_scratch.config_rules import ConfigError
-from llama_scratch.rotary import inverse_frequencies
-from reference.cases import HARD, ROPES
-from reference.oracle.rotary import inverse_frequencies as transformers_frequencies
+from llama_reference.standard.cases import HARD, ROPES
+from llama_reference.standard.oracle.rotary import inverse_frequencies as transformers_frequencies
+from llama_scratch import LlamaConfig
+from llama_scratch.checkpoint import config_file
+from llama_scratch.model.config_rules import ConfigError
+from llama_scratch.model.rotary import inverse_frequencies
 from tests.ours.config_comparison import as_transformers, differences
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

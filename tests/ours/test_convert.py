@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llama_reference import verify
+from llama_reference.standard.budget import OTHER_PROGRAM
+from llama_reference.standard.cases import ROPES
 from llama_scratch import Llama
-from llama_scratch.checkpoint import CheckpointError
+from llama_scratch.checkpoint.files import CheckpointError
+from llama_scratch.checkpoint.meta_params import feed_forward_size
 from llama_scratch.convert import ConvertConfig, convert, main, summary
-from llama_scratch.storage.meta_params import feed_forward_size
-from reference import verify
-from reference.budget import OTHER_PROGRAM
-from reference.cases import ROPES
 from tests.ours.checkpoint_writers import (
     built,
     gguf_name,
@@ -246,7 +246,7 @@ def test_gguf_with_an_array_that_claims_the_world_is_refused_at_once(tmp_path):
 
 def test_gguf_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     source = write_gguf(tmp_path / "model.gguf", *made())
-    monkeypatch.delitem(sys.modules, "llama_scratch.storage.gguf_file", raising=False)
+    monkeypatch.delitem(sys.modules, "llama_scratch.checkpoint.gguf_file", raising=False)
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(
         CheckpointError, match=r"model\.gguf needs the gguf package: pip install 'llama_scratch\[gguf\]'"

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from llama_scratch import Tokenizer, data
-from llama_scratch.data import DataError, Request, baselines, corpus, encoding, prepare, shards, sources
-from llama_scratch.data.shards import TokenRow, token_dtype
-from llama_scratch.loss import IGNORED
+from llama_scratch.data import DataError, Request, baselines, corpus, encoding, prepare, sources, token_files
+from llama_scratch.data.token_files import TokenRow, token_dtype
+from llama_scratch.model.loss import IGNORED
 
 VERSE = "The cat sat on the mat.\n  The dog did not.\n\n"
 
@@ -298,9 +298,9 @@ class TestRow:
         assert row(tmp_path / "t.bin", [1, highest], dtype).read(0, 2).tolist() == [1, highest]
 
     def test_shards_are_one_row(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(shards, "SHARD", 7)
+        monkeypatch.setattr(token_files, "SHARD", 7)
         parts = [np.arange(i, i + 3, dtype=np.uint16) for i in range(0, 24, 3)]
-        written = shards.write_shards(tmp_path, "training", iter(parts))
+        written = token_files.write_shards(tmp_path, "training", iter(parts))
         assert [count for _, count in written] == [9, 9, 6]
         tokens = TokenRow([tmp_path / name for name, _ in written], np.dtype(np.uint16))
         assert len(tokens) == 24

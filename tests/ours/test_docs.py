@@ -23,7 +23,7 @@ from benchmarks import plots
 from docs import drawing, examples
 from docs.commands import ELSEWHERE, shell_blocks
 from docs.drawing import views
-from reference import mistakes
+from llama_reference import mistakes
 from tests.profiles import among
 
 ROOT = Path(__file__).parents[2]

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from benchmarks.decoders import ends_in_a_tie
-from llama_scratch import Llama, Tokenizer, config_file, fast, generate
-from llama_scratch.fast import FastLlama, compiled, decoding
+from llama_reference.standard import budget
+from llama_reference.standard.cases import Case
+from llama_scratch import Llama, Tokenizer, fast, generate
+from llama_scratch.checkpoint import config_file
+from llama_scratch.fast import FastLlama, compiled, llama
 from llama_scratch.fast.compiled import Kind
 from llama_scratch.fast.pages import use_large_pages
-from reference import budget
-from reference.cases import Case
 from tests.profiles import is_thorough
 
 pytestmark = pytest.mark.skipif(not fast.can_compile(), reason="needs g++ or clang++")
@@ -33,7 +34,7 @@ def kinds(monkeypatch, request) -> set[Kind]:
         return compiled.load(kind)
 
     monkeypatch.setenv(compiled.STEPS, str(request.config.cache.mkdir("steps")))
-    monkeypatch.setattr(decoding, "load", noted)
+    monkeypatch.setattr(llama, "load", noted)
     return used
 
 
@@ -105,7 +106,7 @@ def test_batches_of_any_size_and_padding_are_within_budget(dtype, kinds):
 
 
 def test_a_prompt_in_chunks_is_the_whole_prompt(monkeypatch):
-    monkeypatch.setattr(decoding, "CHUNK", 3)
+    monkeypatch.setattr(llama, "CHUNK", 3)
     model, tokens = FastLlama(textbook(torch.float32)), Case().tokens[:, : PROMPT + 3]
     for mask in (torch.ones_like(tokens), padded(tokens)):
         given, real = None if mask.all() else mask, mask == 1
@@ -158,13 +159,13 @@ def test_it_compiles_where_that_is_expected_to_pay(monkeypatch, tmp_path):
     model = textbook(torch.float32)
     with monkeypatch.context() as nothing_kept:
         nothing_kept.setenv(compiled.STEPS, str(tmp_path))
-        nothing_kept.setattr(decoding, "load", lambda kind: kind)
-        needed = decoding.pays_from(model)
+        nothing_kept.setattr(llama, "load", lambda kind: kind)
+        needed = llama.pays_from(model)
         assert needed > 1000, "a tiny model is decoded sooner than compiled"
         choice = [type(fast.for_decoding(model, None, n, 1, padded=False)) for n in (needed - 1, needed)]
         assert choice == [Llama, FastLlama]
     FastLlama(model).compiled(several=False, padded=False)
-    assert decoding.pays_from(model) == 1, "what is compiled already costs nothing"
+    assert llama.pays_from(model) == 1, "what is compiled already costs nothing"
     assert type(fast.for_decoding(model, False, 9999, 1, padded=False)) is Llama
 
 

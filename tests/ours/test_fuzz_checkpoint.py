@@ -15,9 +15,8 @@ import hypothesis
 import pytest
 
 from llama_scratch import Llama
-from llama_scratch.checkpoint import CheckpointError
+from llama_scratch.checkpoint.files import MESSAGE, CheckpointError
 from llama_scratch.convert import open_source
-from llama_scratch.storage.files import MESSAGE
 from tests.ours.checkpoint_writers import made, write_gguf, write_hf, write_llama2c, write_meta
 
 EXAMPLES = hypothesis.settings.default.max_examples

@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from llama_scratch import Llama, config_file, generate, sampling
-from llama_scratch.generate import choose
-from llama_scratch.sampling import Sampling
-from reference import oracle
-from reference.cases import Case
+from llama_reference.standard import oracle
+from llama_reference.standard.cases import Case
+from llama_scratch import Llama, generate
+from llama_scratch.checkpoint import config_file
+from llama_scratch.generate import choose, sampling
+from llama_scratch.generate.sampling import Sampling
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_scratch import Llama, LlamaConfig, Tokenizer, config_file, generate
+from llama_reference.standard.cases import Case, weights
+from llama_scratch import Llama, LlamaConfig, Tokenizer, generate
+from llama_scratch.checkpoint import config_file
 from llama_scratch.generate import choose, context_length, pad_left, stream
-from llama_scratch.sampling import Sampling, next_token_probabilities, penalised
-from reference.cases import Case, weights
+from llama_scratch.generate.sampling import Sampling, next_token_probabilities, penalised
 
 PROMPT = Case().tokens[:3, :6]
 MASK = (torch.arange(6) >= torch.tensor([[0], [2], [4]])).long()

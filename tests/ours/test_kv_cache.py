@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from llama_scratch import KVCache, Llama, config_file
-from reference.cases import LENGTH, PADS, Case
+from llama_reference.standard.cases import LENGTH, PADS, Case
+from llama_scratch import KVCache, Llama
+from llama_scratch.checkpoint import config_file
 
 B = len(PADS)
 

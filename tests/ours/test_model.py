@@ -6,12 +6,14 @@ import inspect
 import pytest
 import torch
 
-from llama_scratch import KVCache, Llama, config_file
-from llama_scratch.attention import Attention, attend, share_heads
-from llama_scratch.block import Block
-from llama_scratch.llama import Decoder, next_positions
-from reference import budget, power
-from reference.cases import LENGTH, PADS, Case
+from llama_reference.judge import comparison
+from llama_reference.standard import budget
+from llama_reference.standard.cases import LENGTH, PADS, Case
+from llama_scratch import KVCache, Llama
+from llama_scratch.checkpoint import config_file
+from llama_scratch.model.attention import Attention, attend, share_heads
+from llama_scratch.model.block import Block
+from llama_scratch.model.llama import Decoder, next_positions
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_the_fused_kernel_computes_the_same_attention(dropout):
     def logits():
         return fused(case.tokens, attention_mask=case.mask, positions=case.positions)[real]
 
-    theirs, exact = (answers["padded batch"] for answers in power.reference("llama", case))
+    theirs, exact = (answers["padded batch"] for answers in comparison.reference("llama", case))
     with torch.no_grad():
         fused.eval()
         verdict = budget.judge("sdpa", logits(), theirs, exact, case.dtype)

@@ -6,11 +6,12 @@ import jaxtyping
 import pytest
 import torch
 
-from llama_scratch import Llama, config_file
-from llama_scratch.loss import next_token_loss
-from llama_scratch.rms_norm import RMSNorm
-from reference import oracle
-from reference.cases import DTYPES, Case
+from llama_reference.standard import oracle
+from llama_reference.standard.cases import DTYPES, Case
+from llama_scratch import Llama
+from llama_scratch.checkpoint import config_file
+from llama_scratch.model.loss import next_token_loss
+from llama_scratch.model.rms_norm import RMSNorm
 
 
 def build(case: Case, **options) -> Llama:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama_scratch import LlamaConfig, config_file
-from llama_scratch.config_rules import ConfigError
-from llama_scratch.rotary import inverse_frequencies
-from reference import cases, oracle
-from reference.oracle.rotary import inverse_frequencies as transformers_frequencies
+from llama_reference.standard import cases, oracle
+from llama_reference.standard.oracle.rotary import inverse_frequencies as transformers_frequencies
+from llama_scratch import LlamaConfig
+from llama_scratch.checkpoint import config_file
+from llama_scratch.model.config_rules import ConfigError
+from llama_scratch.model.rotary import inverse_frequencies
 from tests.adapters import ours
 from tests.ours.config_comparison import as_transformers, differences
 
@@ -32,7 +33,7 @@ V, F, L, T = 61, 44, 2, 24
 def scaled_down(raw: dict) -> dict:
     """A small model's file with the proportions of the big one's: heads a group, hidden a head, rotary, eps, switches.
 
-    What reference.cases.weights reads is spelled out; the rotary keys stay as the file spells them.
+    What llama_reference.standard.cases.weights reads is spelled out; the rotary keys stay as the file spells them.
     """
     big = config_file.from_dict(raw)
     R = big.num_attention_heads // big.num_key_value_heads

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from llama_scratch import Llama, train
-from llama_scratch.checkpoint import read_json, write_json
-from llama_scratch.config_rules import ConfigError
+from llama_scratch.checkpoint.files import read_json, write_json
+from llama_scratch.model.config_rules import ConfigError
 from llama_scratch.train import TrainConfig, TrainingError
 from llama_scratch.training import checkpoints
 from tests.ours.killed_training import SETTINGS, settings

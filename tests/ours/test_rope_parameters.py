@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from llama_scratch import config_file
-from llama_scratch.rotary import inverse_frequencies
-from reference.cases import HARD, ROPES
-from reference.oracle.rotary import inverse_frequencies as transformers_frequencies
+from llama_reference.standard.cases import HARD, ROPES
+from llama_reference.standard.oracle.rotary import inverse_frequencies as transformers_frequencies
+from llama_scratch.checkpoint import config_file
+from llama_scratch.model.rotary import inverse_frequencies
 
 YARN, LONGROPE, LLAMA3 = ROPES["yarn"], ROPES["longrope"], ROPES["llama3"]
 CONTEXT = HARD["max_position_embeddings"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from llama_reference.standard.budget import OTHER_PROGRAM
 from llama_scratch import Llama, Tokenizer, generate
-from reference.budget import OTHER_PROGRAM
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from llama_scratch import Llama, train
 from llama_scratch.train import TrainConfig
-from llama_scratch.training.starting import flag
-from llama_scratch.training.team import Team
+from llama_scratch.training.distributed import Team
+from llama_scratch.training.setup import flag
 from tests.profiles import among
 
 ROOT = Path(__file__).parent.parent.parent

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_scratch import Tokenizer, data
-from llama_scratch.tokenizer import TokenizerError
-from llama_scratch.tokenizers import training
+from llama_scratch.tokenizer import TokenizerError, training
 
 ODD = [
     "", " ", "  ", "   a", "a   ", "  a  b  ", "a", " a", "\n", "\n\n\n", "a\nb\n", "\t", "a\tb", " \t \n ", "\r\n",

@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from llama_scratch import Tokenizer, data
 from llama_scratch.tokenizer import TokenizerError
-from llama_scratch.tokenizers.sentencepiece_file import _fields
+from llama_scratch.tokenizer.sentencepiece_file import _fields
 
 # a format: 100 in a normal run, 2000 in a thorough one
 COUNT = 4 * settings.default.max_examples

@@ -13,12 +13,12 @@ import transformers
 from safetensors.torch import load_file
 
 from llama_scratch import Llama, Tokenizer, data, train
-from llama_scratch.config_rules import ConfigError
 from llama_scratch.data import baselines
+from llama_scratch.model.config_rules import ConfigError
 from llama_scratch.tokenizer import TokenizerError
 from llama_scratch.train import TrainConfig, TrainingError
-from llama_scratch.training import checkpoints, evaluation, journal, objective, optimizer, presets, speed, starting
-from llama_scratch.training.journal import VALIDATION
+from llama_scratch.training import checkpoints, evaluation, metrics, objective, optimizer, presets, setup, speed
+from llama_scratch.training.metrics import VALIDATION
 from tests.profiles import is_thorough
 
 SMALL = {"steps": 60, "batch_size": 4, "context": 32, "vocab_size": 300, "hidden_size": 48, "layers": 2, "heads": 4,
@@ -44,7 +44,7 @@ def weights(directory) -> bytes:
 
 
 def flags(settings) -> list[str]:
-    return [part for name, value in settings.items() for part in (starting.flag(name), str(value))]
+    return [part for name, value in settings.items() for part in (setup.flag(name), str(value))]
 
 
 def command(*arguments: str, cwd, **options) -> subprocess.CompletedProcess[str]:
@@ -199,7 +199,7 @@ def test_compiled_it_learns_the_same(run, tmp_path):
     done = command(*flags(settings), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert ", compiled;" in done.stdout
-    rows = journal.read_log(tmp_path / "out" / "log.jsonl", SMALL["steps"])
+    rows = metrics.read_log(tmp_path / "out" / "log.jsonl", SMALL["steps"])
     assert weights(tmp_path / "out") != weights(config.out)
     assert rows[0]["loss"] == pytest.approx(history[0]["loss"], rel=torch.finfo(torch.float16).eps)
     assert rows[-1][VALIDATION] < 1.1 * history[-1][VALIDATION]
@@ -247,7 +247,7 @@ class TestParts:
         config = TrainConfig(**presets.settings(preset))
         tokenizer = type("Sizes", (), {"vocab_size": config.vocab_size, "bos_id": 1, "eos_id": 2})
         with torch.device("meta"):
-            model = Llama(starting.model_config(config, tokenizer))
+            model = Llama(setup.model_config(config, tokenizer))
         assert millions[0] < sum(p.numel() for p in model.parameters()) / 1e6 < millions[1]
 
     def test_a_flag_overrides_the_preset(self):
@@ -280,7 +280,7 @@ class TestParts:
 
         fake = types.SimpleNamespace(SummaryWriter=SummaryWriter)
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
-        monkeypatch.setattr(journal, "is_installed", lambda name: name == "tensorboard")
+        monkeypatch.setattr(metrics, "is_installed", lambda name: name == "tensorboard")
         config, _ = run
         history = train.train(TrainConfig(data=config.data, out=tmp_path, **SMALL))
         numbers = [(n, v, row["step"]) for row in history for n, v in row.items() if not isinstance(v, str)]
@@ -288,7 +288,7 @@ class TestParts:
 
     def test_a_log_that_was_cut_short_is_read_up_to_there(self, tmp_path):
         (tmp_path / "log.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"st')
-        assert journal.read_log(tmp_path / "log.jsonl", 20) == [{"step": 10}, {"step": 20}]
+        assert metrics.read_log(tmp_path / "log.jsonl", 20) == [{"step": 10}, {"step": 20}]
 
 
 class TestBadInput:

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from llama_scratch import Llama, LlamaConfig, config_file, data, train
+from llama_reference.standard import oracle
+from llama_scratch import Llama, LlamaConfig, data, train
+from llama_scratch.checkpoint import config_file
 from llama_scratch.data import TokenRow
 from llama_scratch.train import TrainConfig
+from llama_scratch.training.distributed import Team
 from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import learning_rate, make_optimizers
-from llama_scratch.training.team import Team
-from reference import oracle
 
 SIZES = LlamaConfig(
     vocab_size=101, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,

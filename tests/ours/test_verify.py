@@ -1,4 +1,4 @@
-"""`python -m reference.verify`: a trained checkpoint, through this project's adapter and through wrong ones."""
+"""`python -m llama_reference.verify`: a trained checkpoint, through this project's adapter and through wrong ones."""
 
 import json
 import re
@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from reference import verify
-from reference.implementation_loader import load
+from llama_reference import verify
+from llama_reference.adapter_loader import load
 
 ROOT = verify.OURS.parent.parent.parent
 LAYER = 2
@@ -18,7 +18,7 @@ LAYER = 2
 WRONG = f"""
 from pathlib import Path
 import torch
-from reference.implementation_loader import load
+from llama_reference.adapter_loader import load
 ours = load(Path({str(verify.OURS)!r}))
 globals().update({{name: value for name, value in vars(ours).items() if not name.startswith("_")}})
 
@@ -221,7 +221,7 @@ def test_a_bad_option_is_one_line(tmp_path, arguments, reason, capsys):
 
 
 def test_it_runs_as_a_module_from_the_checkout(tmp_path):
-    line = [sys.executable, "-m", "reference.verify", str(tmp_path / "nowhere")]
+    line = [sys.executable, "-m", "llama_reference.verify", str(tmp_path / "nowhere")]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"verify: {tmp_path / 'nowhere' / 'config.json'}: No such file or directory\n"

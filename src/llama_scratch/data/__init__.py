@@ -9,8 +9,8 @@ baselines    what single bytes and xz make of a text
 """
 
 from llama_scratch.data.corpus import Corpus, Request, prepare
-from llama_scratch.data.shards import TokenRow
 from llama_scratch.data.sources import DataError, find_files, python_documents, read_pieces
+from llama_scratch.data.token_files import TokenRow
 from llama_scratch.data.windows import all_windows, random_windows
 
 __all__ = ["Corpus", "DataError", "Request", "TokenRow", "all_windows", "find_files", "prepare", "python_documents",

@@ -23,12 +23,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from llama_scratch.checkpoint.files import CheckpointError, flush, read_json, write_json
 from llama_scratch.data.encoding import encode_all
-from llama_scratch.data.shards import TokenRow, token_dtype, write_shards
 from llama_scratch.data.sources import DataError, Piece, find_files, kind, python_documents, read_pieces
-from llama_scratch.storage.files import CheckpointError, flush, read_json, write_json
+from llama_scratch.data.token_files import TokenRow, token_dtype, write_shards
 from llama_scratch.tokenizer import Tokenizer, TokenizerError
-from llama_scratch.tokenizers.source import JSON
+from llama_scratch.tokenizer.source import JSON
 
 FORMAT = 1  # of the directory: a number larger by one makes every text be prepared anew
 MANIFEST, TOKENIZER, VALIDATION_TEXT = "manifest.json", "tokenizer", "validation.txt"

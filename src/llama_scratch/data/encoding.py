@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llama_scratch.data.shards import token_dtype
 from llama_scratch.data.sources import Piece
+from llama_scratch.data.token_files import token_dtype
 from llama_scratch.tokenizer import Tokenizer
 
 AHEAD = 8  # pieces a process that wait for their turn

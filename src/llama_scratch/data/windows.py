@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from llama_scratch.config import Tokens
-from llama_scratch.data.shards import TokenRow
 from llama_scratch.data.sources import DataError
-from llama_scratch.loss import IGNORED
+from llama_scratch.data.token_files import TokenRow
+from llama_scratch.model.config import Tokens
+from llama_scratch.model.loss import IGNORED
 
 
 def random_windows(tokens: TokenRow, batch: int, context: int, seed: int, step: int) -> Tokens:

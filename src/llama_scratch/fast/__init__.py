@@ -20,6 +20,6 @@ Williams et al. 2009, "Roofline: An Insightful Visual Performance Model for Mult
 """
 
 from llama_scratch.fast.compiled import CompileError, can_compile
-from llama_scratch.fast.decoding import FastLlama, StaticCache, for_decoding
+from llama_scratch.fast.llama import FastLlama, StaticCache, for_decoding
 
 __all__ = ["CompileError", "FastLlama", "StaticCache", "can_compile", "for_decoding"]

@@ -15,23 +15,23 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from llama_scratch.config import LlamaConfig
-from llama_scratch.fast import step
+from llama_scratch.checkpoint.pretrained import Llama
+from llama_scratch.fast import kernel
 from llama_scratch.fast.compiled import Kind
-from llama_scratch.llama import Llama
+from llama_scratch.model.config import LlamaConfig
 
 TEXTS, FILLED, ROOM, ROTATIONS = 3, 7, 19, 23  # of the example; all different, so that no two sizes are taken for one
 
 
 class Step(nn.Module):
-    """`step.logits` as what torch.export takes; every tensor is an argument, the weights too."""
+    """`kernel.logits` as what torch.export takes; every tensor is an argument, the weights too."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self._shape = config.rms_norm_eps, config.hidden_act
 
     def forward(self, weights: tuple[Any, ...], *surroundings: Any) -> Tensor:
-        return step.logits(step.Weights(*weights), *self._shape, *surroundings)
+        return kernel.logits(kernel.Weights(*weights), *self._shape, *surroundings)
 
 
 def example(config: LlamaConfig, kind: Kind) -> tuple[Any, ...]:
@@ -48,7 +48,7 @@ def example(config: LlamaConfig, kind: Kind) -> tuple[Any, ...]:
     mask = torch.ones(B, FILLED, dtype=torch.bool) if kind.padded else None
     tokens, rows = torch.zeros(B, 1, dtype=torch.long), torch.zeros(B, dtype=torch.long)
     rotations, filled = torch.empty(ROTATIONS, 2, H), torch.arange(FILLED)
-    return tuple(step.weights(model)), tokens, rotations, rows, filled, mask, keys, values
+    return tuple(kernel.weights(model)), tokens, rotations, rows, filled, mask, keys, values
 
 
 def sizes_that_change(arguments: tuple[Any, ...], kind: Kind) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from llama_scratch.attention import Attention
+from llama_scratch.model.attention import Attention
 
 
 @contextmanager

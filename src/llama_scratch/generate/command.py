@@ -17,16 +17,17 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from llama_scratch.checkpoint import CheckpointError, read_config
+from llama_scratch.checkpoint.files import CheckpointError
+from llama_scratch.checkpoint.hf_directory import read_config
+from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.command_line import flag, is_usable
-from llama_scratch.config_rules import check
 from llama_scratch.generate.chat import TEMPLATE, ChatError, ChatTemplate, Message
 from llama_scratch.generate.loop import context_length
+from llama_scratch.generate.sampling import Sampling
 from llama_scratch.generate.text import Stopped, Writing
-from llama_scratch.llama import Llama
-from llama_scratch.sampling import Sampling
+from llama_scratch.model.config_rules import check
 from llama_scratch.tokenizer import CONFIG, Tokenizer
-from llama_scratch.tokenizers.source import JSON, MODEL
+from llama_scratch.tokenizer.source import JSON, MODEL
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from itertools import chain
 
 import torch
 
+from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.generate.loop import GREEDY, configured_stop_ids, context_length, stream
-from llama_scratch.llama import Llama
-from llama_scratch.sampling import Sampling
+from llama_scratch.generate.sampling import Sampling
 from llama_scratch.tokenizer import Tokenizer
 
 

@@ -30,11 +30,10 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
-from llama_scratch.checkpoint import read_json, write_json
-from llama_scratch.llama import Llama
-from llama_scratch.storage.files import flush
+from llama_scratch.checkpoint.files import flush, read_json, write_json
+from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.tokenizer import Tokenizer
-from llama_scratch.training.team import Team
+from llama_scratch.training.distributed import Team
 
 FOLDER, RUN, OPTIMIZER = "checkpoints", "run.json", "optimizer"
 NAME = re.compile(r"step-(\d{8})")

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.data import Corpus, all_windows
 from llama_scratch.generate import generate
-from llama_scratch.llama import Llama
-from llama_scratch.loss import IGNORED, next_token_loss
+from llama_scratch.model.loss import IGNORED, next_token_loss
 from llama_scratch.tokenizer import Tokenizer
-from llama_scratch.training.team import Team
+from llama_scratch.training.distributed import Team
 
 
 @contextmanager

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from llama_scratch.config import Tokens
+from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.fast.sdpa import using_sdpa
-from llama_scratch.llama import Llama
-from llama_scratch.loss import next_token_loss
+from llama_scratch.model.config import Tokens
+from llama_scratch.model.loss import next_token_loss
 
 # tokens up to which a CPU computes attention sooner by the compiled formula than by PyTorch's fused kernel: scores are
 # written to memory, but its products run at the machine's peak (benchmarks/NOTES.md)

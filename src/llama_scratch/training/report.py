@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.data import Corpus
 from llama_scratch.data.baselines import unigram_bits_per_byte, xz_bits_per_byte
 from llama_scratch.data.corpus import VALIDATION_TEXT
-from llama_scratch.llama import Llama
-from llama_scratch.training.journal import VALIDATION, Row
+from llama_scratch.training.distributed import Team
+from llama_scratch.training.metrics import VALIDATION, Row
 from llama_scratch.training.speed import Scale, is_compiled
-from llama_scratch.training.team import Team
 
 if TYPE_CHECKING:
     from llama_scratch.train import TrainConfig

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from llama_scratch import fast
-from llama_scratch.config import LlamaConfig
+from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.data import Corpus
-from llama_scratch.llama import Llama
-from llama_scratch.training.team import DTYPES, Team
+from llama_scratch.model.config import LlamaConfig
+from llama_scratch.training.distributed import DTYPES, Team
 
 if TYPE_CHECKING:
     from llama_scratch.train import TrainConfig

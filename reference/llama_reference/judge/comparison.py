@@ -1,0 +1,146 @@
+"""What the questions can tell: the verdicts on an implementation, and which sections reject it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llama_reference.questions import properties
+from llama_reference.questions.checks import gradients
+from llama_reference.standard import budget, formula, oracle
+from llama_reference.standard.budget import Verdict
+from llama_reference.standard.cases import DTYPES, Case
+from llama_reference.standard.random_rounding import Chance
+from llama_reference.standard.stepwise import Plain
+
+Answers = dict[str, Tensor]
+
+# Components without a gradient, and why.
+NO_GRADIENTS = {
+    "generate": "tokens are whole numbers",
+    "sampling": "choosing a token is not differentiated",
+    "kv_cache": "a cache holds numbers; whether a graph hangs on them is nobody's contract",
+}
+
+
+def cases(component: str, seed: int = 0) -> Iterator[Case]:
+    """Every case that a component is asked about, the most telling first."""
+    variants = importlib.import_module(f"llama_reference.questions.checks.{component}").VARIANTS
+    dtypes = (torch.float32,) if component == "generate" else DTYPES  # greedy ties are a matter of rounding
+    return (Case(variant, dtype, seed) for variant in variants for dtype in dtypes)
+
+
+def ask(component: str, implementation: Any, case: Case) -> Answers:
+    """The implementation's answers."""
+    with torch.no_grad():
+        return importlib.import_module(f"llama_reference.questions.checks.{component}").ask(implementation, case)
+
+
+@cache
+def standard(component: str, case: Case) -> Answers:
+    """What transformers answers; computed once, however often it is needed."""
+    return ask(component, oracle, case)
+
+
+@cache
+def reference(component: str, case: Case) -> tuple[Answers, Answers]:
+    """What transformers and the formula answer."""
+    return standard(component, case), ask(component, formula, case)
+
+
+@cache
+def reference_gradients(component: str, variant: str, dtype: torch.dtype, seed: int = 0) -> tuple[Answers, Answers]:
+    """transformers' gradients, and the exact ones, by autograd in float64."""
+    theirs = gradients.ask(component, oracle, Case(variant, dtype, seed))
+    return theirs, gradients.ask(component, Plain(torch.float64), Case(variant, dtype, seed, exact=True))
+
+
+def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
+    """One verdict an answer. Raises ValueError where answers have another shape, or the reference is void.
+
+    Answers may be fewer than transformers': a question leaves out those that need a function which is not offered.
+    """
+    questions = importlib.import_module(f"llama_reference.questions.checks.{component}")
+    if own := getattr(questions, "judge", None):
+        return own(case, answers, standard(component, case))
+    theirs, exact = reference(component, case)
+    theirs = {label: theirs[label] for label in theirs if label in answers}
+    judged = _judged(answers, theirs, exact, case.dtype)
+    if settle := getattr(questions, "interchangeable", None):
+        given, settled_theirs, settled_exact = (
+            {label: settle(label, x) for label, x in some.items()} for some in (answers, theirs, exact)
+        )
+        settled = _judged(given, settled_theirs, settled_exact, case.dtype)
+        judged = [replace(v, bitwise=raw.bitwise) for v, raw in zip(settled, judged, strict=True)]
+    return budget.second_opinion(judged, lambda seed: chance_errors(component, case, seed))
+
+
+@cache
+def chance_errors(component: str, case: Case, seed: int) -> dict[str, float]:
+    """How far answers rounded by chance are off the formula, in ulps, by label."""
+    _, exact = reference(component, case)
+    answers = ask(component, Chance(seed), case)
+    return {label: budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers}
+
+
+def gradient_verdicts(
+    component: str, implementation: Any, variant: str, dtype: torch.dtype, seed: int = 0
+) -> list[Verdict]:
+    """One verdict a gradient. Raises ValueError where one is missing."""
+    theirs, exact = reference_gradients(component, variant, dtype, seed)
+    answers = gradients.ask(component, implementation, Case(variant, dtype, seed))
+    return _judged(answers, theirs, exact, dtype, whole=True)
+
+
+def _judged(
+    answers: Answers, theirs: Answers, exact: Answers, dtype: torch.dtype, whole: bool = False
+) -> list[Verdict]:
+    if answers.keys() != theirs.keys():
+        raise ValueError(f"answers to {sorted(answers.keys() ^ theirs.keys())} are missing or too many")
+    return [budget.judge(label, answers[label], theirs[label], exact[label], dtype, whole) for label in theirs]
+
+
+def rejections(component: str, implementation: Any) -> set[str]:
+    """Which sections reject the implementation: "formula", "oracle", "gradients", "properties"."""
+    found = _answers_reject(component, implementation)
+    if component not in NO_GRADIENTS and _gradients_reject(component, implementation):
+        found.add("gradients")
+    with torch.no_grad():
+        if not all(claim.holds(implementation) for claim in properties.of(component)):
+            found.add("properties")
+    return found
+
+
+def _answers_reject(component: str, implementation: Any) -> set[str]:
+    found: set[str] = set()
+    for case in cases(component):
+        try:
+            judged = verdicts(component, case, ask(component, implementation, case))
+        except (ValueError, RuntimeError, IndexError, TypeError):  # it breaks, or answers another question
+            return {"formula", "oracle"}
+        found |= {"oracle"} if not all(v.bitwise for v in judged) else set()
+        found |= {"formula"} if not all(v.within for v in judged) else set()
+        if {"oracle", "formula"} <= found:
+            break
+    return found
+
+
+def _gradients_reject(component: str, implementation: Any) -> bool:
+    try:
+        return not all(
+            verdict.bitwise
+            for variant in gradient_variants(component)
+            for verdict in gradient_verdicts(component, implementation, variant, torch.float32)
+        )
+    except (ValueError, RuntimeError, IndexError, TypeError):
+        return True
+
+
+def gradient_variants(component: str) -> tuple[str, ...]:
+    return ("hard", "tied") if component == "llama" else ("hard",)

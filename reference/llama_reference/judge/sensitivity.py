@@ -1,0 +1,204 @@
+"""The gate of the hard case: would its questions notice if one tensor, or one field of the configuration, were wrong?
+
+Each is perturbed in turn, and the question of the component that it belongs to is put to transformers before and after,
+in float32. Where no answer moves by a hundred times what llama_reference.standard.budget allows an implementation there, the case is
+void for that tensor or field: an implementation could have it wrong and pass.
+
+A tensor is perturbed twice: made five percent larger, and shifted by a row, so that each channel has its neighbour's
+numbers. (Of one percent on a key's bias the case would show too little: transformers' own error is large, its angles
+of positions far out being rounded to float32.) A number of the configuration is made five percent larger, or replaced
+by the one it is usually confused with: eps 1e-6, the context for the original context, another activation. Heads are
+counted otherwise with the same tensors; of other sizes less is taken, with the first rows and columns of the tensors.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llama_reference.implementation import Config, State
+from llama_reference.standard import budget, formula, oracle
+from llama_reference.standard.cases import HARD, ROPES, VARIANTS, Case, weights
+from llama_reference.standard.stepwise import Plain
+
+ENOUGH = 100  # times what the budget allows
+LARGER = 1.05
+_GRADIENTS = "gradients of "
+
+# Fields that cannot move an answer: another value to try, and why it changes nothing.
+UNMOVED: dict[str, tuple[Any, str]] = {
+    "model_type": ("llama", "says which model it is, not how it computes"),
+    "bos_token_id": (7, "which token the tokenizer puts first; a model is given tokens"),
+    "eos_token_id": (7, "where generating stops; the questions never stop"),
+    "initializer_range": (0.5, "new weights are drawn with it; these are given"),
+    "attention_dropout": (0.5, "in training only; models are asked in eval mode"),
+    "use_cache": (False, "a default of transformers' call, and the oracle always says"),
+    "pretraining_tp": (2, "ignored by transformers 5; older versions split products by it"),
+    "max_position_embeddings": (512, "read by dynamic rotary, which has its own probe, or where a length is missing"),
+}
+# Fields that the shapes of answers and tensors settle: another value, with which the weights do not load.
+BY_SHAPE = {"vocab_size": 103, "hidden_size": 80}
+
+
+@dataclass(frozen=True)
+class Altered(Case):
+    """The inputs of a case, for another configuration or other tensors."""
+
+    changed: Config = field(default_factory=dict)
+    tensors: State = field(default_factory=dict)
+
+    @property
+    def config(self) -> Config:
+        return HARD | VARIANTS[self.variant] | self.changed
+
+    @property
+    def state(self) -> State:
+        return self.tensors
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A case before and after one perturbation, and the component whose question tells them apart."""
+
+    what: str
+    component: str
+    before: Case
+    after: Case
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How far a probe moves the answers, in multiples of what the budget allows, where it shows most."""
+
+    what: str
+    component: str
+    leverage: float
+
+    @property
+    def void(self) -> bool:
+        return not self.leverage >= ENOUGH
+
+    def __str__(self) -> str:
+        return f"{self.what}: moves the answers of {self.component} by {self.leverage:.3g} times the tolerance"
+
+
+def measure(probes: Iterable[Probe]) -> list[Finding]:
+    """Every probe, asked; the answers before are computed once for each case and component."""
+    known: dict[tuple[int, str], tuple[dict[str, Tensor], dict[str, float]]] = {}
+    found = []
+    for probe in list(probes):  # all alive at once, so that no two cases share an id
+        key = id(probe.before), probe.component
+        if key not in known:
+            known[key] = before_and_tolerances(probe.component, probe.before)
+        before, allowed = known[key]
+        after = ask(probe.component, oracle, probe.after)
+        moved = {k: budget.ulps(after[k], before[k].double(), probe.before.dtype).max().item() for k in before}
+        found.append(Finding(probe.what, probe.component, max(moved[k] / allowed[k] for k in before)))
+    return found
+
+
+def before_and_tolerances(component: str, case: Case) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Transformers' answers, and how many ulps off the formula each may be in another implementation."""
+    answers = ask(component, oracle, case)
+    if component.startswith(_GRADIENTS):  # which the formula in NumPy has none of
+        exact = ask(component, Plain(torch.float64), replace(case, exact=True))
+    else:
+        exact = ask(component, formula, case)
+    errors = {label: budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers}
+    return answers, {label: budget.FACTOR * error + budget.ULPS for label, error in errors.items()}
+
+
+def ask(component: str, implementation: Any, case: Case) -> dict[str, Tensor]:
+    """The component's question; "gradients of NAME" asks for those."""
+    if component.startswith(_GRADIENTS):
+        gradients = importlib.import_module("llama_reference.questions.checks.gradients")
+        with torch.enable_grad():  # of a fresh case, since a case remembers what was drawn from it
+            return gradients.ask(component.removeprefix(_GRADIENTS), implementation, replace(case))
+    with torch.no_grad():
+        return importlib.import_module(f"llama_reference.questions.checks.{component}").ask(implementation, case)
+
+
+def asked_of_the_model(probe: Probe) -> Probe:
+    """The same perturbation, looked for in the logits alone."""
+    return replace(probe, component="llama")
+
+
+# the tensors
+
+
+def component_of(key: str) -> str:
+    """The component whose question uses the tensor first.
+
+    The question of attention leaves out the layer in the middle, which the one of the block asks about.
+    """
+    if "layers.1.self_attn" in key:
+        return "block"
+    parts = {"self_attn": "attention", "mlp": "swiglu", "norm": "rms_norm"}
+    return next((component for part, component in parts.items() if part in key), "llama")
+
+
+def tensor_probes(state: State | None = None) -> Iterator[Probe]:
+    """Both perturbations of every tensor of the hard case, or of other tensors for it."""
+    before = Altered(tensors=weights(HARD, 0) if state is None else state)
+    for key, tensor in before.state.items():
+        for how, other in (("five percent larger", tensor * LARGER), ("shifted by a row", tensor.roll(1, 0))):
+            after = Altered(tensors=before.state | {key: other})
+            yield Probe(f"{key}, {how}", component_of(key), before, after)
+
+
+# the fields
+
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 40}  # the same tensors, cut otherwise
+# field -> (variant, what it becomes, the component that reads it)
+FIELDS: dict[str, tuple[str, Config, str]] = {
+    "rms_norm_eps": ("hard", {"rms_norm_eps": 1e-6}, "rms_norm"),
+    "hidden_act": ("hard", {"hidden_act": "gelu"}, "swiglu"),
+    "hidden_act, gelu's approximation": ("gelu", {"hidden_act": "gelu_pytorch_tanh"}, "swiglu"),
+    "attention_bias": ("hard", {"attention_bias": False}, "attention"),
+    "mlp_bias": ("hard", {"mlp_bias": False}, "swiglu"),
+    "tie_word_embeddings": ("hard", {"tie_word_embeddings": True}, "llama"),
+    "num_hidden_layers": ("hard", {"num_hidden_layers": 2}, "llama"),
+    "intermediate_size": ("hard", {"intermediate_size": 91}, "swiglu"),
+    "num_attention_heads": ("hard", _HEADS, "attention"),
+    "num_key_value_heads": ("hard", {"num_key_value_heads": 1}, "attention"),
+    "head_dim": ("hard", {"head_dim": 18}, "attention"),
+    "max_position_embeddings": ("rope dynamic", {"max_position_embeddings": 257}, "rotary"),
+    "pad_token_id": ("hard", {"pad_token_id": 7}, "gradients of llama"),
+}
+
+
+def field_probes(state: State | None = None) -> Iterator[Probe]:
+    """Every field that can move an answer, on the hard case's tensors or on others, and every rotary key."""
+    cases: dict[str, Altered] = {}
+    for what, (variant, changed, component) in {**FIELDS, **dict(rope_fields())}.items():
+        before = cases.setdefault(variant, Altered(variant, tensors=weights(HARD, 0) if state is None else state))
+        after = Altered(variant, changed=changed)
+        yield Probe(what, component, before, replace(after, tensors=fitted(before.state, after.config)))
+
+
+def rope_fields() -> Iterator[tuple[str, tuple[str, Config, str]]]:
+    """Every key of every rotary type, perturbed, as entries of FIELDS."""
+    for name, rope in ROPES.items():
+        variant = "hard" if name == "llama3" else f"rope {name}"
+        for key in rope:
+            yield f"{name}: {key}", (variant, {"rope_parameters": _perturbed(rope, key)}, "rotary")
+
+
+def _perturbed(rope: Config, key: str) -> Config:
+    value = rope[key]
+    if key == "rope_type":  # forgotten, or taken for another one
+        return {**rope, key: "linear", "factor": LARGER} if value == "default" else ROPES["default"]
+    if key == "original_max_position_embeddings":
+        return {**rope, key: HARD["max_position_embeddings"]}
+    return {**rope, key: [LARGER * v for v in value] if isinstance(value, list) else LARGER * value}
+
+
+def fitted(state: State, config: Config) -> State:
+    """The tensors that the configuration asks for, each cut down to its first rows and columns."""
+    shapes = {key: tensor.shape for key, tensor in weights(config, 0).items()}
+    return {key: state[key][tuple(slice(n) for n in shape)].contiguous() for key, shape in shapes.items()}

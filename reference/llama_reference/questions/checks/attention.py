@@ -1,0 +1,45 @@
+"""Attention of the first and the last layer: over a padded batch in one pass, and in chunks over a cache."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llama_reference.standard.cases import LENGTH, PADS, SPLIT, Case
+
+VARIANTS = (
+    "hard",
+    "one group",
+    "a group a head",
+    "head_dim is hidden / heads",
+    "no biases",
+    "rope yarn",
+    "rope dynamic",
+)
+
+SCALES = (1e-3, 1.0, 8.0)  # an attention that is nearly uniform, usual, and nearly one-hot
+
+
+def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
+    handle = implementation.build(case.config, case.state, case.dtype)
+    real = case.mask.bool()  # what a padded position answers is nobody's business
+    answers = {}
+    for layer in (0, case.config["num_hidden_layers"] - 1):
+        for scale in SCALES:
+            y = implementation.attention(handle, layer, case.hidden(scale), case.positions, case.mask)
+            answers[f"layer {layer} at scale {scale:g}"] = y[real]
+    answers["no padding"] = implementation.attention(handle, 0, case.hidden(), case.positions, None)
+    answers["in chunks"] = in_chunks(implementation, handle, case)[real]
+    return answers
+
+
+def in_chunks(implementation: Any, handle: Any, case: Case, split: tuple[int, ...] = SPLIT) -> Tensor:
+    """Layer 0 over the hidden states of the case, a chunk at a time."""
+    cache = implementation.new_cache(handle, len(PADS), LENGTH)
+    parts, start = [], 0
+    for T in split:
+        now = slice(start, start + T)
+        x, positions, mask = case.hidden()[:, now], case.positions[:, now], case.mask[:, : now.stop]
+        parts.append(implementation.attention(handle, 0, x, positions, mask, cache))
+        start += T
+    return torch.cat(parts, dim=1)

@@ -1,0 +1,49 @@
+"""Gradients of a component: those of every input that its question draws, and of every parameter it uses.
+
+The answers of the component's own question, each weighed by fixed random numbers, are summed and differentiated.
+Two kinds of answers are left out: those that went through a cache, since whether a graph hangs on what it holds is
+nobody's contract; and those of a saturated softmax, whose gradients are small differences of large numbers. (At scores
+in the hundreds scaled_dot_product_attention, which is right, is off by 100 ulps there, and transformers by 2.)
+"""
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llama_reference.implementation import State
+from llama_reference.standard.cases import Case
+
+NOT_DIFFERENTIATED = ("chunks", "at scale 8")
+
+
+def ask(component: str, implementation: Any, case: Case) -> dict[str, Tensor]:
+    """Label -> gradient; a fresh case is needed for each call, since it remembers what was drawn from it."""
+    built = _Remembering(implementation)
+    answers = importlib.import_module(f"llama_reference.questions.checks.{component}").ask(built, case)
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros((), dtype=torch.float64)
+    for label, answer in answers.items():
+        weight = torch.randn(answer.shape, generator=generator) / max(answer.numel(), 1) ** 0.5
+        if not any(part in label for part in NOT_DIFFERENTIATED):
+            total = total + (answer * weight.to(answer.dtype)).double().sum()
+    total.backward()
+    leaves = {f"input {i}": x for i, x in enumerate(case.drawn)} | built.parameters
+    return {f"gradient of {name}": x.grad for name, x in leaves.items() if x.grad is not None}
+
+
+class _Remembering:
+    """The implementation, and the parameters of the model that it is asked to build."""
+
+    def __init__(self, implementation: Any) -> None:
+        self._implementation = implementation
+        self.parameters: State = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._implementation, name)
+
+    def build(self, *arguments: Any) -> Any:
+        handle = self._implementation.build(*arguments)
+        self.parameters = self._implementation.parameters(handle)
+        return handle

@@ -1,0 +1,95 @@
+"""What claims share: models, numbers, and how exactly answers must agree that are equal in exact arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llama_reference.implementation import Config, State
+from llama_reference.standard import budget, formula, oracle
+from llama_reference.standard.cases import Case
+
+Edit = Callable[[Config, State], tuple[Config, State]]
+
+# a batch that is quick to ask about: three rows, each from another offset on, two of them padded
+ROWS, LENGTH = 3, 12
+OFFSETS, PADS = (0, 301, 40), (2, 0, 5)
+
+
+@cache
+def case(variant: str = "hard", dtype: torch.dtype = torch.float32, seed: int = 0) -> Case:
+    """The hard model, its weights drawn once."""
+    return Case(variant, dtype, seed)
+
+
+def numbers(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
+    """Normal numbers, always the same for a seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def positions(length: int = LENGTH) -> Tensor:
+    return torch.tensor(OFFSETS)[:, None] + torch.arange(length)
+
+
+def padding(length: int = LENGTH) -> Tensor:
+    return (torch.arange(length) >= torch.tensor(PADS)[:, None]).long()
+
+
+def as_it_is(config: Config, state: State) -> tuple[Config, State]:
+    return config, state
+
+
+def fresh(source: Any, of: Case, edit: Edit = as_it_is) -> Any:
+    """The model as the source builds it, its configuration and weights edited first."""
+    config, state = edit(of.config, of.state)
+    return source.build(config, state, of.dtype)
+
+
+# One that is not changed may be asked again: building is most of the time that a claim takes.
+built = lru_cache(maxsize=64)(fresh)
+
+
+def off(answer: Tensor, exact: Tensor) -> Tensor:
+    """The largest difference in a row (a vector along the last axis), over its largest entry; one number a row."""
+    answer, exact = answer.double(), exact.double()
+    return (answer - exact).abs().amax(-1) / exact.abs().amax(-1).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def must_vanish(
+    residual: Callable[..., Tensor], implementation: Any, *choices: Any, dtype: torch.dtype = torch.float32
+) -> None:
+    """residual(source, *choices), numbers relative to the size of what is compared, is 0 in exact arithmetic: the
+    implementation's may be about as large as transformers'. `choices` are hashable.
+    """
+    __tracebackhide__ = True
+    found, theirs = residual(implementation, *choices).abs().max().item(), _transformers(residual, *choices)
+    assert budget.holds(found, theirs, dtype), f"off by {found:.3g}, transformers by {theirs:.3g}"
+
+
+@cache
+def _transformers(residual: Callable[..., Tensor], *choices: Any) -> float:
+    return residual(oracle, *choices).abs().max().item()
+
+
+def must_agree(
+    ask: Callable[..., tuple[Tensor, Tensor]], implementation: Any, *choices: Any, dtype: torch.dtype = torch.float32
+) -> None:
+    """ask(source, *choices) gives two answers that are equal in exact arithmetic. How far transformers is off the
+    formula says how far each may be off; the two then lie at most twice that apart. (transformers' own two may well
+    have the same bits, where another order of operations gives others.)
+    """
+    __tracebackhide__ = True
+    one, other = ask(implementation, *choices)
+    assert one.shape == other.shape
+    apart, room = off(one, other).max().item(), _room(ask, *choices)
+    assert budget.holds(apart / 2, room, dtype), f"{apart:.3g} apart, transformers is off by {room:.3g}"
+
+
+@cache
+def _room(ask: Callable[..., tuple[Tensor, Tensor]], *choices: Any) -> float:
+    pairs = zip(ask(oracle, *choices), ask(formula, *choices), strict=True)
+    return max(off(answer, exact).max().item() for answer, exact in pairs)

@@ -1,0 +1,87 @@
+"""Claims about a block."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llama_reference.implementation import Config, State
+from llama_reference.questions.properties import Draw, claim
+from llama_reference.questions.properties.asking import (
+    LENGTH,
+    ROWS,
+    built,
+    case,
+    must_agree,
+    numbers,
+    padding,
+    positions,
+)
+
+LAYERS = range(case().config["num_hidden_layers"])
+SCALES = (0.05, 1.0, 30.0)
+
+
+def hidden(seed: int, scale: float = 1.0) -> Tensor:
+    return numbers(seed, ROWS, LENGTH, case().config["hidden_size"], scale=scale)
+
+
+def silenced(*parts: str) -> Any:
+    """The parts' weights and biases 0."""
+
+    def edit(config: Config, state: State) -> tuple[Config, State]:
+        return config, {name: torch.zeros_like(w) if any(p in name for p in parts) else w for name, w in state.items()}
+
+    return edit
+
+
+@claim(examples=15)
+def it_is_the_sum_of_its_own_parts(implementation: Any, draw: Draw) -> None:
+    """h = x + attention(norm₁ x); y = h + mlp(norm₂ h): asked of the parts one by one, and of the whole."""
+    must_agree(_summed, implementation, draw.choice(LAYERS), draw.integer(0, 2**16), draw.choice(SCALES))
+
+
+def _summed(source: Any, layer: int, seed: int, scale: float) -> tuple[Tensor, Tensor]:
+    handle, x, mask = built(source, case()), hidden(seed, scale), padding()
+    at = f"model.layers.{layer}."
+    h = x + source.attention(handle, layer, source.rms_norm(handle, at + "input_layernorm", x), positions(), mask)
+    y = h + source.swiglu(handle, layer, source.rms_norm(handle, at + "post_attention_layernorm", h))
+    return source.block(handle, layer, x, positions(), mask)[mask.bool()], y[mask.bool()]
+
+
+@claim(examples=15)
+def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
+    x, t, layer = hidden(draw.integer(0, 2**16)), draw.integer(1, LENGTH - 1), draw.choice(LAYERS)
+    other = x.clone()
+    other[:, t:] = hidden(draw.integer(0, 2**16) + 2**17)[:, t:]
+    handle = built(implementation, case())
+    before, after = (implementation.block(handle, layer, y, positions(), None) for y in (x, other))
+    assert torch.equal(before[:, :t], after[:, :t])
+    assert not torch.equal(before[:, t], after[:, t])
+
+
+@claim(examples=15)
+def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
+    x, row, layer = hidden(draw.integer(0, 2**16)), draw.integer(0, ROWS - 1), draw.choice(LAYERS)
+    other = x.clone()
+    other[row] *= -7
+    handle = built(implementation, case())
+    before, after = (implementation.block(handle, layer, y, positions(), None) for y in (x, other))
+    others = [i for i in range(ROWS) if i != row]
+    assert torch.equal(before[others], after[others])
+    assert not torch.equal(before[row], after[row])
+
+
+@claim(examples=len(LAYERS))
+def without_its_projections_it_passes_the_residual_stream_on(implementation: Any, draw: Draw) -> None:
+    """o_proj = down_proj = 0, biases too: both residual branches add nothing."""
+    handle, x = built(implementation, case(), silenced("o_proj", "down_proj")), hidden(0)
+    assert torch.equal(implementation.block(handle, draw.choice(LAYERS), x, positions(), None), x)
+
+
+@claim(examples=1)
+def it_leaves_its_input_alone(implementation: Any, _draw: Draw) -> None:
+    x = hidden(0)
+    before = x.clone()
+    implementation.block(built(implementation, case()), 1, x, positions(), None)
+    assert torch.equal(x, before)

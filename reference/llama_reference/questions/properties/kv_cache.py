@@ -1,0 +1,278 @@
+"""Claims about the cache: whatever was done to it, what is appended gets the logits that one pass over each row's own
+history gives. `Machine` does those things to two caches of one model, and judges every append.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llama_reference.questions.properties import Draw, claim
+from llama_reference.standard import budget, formula, oracle
+from llama_reference.standard.cases import HARD, weights
+
+CONFIG = HARD | {"num_hidden_layers": 2}  # two: what is done to one layer alone must show
+ROOM = 20  # positions of a cache
+ROWS, MOST_ROWS = 3, 4
+STARTS = (0, 40, 5, 301)  # positions that rows begin at
+POISONS = (math.nan, 1e4)
+Table = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class History:
+    """What the rows of a cache have been told: tokens, positions and mask (B, S), and where each row begins (B,)."""
+
+    tokens: Tensor
+    positions: Tensor
+    mask: Tensor
+    starts: Tensor
+
+    @staticmethod
+    def empty(batch: int) -> History:
+        nothing = torch.zeros(batch, 0, dtype=torch.long)
+        return History(nothing, nothing, nothing, torch.tensor(STARTS[:batch]))
+
+    @property
+    def length(self) -> int:
+        return self.tokens.shape[1]
+
+    def then(self, tokens: Tensor, real: Tensor) -> History:
+        mask = torch.cat((self.mask, real.long()), dim=1)
+        counted = self.starts[:, None] + (mask.cumsum(-1) - 1).clamp(min=0)
+        return History(
+            torch.cat((self.tokens, tokens), 1), torch.cat((self.positions, counted[:, self.length :]), 1), mask,
+            self.starts,
+        )  # fmt: skip
+
+    def first(self, length: int) -> History:
+        return History(self.tokens[:, :length], self.positions[:, :length], self.mask[:, :length], self.starts)
+
+    def rows(self, rows: Tensor) -> History:
+        return History(self.tokens[rows], self.positions[rows], self.mask[rows], self.starts[rows])
+
+
+class Machine:
+    """Two caches of one model, each beside the history that it should hold."""
+
+    def __init__(self, implementation: Any, seed: int) -> None:
+        self.implementation, self.seed = implementation, seed
+        self.handle = implementation.build(CONFIG, weights(CONFIG, seed), torch.float32)
+        self.caches = [implementation.new_cache(self.handle, ROWS, ROOM) for _ in range(2)]
+        self.histories = [History.empty(ROWS) for _ in range(2)]
+        self.generator = torch.Generator().manual_seed(seed)
+        self.done: list[str] = []
+
+    def room(self, which: int) -> int:
+        return ROOM - self.histories[which].length
+
+    def append(self, which: int, T: int, pads: Sequence[int] = ()) -> None:
+        """T positions, the first of every row padded, where nothing is held yet; judges their logits."""
+        history = self.histories[which]
+        real = torch.ones(len(history.tokens), T, dtype=torch.bool)
+        if history.length == 0:
+            for row, pad in zip(real, pads, strict=False):
+                row[:pad] = False
+        self.done.append(f"append {T} to cache {which}")
+        logits, self.histories[which] = self._call(which, real)
+        self._judge(self.histories[which], logits)
+
+    def crop(self, which: int, length: int) -> None:
+        self.done.append(f"crop cache {which} to {length}")
+        self.histories[which] = self.histories[which].first(length)
+        self.caches[which] = self.implementation.crop(self.handle, self.caches[which], length)
+
+    def reorder(self, which: int, rows: Sequence[int]) -> None:
+        self.done.append(f"reorder cache {which} to {[*rows]}")
+        taken = torch.tensor(rows)
+        self.histories[which] = self.histories[which].rows(taken)
+        self.caches[which] = self.implementation.reorder(self.handle, self.caches[which], taken)
+
+    def scribble(self, which: int, T: int) -> None:
+        """Appends a text that is nobody's, and crops it away."""
+        history = self.histories[which]
+        self._call(which, torch.ones(len(history.tokens), T, dtype=torch.bool))
+        self.crop(which, history.length)
+
+    def poison(self, which: int, T: int, number: float) -> None:
+        """Appends T positions made of this number to every layer, and crops them away."""
+        history = self.histories[which]
+        self.done.append(f"poison {T} of cache {which} with {number}")
+        more = history.then(*(torch.ones(len(history.tokens), T, dtype=torch.long) for _ in range(2)))
+        x = torch.full((len(history.tokens), T, CONFIG["hidden_size"]), number)
+        for layer in range(CONFIG["num_hidden_layers"]):
+            call = self.handle, layer, x.clone(), more.positions[:, -T:], more.mask, self.caches[which]
+            self.implementation.attention(*call)
+            self.crop(which, history.length)
+
+    def _call(self, which: int, real: Tensor) -> tuple[Tensor, History]:
+        tokens = torch.randint(CONFIG["vocab_size"], real.shape, generator=self.generator)
+        history, T = self.histories[which].then(tokens, real), real.shape[1]
+        call = tokens, history.positions[:, -T:], history.mask, self.caches[which]
+        return self.implementation.llama(self.handle, *call), history
+
+    def _judge(self, history: History, logits: Tensor) -> None:
+        """By what one pass costs transformers, over this history and over a full cache of the same model: how large
+        rounding errors grow shows on many positions only.
+        """
+        theirs, exact = _one_pass(self.seed, *_tables(history))
+        real, T = history.mask.bool(), logits.shape[1]
+        assert logits.shape == theirs[:, -T:].shape, f"logits {tuple(logits.shape)} after {', '.join(self.done)}"
+        whole = torch.cat((theirs[:, : history.length - T], logits), dim=1)
+        usual = [x.flatten(0, 1) for x in _one_pass(self.seed, *_tables(_full(self.seed)))]
+        answer, oracles, formulas = (
+            torch.cat((x[real], y)) for x, y in ((whole, usual[0]), (theirs, usual[0]), (exact, usual[1]))
+        )
+        verdict = budget.judge("logits", answer, oracles, formulas, torch.float32)
+        assert verdict.within, f"after {', '.join(self.done)}: {verdict}"
+
+
+def _tables(history: History) -> tuple[Table, ...]:
+    return tuple(tuple(map(tuple, x.tolist())) for x in (history.tokens, history.positions, history.mask))
+
+
+@lru_cache(maxsize=8)
+def _full(seed: int) -> History:
+    """As many rows and positions as a cache may ever hold."""
+    tokens = torch.randint(CONFIG["vocab_size"], (MOST_ROWS, ROOM), generator=torch.Generator().manual_seed(seed))
+    return History.empty(MOST_ROWS).then(tokens, torch.ones_like(tokens))
+
+
+@lru_cache(maxsize=512)
+def _one_pass(seed: int, *tables: Table) -> tuple[Tensor, Tensor]:
+    """transformers' logits and the exact ones of tokens, positions and mask."""
+    inputs = [torch.tensor(table) for table in tables]
+    with torch.no_grad():
+        theirs, exact = (source.llama(handle, *inputs) for source, handle in _references(seed))
+    return theirs, exact
+
+
+@lru_cache(maxsize=8)
+def _references(seed: int) -> tuple[tuple[Any, Any], ...]:
+    state = weights(CONFIG, seed)
+    return tuple((source, source.build(CONFIG, state, torch.float32)) for source in (oracle, formula))
+
+
+def machine(implementation: Any, draw: Draw) -> Machine:
+    return Machine(implementation, draw.integer(0, 7))
+
+
+def rows_of(machine: Machine, which: int) -> int:
+    return len(machine.histories[which].tokens)
+
+
+def append(machine: Machine, draw: Draw, which: int = 0, most: int = 7) -> None:
+    """A chunk, if there is room; rows are padded where it is the first."""
+    if machine.room(which):
+        T = draw.integer(1, min(most, machine.room(which)))
+        machine.append(which, T, [draw.integer(0, T - 1) for _ in range(rows_of(machine, which))])
+
+
+def crop(machine: Machine, draw: Draw, which: int = 0) -> None:
+    machine.crop(which, draw.integer(0, machine.histories[which].length))
+
+
+def reorder(machine: Machine, draw: Draw, which: int = 0) -> None:
+    """Permuted, doubled, dropped; a cache that holds nothing has no rows to speak of."""
+    if machine.histories[which].length:
+        last = rows_of(machine, which) - 1
+        machine.reorder(which, [draw.integer(0, last) for _ in range(draw.integer(1, MOST_ROWS))])
+
+
+def restart(machine: Machine, _draw: Draw, which: int = 0) -> None:
+    machine.crop(which, 0)
+
+
+def poison(machine: Machine, draw: Draw, which: int = 0) -> None:
+    if machine.room(which):
+        machine.poison(which, draw.integer(1, machine.room(which)), draw.choice(POISONS))
+
+
+OPERATIONS = (append, append, append, crop, reorder, restart, poison)
+
+
+@claim(examples=10)
+def any_history_gives_what_one_pass_gives(implementation: Any, draw: Draw) -> None:
+    """Chunks, crops, reorderings, restarts and poison in any order, on two caches in turn."""
+    both = machine(implementation, draw)
+    for which in (0, 1):
+        append(both, draw, which)
+    for _ in range(6):
+        draw.choice(OPERATIONS)(both, draw, draw.integer(0, 1))
+    for which in (0, 1):
+        append(both, draw, which)
+
+
+@claim(examples=10)
+def chunks_of_any_length_give_what_one_pass_gives(implementation: Any, draw: Draw) -> None:
+    one = machine(implementation, draw)
+    while one.room(0):
+        append(one, draw, most=9)
+
+
+@claim(examples=5)
+def two_caches_do_not_know_each_other(implementation: Any, draw: Draw) -> None:
+    both = machine(implementation, draw)
+    for which in (0, 1, 0, 1, 1, 0):
+        append(both, draw, which, most=5)
+
+
+@claim(examples=5)
+def what_was_cropped_away_never_was(implementation: Any, draw: Draw) -> None:
+    one = machine(implementation, draw)
+    append(one, draw)
+    one.scribble(0, draw.integer(2, one.room(0)))
+    append(one, draw)
+    crop(one, draw)
+    append(one, draw)
+
+
+@claim(examples=5)
+def reordered_rows_go_on_as_the_rows_that_they_were(implementation: Any, draw: Draw) -> None:
+    _reordered([(2, 0, 1), (1, 2, 0), (1, 1, 0)], implementation, draw)
+
+
+@claim(examples=5)
+def rows_may_be_dropped_and_doubled(implementation: Any, draw: Draw) -> None:
+    _reordered([(0, 2), (2,), (2, 0, 2, 1)], implementation, draw)
+
+
+def _reordered(choices: Sequence[Sequence[int]], implementation: Any, draw: Draw) -> None:
+    one = machine(implementation, draw)
+    append(one, draw)
+    one.reorder(0, draw.choice(choices))
+    append(one, draw)
+
+
+@claim(examples=5)
+def a_cache_started_anew_has_no_memory(implementation: Any, draw: Draw) -> None:
+    """The second text is shorter than the first, so that something of the first stays where it was."""
+    one = machine(implementation, draw)
+    one.append(0, draw.integer(12, ROOM))
+    restart(one, draw)
+    append(one, draw)
+    append(one, draw, most=4)
+
+
+@claim(examples=5)
+def large_numbers_in_free_slots_do_not_matter(implementation: Any, draw: Draw) -> None:
+    _free_slots_hold(1e4, implementation, draw)
+
+
+@claim(examples=5)
+def nan_in_free_slots_does_not_matter(implementation: Any, draw: Draw) -> None:
+    _free_slots_hold(math.nan, implementation, draw)
+
+
+def _free_slots_hold(number: float, implementation: Any, draw: Draw) -> None:
+    one = machine(implementation, draw)
+    append(one, draw)
+    one.poison(0, one.room(0), number)
+    append(one, draw, most=3)
+    append(one, draw, most=3)

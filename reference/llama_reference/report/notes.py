@@ -1,0 +1,106 @@
+"""What to say below the table of a run: what is wrong and what it looks like, what is lacking, what cannot exist."""
+
+from __future__ import annotations
+
+from llama_reference.judge.comparison import NO_GRADIENTS
+from llama_reference.report.html import short
+from llama_reference.report.results import (
+    ANSWERS,
+    BIT_FOR_BIT,
+    BROKEN,
+    GRADIENTS,
+    KNOWN_FAILURE,
+    NOT_OFFERED,
+    RAISED,
+    Results,
+    Row,
+    Trouble,
+)
+from llama_reference.report.summary import asked, cells, nearest, rows, suspects, troubles, wrong
+from llama_reference.standard.budget import FACTOR, ULPS
+
+Remark = tuple[str, str]  # what it is about, and what is said
+UNKNOWN = "no known mistake"  # how the diagnosis begins that knows nothing
+
+
+def on_failures(results: Results) -> list[Remark]:
+    """On every wrong component, those first in which nothing else is wrong; the others only where there is news."""
+    inner = suspects(results)
+    remarks: list[Remark] = []
+    for component in [*inner, *(name for name in wrong(results) if name not in inner)]:
+        told = results.diagnoses.get(component, [])
+        if component not in inner:
+            told = [line for line in told if not line.startswith(UNKNOWN)]
+            remarks += [(component, told[0])] if told else []
+            continue
+        remarks += [(component, line) for line in (*told[:1], *_what(results, component))]
+        if len(told) > 1:
+            remarks.append((component, "or, less likely: " + "; ".join(line.partition(":")[0] for line in told[1:])))
+    for component, kills in results.kills.items():
+        if survivors := [name for name, sections in kills.items() if not sections]:
+            remarks.append((component, f"mistakes that nothing here rejects: {', '.join(survivors)}"))
+    return remarks + [("", f"{trouble.where}: {_line(trouble)}") for trouble in troubles(results, BROKEN, "")[:5]]
+
+
+def _what(results: Results, component: str) -> list[str]:
+    """The worst answer and gradient, the broken properties, the first exception."""
+    lines = []
+    for section in (ANSWERS, GRADIENTS):
+        judged = rows(results, component, section)
+        differ = [row for row in judged if not row.within]
+        if not differ and results.about.get("judged") == BIT_FOR_BIT:
+            differ = [row for row in judged if not row.bitwise]
+        if differ:
+            lines.append(_worst(section, nearest(differ)))
+    broken = [claim for claim, outcome in results.properties.get(component, {}).items() if outcome == BROKEN]
+    lines += [f"broken: {', '.join(broken)}"] if broken else []
+    raised = troubles(results, RAISED, component)
+    lines += [f"raises with {raised[0].where}: {_line(raised[0])}"] if raised else []
+    failed = troubles(results, BROKEN, component)
+    return lines or [f"{failed[0].where}: {_line(failed[0])}"]
+
+
+def _worst(section: str, row: Row) -> str:
+    what = "worst answer" if section == ANSWERS else "worst gradient"
+    where = f"{what}: {row.label} ({row.variant}, {row.dtype})"
+    return f"{where}: {short(row.error)} ulp off the formula, transformers {short(row.oracle_error)}"
+
+
+def _line(trouble: Trouble) -> str:
+    return " ".join(trouble.message.split())[:200]
+
+
+def on_gaps(results: Results) -> list[Remark]:
+    """What was not judged, and why."""
+    about = asked(results)
+    lacking: dict[str, list[str]] = {}
+    for trouble in results.troubles:
+        if trouble.kind == NOT_OFFERED:
+            components = lacking.setdefault(trouble.message.removeprefix(f"{NOT_OFFERED}: "), [])
+            components += [trouble.component] if trouble.component not in components else []
+    remarks: list[Remark] = []
+    if lacking:
+        told = (f"{name} ({', '.join(filter(None, components))})" for name, components in lacking.items())
+        remarks.append((NOT_OFFERED, ", ".join(told)))
+    if known := [trouble for trouble in results.troubles if trouble.kind == KNOWN_FAILURE]:
+        reasons = dict.fromkeys(_line(trouble) for trouble in known)
+        remarks.append(("known failures", f"{len(known)}, as the adapter declares: {'; '.join(reasons)}"))
+    without = [f"{name} ({NO_GRADIENTS[name]})" for name in about if name in NO_GRADIENTS]
+    return remarks + ([("– no gradients", ", ".join(without))] if without else [])
+
+
+def on_numbers(results: Results) -> list[Remark]:
+    """How to read the cells, where they hold more than counts."""
+    texts = [cell.text for name in asked(results) for cell in cells(results, name)]
+    remarks: list[Remark] = []
+    if any("(" in text for text in texts):
+        remarks.append(("in brackets", "transformers' own error"))
+    if any("WRONG" in text or "of" in text for text in texts):
+        claims = results.about.get("judged") == BIT_FOR_BIT
+        bits = (
+            "it claims transformers' bits, and has to have them" if claims else "it claims no bits: the budget counts"
+        )
+        remarks.append(("oracle", bits))
+        allowed = f"at most {FACTOR} × transformers' own error + {ULPS} ulp off the float64 formula"
+        remarks.append(("the budget", allowed))
+    return remarks

@@ -1,0 +1,153 @@
+"""A pytest plugin that gathers the Results of a run, those of worker processes included, and shows them at its end."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from llama_reference import mistakes
+from llama_reference.judge import error_growth
+from llama_reference.questions.activations import Inputs, record
+from llama_reference.questions.layer_checks import Exam
+from llama_reference.report import terminal
+from llama_reference.report.results import (
+    ANSWERS,
+    BIT_FOR_BIT,
+    BROKEN,
+    BY_BUDGET,
+    GRADIENTS,
+    HOLDS,
+    KNOWN_FAILURE,
+    NOT_OFFERED,
+    PROPERTIES,
+    RAISED,
+    Results,
+)
+from llama_reference.standard.cases import DTYPES, Case
+from llama_reference.standard.oracle import build
+
+PROPERTY = "property"  # under which a test records (component, claim)
+SECTION = "section"  # under which it has (component, section)
+FIXTURES = {"compare": ANSWERS, "compare_gradients": GRADIENTS}
+
+
+class Collector:
+    """Tests add to `results`; with pytest-xdist every worker has its own, handed over when it is done."""
+
+    NAME = "llama_scratch_results"
+
+    def __init__(self, config: pytest.Config, path: Path, adapter: Any, directory: Path | None) -> None:
+        if directory is not None and any(p.exists() and not p.is_dir() for p in (directory, *directory.parents)):
+            raise pytest.UsageError(f"--report: {directory}: a file is in the way of this directory")
+        self.config, self.adapter, self.directory = config, adapter, directory
+        judged = BIT_FOR_BIT if getattr(adapter, "BITWISE", False) else BY_BUDGET
+        versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
+        self.results = Results({"implementation": str(path), "judged": judged, **versions})
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """What a test is about; one that asks an implementation without a claim of its own is one itself."""
+        component, fixtures = item.path.stem.removeprefix("test_"), getattr(item, "fixturenames", ())
+        if component not in mistakes.COMPONENTS or item.path.parent.name == "ours":
+            return
+        section = next((FIXTURES[name] for name in fixtures if name in FIXTURES), PROPERTIES)
+        item.user_properties.append((SECTION, (component, section)))
+        if section == PROPERTIES and "implementation" in fixtures and "hold" not in fixtures:
+            name = getattr(item, "originalname", item.name).removeprefix("test_")
+            item.user_properties.append((PROPERTY, (component, name)))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Outcomes of properties, and whatever did not pass: a skip is seen before the call, a failure in it."""
+        found, recorded = outcome(report), terminal.user_properties
+        if found is None or (found == HOLDS and terminal.when != "call"):
+            return
+        for _, value in (pair for pair in recorded if pair[0] == PROPERTY):
+            component, claim = _pair(value)
+            self.results.add_property(component, claim, found)
+        if found != HOLDS:
+            about = next((_pair(value) for name, value in recorded if name == SECTION), ("", ""))
+            self.results.add_trouble(found, *about, terminal.nodeid, message(report))
+
+    def pytest_sessionfinish(self) -> None:
+        if (output := getattr(self.config, "workeroutput", None)) is not None:
+            results = self.results  # the controller sees the reports of all tests itself
+            results.properties, results.troubles = {}, [t for t in results.troubles if t.kind == RAISED]
+            output["results"] = results.values()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A worker is done. What one that crashed had compared is lost, which must not look like nothing to compare."""
+        if values := getattr(node, "workeroutput", {}).get("results"):
+            self.results.merge(Results.of(values))
+        else:
+            lost = "the process ended without handing over what it had compared: those answers are missing here"
+            self.results.add_trouble(BROKEN, "", "", f"worker {node.gateway.id}", lost)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+        """Last of all, behind the list of failed tests: what is read first is the end."""
+        yield
+        results = self.results
+        if hasattr(self.config, "workeroutput"):  # a worker has a terminal too, which nobody sees
+            return
+        if not (results.rows or results.properties or results.kills or any(t.component for t in results.troubles)):
+            return
+        terminalreporter.section("component by component")
+        if results.kills:
+            results.equivalents = equivalents()
+        terminalreporter.write_line(terminal.table(results))
+        if self.directory is not None:
+            results.depth = dict(strayed(self.adapter))
+            for path in terminal.write(results, self.directory):
+                terminalreporter.write_line(f"written: {path}")
+
+
+def _pair(value: Any) -> tuple[str, str]:
+    first, second = value
+    return first, second
+
+
+def outcome(report: pytest.TestReport) -> str | None:
+    """None where a test was skipped for a reason of its own: neither passed nor anybody's lack."""
+    if terminal.failed:
+        return BROKEN
+    if hasattr(report, "wasxfail"):
+        return KNOWN_FAILURE
+    if terminal.skipped:
+        return NOT_OFFERED if message(report).startswith(NOT_OFFERED) else None
+    return HOLDS
+
+
+def message(report: pytest.TestReport) -> str:
+    """Why: the error without its traceback, the reason of a skip, or that of a known failure."""
+    if hasattr(report, "wasxfail") and not terminal.failed:
+        return terminal.wasxfail.removeprefix("reason: ")
+    if isinstance(terminal.longrepr, tuple):  # of a skip; its text begins with the name of the exception
+        return terminal.longrepr[2].partition(": ")[2]
+    crash = getattr(terminal.longrepr, "reprcrash", None)
+    return (crash.message if crash else terminal.longreprtext).removeprefix("Failed: ")
+
+
+def equivalents() -> list[tuple[str, str, str]]:
+    """Mistakes that nothing can tell from right: they are no mistakes, and not counted."""
+    if importlib.util.find_spec("llama_reference.mistakes.equivalent") is None:
+        return []
+    listed = importlib.import_module("llama_reference.mistakes.equivalent").EQUIVALENT
+    return [(known.component, known.name, known.why) for known in listed]
+
+
+def strayed(adapter: Any) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """By dtype: how far off the hidden state of the hard model is behind each layer, ours and transformers'."""
+    for dtype in DTYPES:
+        case = Case(dtype=dtype)
+        with torch.no_grad():
+            inputs = Inputs(case.tokens, case.positions, case.mask)
+            recording = record(build(case.config, case.state, dtype), inputs)
+        steps = error_growth.running(adapter, Exam(case.config, case.state, dtype, recording, []))
+        blocks = [step.verdict for step in steps if step.name == "block"]
+        yield str(dtype).removeprefix("torch."), [(v.error, v.oracle_error) for v in blocks if v is not None]

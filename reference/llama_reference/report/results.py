@@ -1,0 +1,117 @@
+"""What a run of the suite has found out: plain values, which processes hand to each other and files keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from llama_reference.standard.budget import Verdict
+
+HOLDS, BROKEN, KNOWN_FAILURE, NOT_OFFERED = "holds", "broken", "known failure", "not offered"
+WORST_LAST = (HOLDS, NOT_OFFERED, KNOWN_FAILURE, BROKEN)
+RAISED = "raised"  # a comparison that came to no verdict
+ANSWERS, GRADIENTS, PROPERTIES = "answers", "gradients", "properties"
+BIT_FOR_BIT, BY_BUDGET = "bit for bit", "by budget"  # how answers are judged: about["judged"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. section: ANSWERS, judged by formula and oracle alike, or GRADIENTS; errors in ulps."""
+
+    component: str
+    section: str
+    variant: str
+    dtype: str
+    label: str
+    bitwise: bool
+    within: bool
+    error: float
+    oracle_error: float
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What did not simply pass. kind: BROKEN, KNOWN_FAILURE or NOT_OFFERED of a test, RAISED of a comparison."""
+
+    kind: str
+    component: str  # empty where a test belongs to none
+    section: str
+    where: str  # the test, or the case
+    message: str
+
+
+@dataclass
+class Results:
+    """Everything by component.
+
+    properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE or NOT_OFFERED. kills: component -> mistake -> the
+    sections that reject it. diagnoses: component -> the known mistakes that its wrong answers look like, in words.
+    equivalents: (component, mistake, why nothing can tell it from right). depth: dtype -> the errors of the hidden
+    state behind each layer of the hard model, the implementation's and transformers'.
+    """
+
+    about: dict[str, str] = field(default_factory=dict)  # implementation, how it is judged, versions
+    rows: list[Row] = field(default_factory=list)
+    properties: dict[str, dict[str, str]] = field(default_factory=dict)
+    kills: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    equivalents: list[tuple[str, str, str]] = field(default_factory=list)
+    diagnoses: dict[str, list[str]] = field(default_factory=dict)
+    troubles: list[Trouble] = field(default_factory=list)
+    depth: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+    def add(self, component: str, section: str, variant: str, verdicts: Iterable[Verdict]) -> None:
+        for v in verdicts:
+            dtype = str(v.dtype).removeprefix("torch.")
+            self.rows.append(
+                Row(component, section, variant, dtype, v.label, v.bitwise, v.within, v.error, v.oracle_error)
+            )
+
+    def add_property(self, component: str, claim: str, outcome: str) -> None:
+        """A claim that is tested on several variants is worth what the worst of them is."""
+        claims = self.properties.setdefault(component, {})
+        claims[claim] = max(outcome, claims.get(claim, HOLDS), key=WORST_LAST.index)
+
+    def add_trouble(self, *about: str) -> None:
+        """Once, however many tests ask for the same comparison."""
+        if (trouble := Trouble(*about)) not in self.troubles:
+            self.troubles.append(trouble)
+
+    def merge(self, other: Results) -> None:
+        """Takes over what another process has found."""
+        self.about |= other.about
+        self.rows += other.rows
+        for component, claims in other.properties.items():
+            for claim, outcome in claims.items():
+                self.add_property(component, claim, outcome)
+        for component, kills in other.kills.items():
+            self.kills.setdefault(component, {}).update(kills)
+        self.equivalents += [known for known in other.equivalents if known not in self.equivalents]
+        self.diagnoses |= other.diagnoses
+        self.troubles += [trouble for trouble in other.troubles if trouble not in self.troubles]
+        self.depth |= other.depth
+
+    def values(self) -> dict[str, Any]:
+        """What JSON knows, and no more: errors that are not finite are strings."""
+        values = asdict(self)
+        for row in values["rows"]:
+            row |= {name: _plain(row[name]) for name in ("error", "oracle_error")}
+        values["depth"] = {dtype: [[*map(_plain, step)] for step in steps] for dtype, steps in self.depth.items()}
+        values["equivalents"] = [[*known] for known in self.equivalents]
+        return values
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Results:
+        """The inverse of `values`."""
+        rows = [Row(**row) for row in values["rows"]]
+        return cls(**values | {
+            "rows": [replace(row, error=float(row.error), oracle_error=float(row.oracle_error)) for row in rows],
+            "troubles": [Trouble(**trouble) for trouble in values["troubles"]],
+            "equivalents": [(component, name, why) for component, name, why in values["equivalents"]],
+            "depth": {d: [(float(e), float(theirs)) for e, theirs in s] for d, s in values["depth"].items()},
+        })  # fmt: skip
+
+
+def _plain(error: float) -> float | str:
+    return error if math.isfinite(error) else str(error)

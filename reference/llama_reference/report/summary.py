@@ -1,0 +1,171 @@
+"""The Results of a run, component by component: one cell a section, a verdict on the whole, and what to say below."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from llama_reference.judge.comparison import NO_GRADIENTS
+from llama_reference.mistakes import COMPONENTS
+from llama_reference.report.html import NEAR, NONE, SAME, WRONG, short
+from llama_reference.report.results import (
+    ANSWERS,
+    BIT_FOR_BIT,
+    BROKEN,
+    GRADIENTS,
+    HOLDS,
+    KNOWN_FAILURE,
+    NOT_OFFERED,
+    RAISED,
+    Results,
+    Row,
+    Trouble,
+)
+
+HEADINGS = ("component", "formula", "oracle", "gradients", "properties", "mistakes rejected")
+# What a component is made of: where one of these is wrong, it is wrong too, and that is not its own fault.
+BLOCK = ("rms_norm", "rotary", "attention", "swiglu")
+MODEL = (*BLOCK, "block")
+PARTS = {"attention": ("rotary",), "block": BLOCK, "kv_cache": MODEL, "llama": MODEL,
+         "generate": (*MODEL, "kv_cache", "llama")}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str = ""
+    kind: str = NONE
+
+
+def asked(results: Results) -> list[str]:
+    """The components that the run was about, in the order of the catalogue."""
+    seen = {row.component for row in results.rows} | {trouble.component for trouble in results.troubles}
+    return [name for name in COMPONENTS if name in seen | results.properties.keys() | results.kills.keys()]
+
+
+def cells(results: Results, component: str) -> list[Cell]:
+    """One for each heading but the first."""
+    answers = rows(results, component, ANSWERS)
+    gap = _gap(results, component, ANSWERS, answers)
+    return [
+        gap or _formula(answers),
+        gap or _oracle(results, answers),
+        _gradients(results, component),
+        _properties(results, component),
+        _mistakes(results, component),
+    ]
+
+
+def rows(results: Results, component: str, section: str) -> list[Row]:
+    return [row for row in results.rows if (row.component, row.section) == (component, section)]
+
+
+def troubles(results: Results, kind: str, component: str, section: str | None = None) -> list[Trouble]:
+    found = [trouble for trouble in results.troubles if (trouble.kind, trouble.component) == (kind, component)]
+    return [trouble for trouble in found if section in (None, trouble.section)]
+
+
+def _gap(results: Results, component: str, section: str, judged: list[Row]) -> Cell | None:
+    """What to say where there is nothing to judge."""
+    if all(row.within for row in judged) and (raised := troubles(results, RAISED, component, section)):
+        return Cell(f"WRONG, {len(raised)} raise", WRONG)
+    if judged:
+        return None
+    return Cell(NOT_OFFERED) if troubles(results, NOT_OFFERED, component, section) else Cell()
+
+
+def nearest(judged: list[Row]) -> Row:
+    """The row that is furthest beyond its budget, or nearest to it."""
+    return max(judged, key=lambda row: (not row.within, row.error / (row.oracle_error + 1)))
+
+
+def _formula(judged: list[Row]) -> Cell:
+    if wrong := [row for row in judged if not row.within]:
+        off = short(max(row.error for row in wrong))
+        return Cell(f"WRONG {len(wrong)} of {len(judged)}, {off} ulp", WRONG)
+    differ = [row for row in judged if not row.bitwise]
+    if not differ:
+        return Cell(f"{len(judged)} within", SAME)
+    row = nearest(differ)
+    return Cell(f"{len(judged)} within, {short(row.error)} ulp ({short(row.oracle_error)})", NEAR)
+
+
+def _oracle(results: Results, judged: list[Row]) -> Cell:
+    equal = sum(row.bitwise for row in judged)
+    if equal == len(judged):
+        return Cell(f"bitwise {equal}", SAME)
+    if results.about.get("judged") == BIT_FOR_BIT:
+        return Cell(f"WRONG {len(judged) - equal} of {len(judged)}", WRONG)
+    return Cell(f"{equal} of {len(judged)} bitwise", NEAR if all(row.within for row in judged) else WRONG)
+
+
+def _gradients(results: Results, component: str) -> Cell:
+    if component in NO_GRADIENTS:
+        return Cell("–")
+    judged = rows(results, component, GRADIENTS)
+    if gap := _gap(results, component, GRADIENTS, judged):
+        return gap
+    wrong = sum(not row.within for row in judged)
+    return Cell(f"WRONG {wrong} of {len(judged)}", WRONG) if wrong else _oracle(results, judged)
+
+
+def _properties(results: Results, component: str) -> Cell:
+    claims = results.properties.get(component, {})
+    count = Counter(claims.values())
+    if count[BROKEN]:
+        return Cell(f"{count[BROKEN]} of {len(claims)} BROKEN", WRONG)
+    told = {"hold": HOLDS, "known to fail": KNOWN_FAILURE, "not offered": NOT_OFFERED}
+    text = ", ".join(f"{count[outcome]} {word}" for word, outcome in told.items() if count[outcome])
+    return Cell(text, SAME if count[HOLDS] == len(claims) > 0 else NONE)
+
+
+def _mistakes(results: Results, component: str) -> Cell:
+    if not (kills := results.kills.get(component)):
+        return Cell()
+    killed = sum(map(bool, kills.values()))
+    return Cell(f"{killed}/{len(kills)}", SAME if killed == len(kills) else WRONG)
+
+
+# conclusions
+
+
+def wrong(results: Results) -> list[str]:
+    """The components that are wrong, or of which a test failed."""
+    return [
+        name
+        for name in asked(results)
+        if any(cell.kind == WRONG for cell in cells(results, name)[:-1]) or troubles(results, BROKEN, name)
+    ]
+
+
+def suspects(results: Results) -> list[str]:
+    """The wrong components in which nothing else is wrong: what breaks where no part of it does has its own reason."""
+    found = wrong(results)
+    breaks = {name for name in found if troubles(results, RAISED, name)}
+    within = {name: set(PARTS.get(name, ())) & set(found) for name in found}
+    return [name for name in found if not within[name] or (name in breaks and not within[name] & breaks)]
+
+
+def verdict(results: Results) -> tuple[bool, str]:
+    """Whether all is well, and the one sentence to read."""
+    about, bad = asked(results), wrong(results)
+    lacking = [name for name in about if not _judged(results, name)]
+    others = len(troubles(results, BROKEN, ""))
+    beside = f"; {others} other test{'s' * (others > 1)} failed" if others else ""
+    if bad:
+        inner = suspects(results)
+        outer = [name for name in bad if name not in inner]
+        parts = f" (and so what contains {'it' if len(inner) == 1 else 'them'}: {', '.join(outer)})" if outer else ""
+        return False, f"WRONG: {', '.join(inner)}{parts}{beside}"
+    bits = results.rows and all(row.bitwise for row in results.rows)
+    how = "transformers' bits" if bits else "within the budget" if results.rows else "nothing compared"
+    right = len(about) - len(lacking)
+    without = f"; not offered: {', '.join(lacking)}" if lacking else ""
+    text = f"{right} of {len(COMPONENTS)} components judged and right, {len(results.rows)} answers: {how}"
+    return not others and bool(right), text + without + beside
+
+
+def _judged(results: Results, component: str) -> bool:
+    """Whether there is anything about it but what it lacks."""
+    return any(row.component == component for row in results.rows) or any(
+        outcome != NOT_OFFERED for outcome in results.properties.get(component, {}).values()
+    )

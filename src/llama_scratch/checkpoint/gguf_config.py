@@ -1,0 +1,122 @@
+"""What a GGUF file says about its model -> LlamaConfig.
+
+The context, sizes, epsilon and theta are numbers of the architecture, as float32 where they are no integers. Llama 3's
+scaled rotary is not among them: it is stored as the factor of each frequency, `rope_freqs.weight`, which is compared
+with what Llama 3's parameters give.
+
+ggml-org/llama.cpp, convert_hf_to_gguf.py and gguf-py/gguf/constants.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llama_scratch.checkpoint.matching import EMBEDDING, HEAD
+from llama_scratch.checkpoint.weight_files import Weight
+from llama_scratch.model.config import LlamaConfig
+from llama_scratch.model.config_rules import check, is_int
+from llama_scratch.model.rotary import inverse_frequencies
+
+FACTORS = "rope_freqs.weight"
+CLOSE = 1e-4  # of factors: llama.cpp's are rounded, and computed in another order
+# what the architecture may say; anything else that is in use would change the mathematics
+KNOWN = frozenset(
+    """block_count context_length embedding_length feed_forward_length attention.head_count attention.head_count_kv
+    attention.layer_norm_rms_epsilon attention.key_length attention.value_length rope.dimension_count rope.freq_base
+    rope.scaling.type rope.scaling.factor rope.scaling.original_context_length rope.scaling.finetuned
+    vocab_size""".split()
+)
+STOPS = ("eos", "eot", "eom")
+
+
+def to_config(values: dict[str, Any], weights: dict[str, Weight], factors: Tensor | None) -> LlamaConfig:
+    """The configuration. Raises ConfigError for a value that cannot be, KeyError for one that must be there."""
+    check("general.architecture", values.get("general.architecture"), "'llama'", lambda v: v == "llama")
+    check("split.count", values.get("split.count"), "1: put the parts together first", lambda v: v in (None, 0, 1))
+    for name in sorted(values):
+        if name.startswith("llama.") and name.removeprefix("llama.") not in KNOWN:
+            check(name, values[name], "absent: this model does not support it", lambda v: not v)
+    head_dim: Any = values.get("llama.attention.key_length")
+    config = LlamaConfig(
+        vocab_size=weights[EMBEDDING].shape[0],
+        hidden_size=values["llama.embedding_length"],
+        intermediate_size=_alike(values, "llama.feed_forward_length"),
+        num_hidden_layers=values["llama.block_count"],
+        num_attention_heads=_alike(values, "llama.attention.head_count"),
+        num_key_value_heads=_alike(values, "llama.attention.head_count_kv", None),
+        head_dim=head_dim,
+        max_position_embeddings=values["llama.context_length"],
+        rms_norm_eps=_short(values["llama.attention.layer_norm_rms_epsilon"]),
+        attention_bias=any(key.endswith("_proj.bias") and ".self_attn." in key for key in weights),
+        mlp_bias=any(key.endswith("_proj.bias") and ".mlp." in key for key in weights),
+        tie_word_embeddings=HEAD not in weights,
+        bos_token_id=values.get("tokenizer.ggml.bos_token_id"),
+        eos_token_id=_stop_ids(values),
+        pad_token_id=values.get("tokenizer.ggml.padding_token_id"),
+    )
+    for name in ("llama.rope.dimension_count", "llama.attention.value_length"):
+        check(name, values.get(name), f"{config.head_dim}, a whole head", lambda v: v in (None, config.head_dim))
+    return dataclasses.replace(config, rope_parameters=_rope(values, config, factors))
+
+
+def _alike(values: dict[str, Any], name: str, *default: Any) -> Any:
+    """A number that may be stored once for all layers or once for each, equal."""
+    value = values.get(name, *default) if default else values[name]
+    if isinstance(value, list) and value:
+        check(name, value, "the same in every layer", lambda v: len(set(v)) == 1)
+        return value[0]
+    return value
+
+
+def _short(number: Any) -> Any:
+    """The shortest decimal that is this float32: 1e-05 and not 9.999999747378752e-06."""
+    if not isinstance(number, float) or not math.isfinite(number):
+        return number
+    return next(
+        v for v in (float(f"{number:.{digits}g}") for digits in range(6, 18)) if _float32(v) == _float32(number)
+    )
+
+
+def _float32(number: float) -> float:
+    return torch.tensor(number, dtype=torch.float32).item()
+
+
+def _stop_ids(values: dict[str, Any]) -> int | list[int] | None:
+    found = [values.get(f"tokenizer.ggml.{name}_token_id") for name in STOPS]
+    ids = list(dict.fromkeys(i for i in found if i is not None))
+    check("tokenizer.ggml.eos_token_id", ids, "integers", lambda v: all(map(is_int, v)))
+    return ids if len(ids) > 1 else ids[0] if ids else None
+
+
+def _rope(values: dict[str, Any], config: LlamaConfig, factors: Tensor | None) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": _short(values.get("llama.rope.freq_base", 10000.0))}
+    kind = values.get("llama.rope.scaling.type", "none")
+    check("llama.rope.scaling.type", kind, "'none' or 'linear'", lambda v: v in ("none", "linear"))
+    if kind == "linear":
+        rope |= {"rope_type": "linear", "factor": _short(values.get("llama.rope.scaling.factor", 1.0))}
+    if factors is None:
+        return rope
+    check("llama.rope.scaling.type", kind, f"'none' beside {FACTORS}", lambda v: v == "none")
+    return _llama3(rope, config, factors)
+
+
+def _llama3(rope: dict[str, Any], config: LlamaConfig, factors: Tensor) -> dict[str, Any]:
+    """The parameters of scaled rotary that give these factors; those of every Llama but for the largest factor.
+
+    Raises ConfigError where none do.
+    """
+    finite = factors.shape == (config.head_dim // 2,) and bool(torch.isfinite(factors).all())
+    largest = _short(factors.max().item()) if finite else None
+    check(FACTORS, largest, f"{config.head_dim // 2} numbers, the largest above 1", lambda v: v is not None and v > 1)
+    scaled = rope | {"rope_type": "llama3", "factor": largest, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaled |= {"original_max_position_embeddings": 8192}
+    plain, wanted = (inverse_frequencies(dataclasses.replace(config, rope_parameters=r), 1)[0] for r in (rope, scaled))
+    ratios = plain / wanted / factors.to(plain)
+    check(FACTORS, factors.tolist()[:4], "the factors of Llama 3's scaled rotary",
+          lambda _: bool(((ratios - 1).abs() < CLOSE).all()))  # fmt: skip
+    return scaled

@@ -1,0 +1,136 @@
+"""The front of a GGUF file: what it says about the model, and where each tensor lies.
+
+    "GGUF"  version  tensors  entries
+    entries × (name, type, value)            value: a number, a string, or an array of them
+    tensors × (name, axes, sizes, type, offset)
+    padding to a multiple of general.alignment, then the tensors; sizes are in reverse order, the row first
+
+Everything is little-endian. Every length is compared with what is left of the file before anything is made of it, which
+the reader of the `gguf` package does not do; long arrays, which belong to tokenizers, are stepped over.
+
+ggml-org/ggml, docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_scratch.checkpoint.files import CheckpointError, size, unreadable
+
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
+LONG = 4096  # elements: no array that a Llama's configuration needs has more
+MAX_AXES = 4
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor: its shape, its type's number, and its first byte, counted from the start of the data."""
+
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """The front of the file; `values` leaves out arrays that are long or of strings."""
+
+    values: dict[str, Any]
+    tensors: dict[str, Entry]
+    data: int  # where the tensors begin
+
+
+class _Cursor:
+    """A place in the file, which never goes past its end."""
+
+    def __init__(self, buffer: mmap.mmap) -> None:
+        self.buffer, self.place = buffer, 0
+
+    def skip(self, length: int) -> None:
+        if length > len(self.buffer) - self.place:
+            raise ValueError(f"it ends at byte {len(self.buffer)}, but {length} more are announced at {self.place}")
+        self.place += length
+
+    def number(self, code: str) -> Any:
+        start, form = self.place, struct.Struct("<" + code)
+        self.skip(form.size)
+        return form.unpack_from(self.buffer, start)[0]
+
+    def string(self) -> str:
+        length = self.number("Q")
+        start = self.place
+        self.skip(length)
+        return self.buffer[start : start + length].decode("utf-8")
+
+    def value(self) -> Any:
+        kind = self.number("I")
+        if kind == ARRAY:
+            return self.array(self.number("I"), self.number("Q"))
+        return self.string() if kind == STRING else self.number(_code(kind))
+
+    def array(self, kind: int, length: int) -> list[Any] | None:
+        if kind == STRING:
+            for _ in range(length):
+                self.skip(self.number("Q"))
+            return None
+        code = _code(kind)
+        if length > LONG:
+            self.skip(length * struct.calcsize("<" + code))
+            return None
+        return [self.number(code) for _ in range(length)]
+
+
+def _code(kind: int) -> str:
+    if kind not in SCALARS:
+        raise ValueError(f"a value has type {kind}, expected one of {sorted((*SCALARS, STRING, ARRAY))}")
+    return SCALARS[kind]
+
+
+def read_header(path: Path) -> Header:
+    """The front of the file at `path`. Raises CheckpointError."""
+    if size(path) < 4:
+        raise CheckpointError(f"{path} cannot be read: it has {size(path)} bytes")
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+            return _parse(_Cursor(buffer))
+    except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+        raise unreadable(path, error) from None
+
+
+def _parse(cursor: _Cursor) -> Header:
+    magic, version = cursor.number("4s"), cursor.number("I")
+    if magic != b"GGUF" or version not in (2, 3):
+        raise ValueError(
+            f"it begins with {magic!r}, version {version}, expected b'GGUF', version 2 or 3, little-endian"
+        )
+    tensor_count, value_count = cursor.number("Q"), cursor.number("Q")
+    values: dict[str, Any] = {}
+    for _ in range(value_count):
+        name = cursor.string()
+        if name in values:
+            raise ValueError(f"{name} is there twice")
+        values[name] = cursor.value()
+    tensors: dict[str, Entry] = {}
+    for _ in range(tensor_count):
+        name = cursor.string()
+        if name in tensors:
+            raise ValueError(f"tensor {name} is there twice")
+        tensors[name] = _entry(cursor, name)
+    alignment = values.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"general.alignment is {alignment!r}, expected a positive integer")
+    return Header(values, tensors, math.ceil(cursor.place / alignment) * alignment)
+
+
+def _entry(cursor: _Cursor, name: str) -> Entry:
+    axes = cursor.number("I")
+    if not 1 <= axes <= MAX_AXES:
+        raise ValueError(f"tensor {name} has {axes} axes, expected 1 to {MAX_AXES}")
+    sizes = [cursor.number("Q") for _ in range(axes)]
+    return Entry(tuple(reversed(sizes)), cursor.number("I"), cursor.number("Q"))

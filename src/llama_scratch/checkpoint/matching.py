@@ -1,0 +1,88 @@
+"""Whether weights are exactly those that a configuration asks for.
+
+`tie_word_embeddings`  embedding only    head only         both, equal     both, different
+true                   tied              tied              tied            refused: the two contradict each other
+false                  head is missing   embed. missing    two tensors     two tensors
+
+(transformers makes the last of the first row two tensors with a warning, and the first two of the second row random.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llama_scratch.checkpoint.files import CheckpointError
+from llama_scratch.checkpoint.weight_files import Weight
+from llama_scratch.model.config import LlamaConfig
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+SHOWN = 8
+
+
+def fit(
+    where: Path, config: LlamaConfig, weights: Mapping[str, Weight], shapes: Mapping[str, torch.Size]
+) -> dict[str, Weight]:
+    """The weights of `shapes`, the model's own, in its order; a tied head is left out.
+
+    Raises CheckpointError naming every key that is missing, unexpected, misshapen or no floating-point tensor.
+    """
+    weights, wanted = dict(weights), dict(shapes)
+    if config.tie_word_embeddings:
+        _untwin(where, weights)
+        wanted.pop(HEAD, None)
+    problems = [f"{key} is missing" for key in wanted if key not in weights]
+    for key, weight in weights.items():
+        name = weight.name if weight.path == where else f"{weight.path.name}: {weight.name}"
+        if key not in wanted:
+            problems.append(f"{name} is unexpected")
+        elif weight.shape != (shape := tuple(wanted[key])):
+            problems.append(f"{name} has shape {weight.shape}, expected {shape}")
+        elif weight.dtype not in FLOATS:
+            problems.append(f"{name} holds {weight.dtype}, expected a floating-point type")
+    if problems:
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise CheckpointError(f"{where}: {'; '.join(problems[:SHOWN])}{more}")
+    return {key: weights[key] for key in wanted}
+
+
+def _untwin(where: Path, weights: dict[str, Weight]) -> None:
+    """Leaves one of a tied pair, under the embedding's key."""
+    head = weights.pop(HEAD, None)
+    embedding = weights.setdefault(EMBEDDING, head) if head else None
+    if head and embedding and not same_bits(head, embedding):
+        how = "config.json says tie_word_embeddings: make that false to load both"
+        raise CheckpointError(f"{where}: {head.name} differs from {embedding.name}, but {how}")
+
+
+def same_bits(a: Weight, b: Weight) -> bool:
+    """Whether two weights are one, byte for byte."""
+    if a is b:
+        return True
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    one, other = (weight.read().reshape(-1).view(torch.uint8) for weight in (a, b))  # as bytes NaN is equal to itself
+    return torch.equal(one, other)
+
+
+def own_dtype(config: LlamaConfig, weights: Mapping[str, Weight]) -> torch.dtype:
+    """What config.json says, or else what is stored: transformers' rule."""
+    return getattr(torch, config.dtype) if config.dtype else weights[EMBEDDING].dtype
+
+
+def read(
+    weight: Weight, dtype: torch.dtype, device: torch.device | str | None, check_finite: torch.dtype | None
+) -> Tensor:
+    """The tensor at `dtype` on `device`. With check_finite, the checkpoint's dtype, raises CheckpointError when it was
+    stored as another, or holds NaN or infinity once it is converted.
+    """
+    if check_finite is not None and weight.dtype != check_finite:
+        raise CheckpointError(f"{weight.path}: {weight.name} holds {weight.dtype}, expected {check_finite}")
+    tensor = weight.read().to(device=device, dtype=dtype)
+    if check_finite is not None and not all(torch.isfinite(extreme) for extreme in tensor.aminmax()):
+        raise CheckpointError(f"{weight.path}: {weight.name} holds NaN or infinity as {dtype}, expected finite numbers")
+    return tensor

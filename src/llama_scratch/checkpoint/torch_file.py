@@ -1,0 +1,59 @@
+"""Files of `torch.save`: a zip of one pickle, which says what the tensors are, and one record of bytes for each.
+
+A pickle is a program. `weights_only=True` runs the few of its instructions that build tensors and refuses the rest, so
+nothing of a hostile one is executed. Records are memory-mapped where they lie, which is why they must be stored
+uncompressed, as torch writes them; a compressed one could also unpack to any size.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor
+
+from llama_scratch.checkpoint.files import CheckpointError, size, unreadable
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor by its name, memory-mapped. Raises CheckpointError for a file that holds anything else."""
+    bytes_there = size(path)
+    try:
+        _check_zip(path, bytes_there)
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except CheckpointError:
+        raise
+    except UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"its pickle asks for {asked[1]}" if asked else "its pickle is damaged or does more than build tensors"
+        raise CheckpointError(f"{path} is refused: {what}; nothing of it was run") from None
+    except Exception as error:  # a damaged pickle makes the unpickler raise whatever Python can raise
+        raise unreadable(path, error) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds {type(content).__name__}, expected tensors by name")
+    return {str(key): _checked(path, key, tensor) for key, tensor in content.items()}
+
+
+def _check_zip(path: Path, bytes_there: int) -> None:
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path} cannot be read: it is no zip file, as torch.save writes since 1.6, or truncated")
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    for record in records:
+        if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
+            raise CheckpointError(f"{path} is refused: {record.filename} is compressed, which torch.save never does")
+    if (total := sum(record.file_size for record in records)) > bytes_there:
+        raise CheckpointError(f"{path} is refused: its records claim {total} bytes, the file has {bytes_there}")
+
+
+def _checked(path: Path, key: object, tensor: object) -> Tensor:
+    if not isinstance(key, str) or not isinstance(tensor, Tensor):
+        raise CheckpointError(f"{path}: {key} is {type(tensor).__name__}, expected a tensor")
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise CheckpointError(f"{path}: {key} is {tensor.layout} on {tensor.device}, expected plain numbers")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(f"{path}: {key} has shape {tuple(tensor.shape)}, more than is stored of it")
+    return tensor.detach()

@@ -1,0 +1,151 @@
+"""The weights of a Hugging Face directory, found and described before any of them is read.
+
+    model.safetensors                   all of them; or
+    model.safetensors.index.json        {"weight_map": {key: file}}, and the files that it names, no others; or
+    pytorch_model.bin                   the same through torch.load; or
+    pytorch_model.bin.index.json        the same again
+
+The first of these that is there counts, as in transformers. The index's own "total_size" is not believed and not used:
+published ones are often wrong, and every file says how large its tensors are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from llama_scratch.checkpoint.files import CheckpointError, exists, read_json, size, unreadable
+from llama_scratch.checkpoint.torch_file import read_tensors
+
+SAFETENSORS, INDEX = "model.safetensors", ".index.json"
+PREFIX = "model."
+BARE = ("embed_tokens.", "layers.", "norm.")  # what a decoder that was saved without its head calls its parts
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
+    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor that has not been read yet: the file and the name it has there, and how to get it."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    def numel(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+
+def read_weights(directory: Path) -> tuple[Path, dict[str, Weight]]:
+    """The file that lists them, and every weight by its key, which begins with "model." whether stored so or not.
+
+    The rotary frequencies that files of 2023 repeat in every layer are left out. Raises CheckpointError for a missing,
+    truncated or stray file, an index that does not agree with its files, and a key that is there twice.
+    """
+    for single, read in ((SAFETENSORS, safetensors_weights), ("pytorch_model.bin", torch_weights)):
+        if exists(directory / single):
+            return directory / single, canonical(read(directory / single).values())
+        index = directory / (single + INDEX)
+        if exists(index):
+            return index, canonical(_sharded(index, Path(single).suffix, read))
+    wanted = f"and so are its index, pytorch_model.bin and its index; {directory} holds no weights"
+    raise CheckpointError(f"{directory / SAFETENSORS} is missing, {wanted}")
+
+
+def safetensors_weights(path: Path) -> dict[str, Weight]:
+    """What the file's header says; the library has checked it against the file's length. Raises CheckpointError."""
+    size(path)
+    weights = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  it is no dict
+                entry = file.get_slice(name)
+                if entry.get_dtype() not in DTYPES:
+                    raise CheckpointError(f"{path}: {name} holds {entry.get_dtype()}, expected a floating-point type")
+                shape, read = tuple(entry.get_shape()), partial(_read_safetensor, path, name)
+                weights[name] = Weight(path, name, shape, DTYPES[entry.get_dtype()], read)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise unreadable(path, error) from None
+    return weights
+
+
+def _read_safetensor(path: Path, name: str) -> Tensor:
+    """Memory-mapped. The file is opened for each tensor, so that one which is then converted lets go of its pages."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise unreadable(path, error) from None
+
+
+def torch_weights(path: Path) -> dict[str, Weight]:
+    """The same of a file of torch.save; two names of one stored tensor become two tensors."""
+    weights, seen = {}, set()
+    for name, tensor in read_tensors(path).items():
+        place = tensor.untyped_storage().data_ptr()
+        read = tensor.clone if place in seen else tensor.contiguous
+        seen.add(place)
+        weights[name] = Weight(path, name, tuple(tensor.shape), tensor.dtype, read)
+    return weights
+
+
+def _sharded(index: Path, suffix: str, read: Callable[[Path], dict[str, Weight]]) -> Iterable[Weight]:
+    weight_map = _weight_map(index, suffix)
+    found = {}
+    for file in sorted(set(weight_map.values())):
+        for name, weight in read(index.with_name(file)).items():
+            if is_rotary(name):
+                continue
+            if name not in weight_map:
+                raise CheckpointError(f"{weight.path}: {name} is not in {index.name}")
+            if weight_map[name] != file:
+                raise CheckpointError(f"{weight.path}: {name} is there, but {index.name} puts it in {weight_map[name]}")
+            found[name] = weight
+    for name, file in weight_map.items():
+        if name not in found and not is_rotary(name):
+            raise CheckpointError(f"{index}: {name} is said to be in {file}, which does not hold it")
+    return found.values()
+
+
+def _weight_map(index: Path, suffix: str) -> dict[str, str]:
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index}: weight_map is missing, expected an object of key: file")
+    for key, file in weight_map.items():
+        # only a name: a path could lead out of the directory, to a file that the user never meant to open
+        if not isinstance(file, str) or "/" in file or "\\" in file or "\0" in file or not file.endswith(suffix):
+            raise CheckpointError(f"{index}: {key} is in {file!r}, expected the name of a {suffix} file beside it")
+    return weight_map
+
+
+def is_rotary(name: str) -> bool:
+    """Whether the name is that of stored rotary frequencies, which follow from the configuration."""
+    return name.endswith(".rotary_emb.inv_freq")
+
+
+def canonical(weights: Iterable[Weight]) -> dict[str, Weight]:
+    """By key. Raises CheckpointError where two names stand for one key."""
+    by_key: dict[str, Weight] = {}
+    for weight in weights:
+        key = PREFIX + weight.name if weight.name.startswith(BARE) else weight.name
+        if is_rotary(key):
+            continue
+        if key in by_key:
+            raise CheckpointError(f"{weight.path}: {weight.name} and {by_key[key].name} are the same weight")
+        by_key[key] = weight
+    return by_key

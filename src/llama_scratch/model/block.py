@@ -1,0 +1,31 @@
+r"""One layer of the decoder: attention and feed-forward, each behind a norm and beside the residual stream.
+
+    h = x + Attention(RMSNorm₁(x))
+    y = h + SwiGLU(RMSNorm₂(h))
+
+Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture" (pre-norm).
+"""
+
+from torch import nn
+
+from llama_scratch.model.attention import Attention
+from llama_scratch.model.config import Hidden, LlamaConfig, Mask, Rotation
+from llama_scratch.model.kv_cache import LayerCache
+from llama_scratch.model.rms_norm import RMSNorm
+from llama_scratch.model.swiglu import SwiGLU
+
+
+class Block(nn.Module):
+    """Pre-norm residual layer; its parts in Hugging Face's order, in which gradient clipping sums. Raises ValueError
+    where the cache has no room."""
+
+    def __init__(self, config: LlamaConfig, sdpa: bool = False) -> None:
+        super().__init__()
+        self.self_attn = Attention(config, sdpa)
+        self.mlp = SwiGLU(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)  # it feeds the mlp
+
+    def forward(self, x: Hidden, rotation: Rotation, mask: Mask, cache: LayerCache | None = None) -> Hidden:
+        h = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache)
+        return h + self.mlp(self.post_attention_layernorm(h))

@@ -1,0 +1,123 @@
+"""What the fields of a LlamaConfig may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama_scratch.model.config import LlamaConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be honoured; the message names the field, the value found and the one expected."""
+
+
+def check(name: str, value: Any, expected: str, holds: Callable[[Any], bool]) -> None:
+    """Raises ConfigError unless the value holds what is expected of it."""
+    if not holds(value):
+        raise ConfigError(f"{name} is {value!r}, expected {expected}")
+
+
+def is_int(value: Any) -> bool:
+    """Whether it is a whole number that fits into 64 bits; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is finite and not negative."""
+    return (is_int(value) or isinstance(value, float)) and 0 <= value < float("inf")
+
+
+POSITIVE = ("a positive integer", lambda v: is_int(v) and v > 0)
+NUMBER = ("a finite number, not negative", is_number)
+SHARE = ("a number from 0 to 1", lambda v: is_number(v) and v <= 1)
+SWITCH = ("true or false", lambda v: isinstance(v, bool))
+TOKEN = ("an integer or null", lambda v: v is None or is_int(v))
+TOKENS = ("an integer, a list of integers or null",
+          lambda v: v is None or is_int(v) or (isinstance(v, list) and all(map(is_int, v))))  # fmt: skip
+
+
+def one_of(*choices: Any) -> tuple[str, Callable[[Any], bool]]:
+    """The rule that a value is one of these."""
+    return f"one of {list(choices)}", lambda v: v in list(choices)
+
+
+RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "vocab_size": POSITIVE,
+    "hidden_size": POSITIVE,
+    "intermediate_size": POSITIVE,
+    "num_hidden_layers": POSITIVE,
+    "num_attention_heads": POSITIVE,
+    "num_key_value_heads": POSITIVE,
+    "head_dim": ("an even positive integer: rotary turns pairs of channels", lambda v: is_int(v) and v > 0 == v % 2),
+    "hidden_act": one_of("silu", "gelu", "gelu_pytorch_tanh", "relu"),
+    "max_position_embeddings": POSITIVE,
+    "initializer_range": SHARE,
+    "rms_norm_eps": NUMBER,
+    "attention_bias": SWITCH,
+    "attention_dropout": SHARE,
+    "mlp_bias": SWITCH,
+    "tie_word_embeddings": SWITCH,
+    "pad_token_id": TOKEN,
+    "bos_token_id": TOKENS,
+    "eos_token_id": TOKENS,
+    "dtype": one_of(None, "float32", "bfloat16", "float16", "float64"),
+}
+
+
+def check_heads(N: Any, G: Any, D: Any) -> None:
+    """The rules that the defaults of head_dim and num_key_value_heads are computed by."""
+    check("num_attention_heads", N, *POSITIVE)
+    check("hidden_size", D, *POSITIVE)
+    check("hidden_size", D, f"a multiple of num_attention_heads = {N}", lambda v: v % N == 0)
+    if G is not None:
+        check("num_key_value_heads", G, *POSITIVE)
+        check("num_attention_heads", N, f"a multiple of num_key_value_heads = {G}", lambda v: v % G == 0)
+
+
+def check_fields(config: LlamaConfig) -> None:
+    """Every field by its rule."""
+    for field in fields(config):
+        if field.name in RULES:
+            check(field.name, getattr(config, field.name), *RULES[field.name])
+    V = config.vocab_size
+    check("pad_token_id", config.pad_token_id, f"an id below vocab_size = {V}", lambda v: v is None or -V <= v < V)
+
+
+LENGTH = "original_max_position_embeddings"
+# rope_type -> its keys beside rope_type; "?" marks those that may be absent.
+ROPE_KEYS = {
+    "default": "rope_theta",
+    "linear": "rope_theta factor",
+    "dynamic": "rope_theta factor",
+    "yarn": f"rope_theta factor {LENGTH} attention_factor? beta_fast? beta_slow? mscale? mscale_all_dim? truncate? "
+    "finetuned?",
+    "longrope": f"rope_theta short_factor long_factor {LENGTH} attention_factor? factor?",
+    "llama3": f"rope_theta factor low_freq_factor high_freq_factor {LENGTH}",
+}
+
+
+def rope_parameters(config: LlamaConfig) -> dict[str, Any]:
+    """config.rope_parameters with type and theta filled in, every key known and every value of the right kind."""
+    check("rope_parameters", config.rope_parameters, "an object or null", lambda v: isinstance(v, Mapping))
+    rope, half = dict(config.rope_parameters), config.head_dim // 2
+    older = rope.pop("type", None)
+    rope = {"rope_theta": 10000.0, "rope_type": older or "default"} | rope
+    check("rope_type", rope["rope_type"], *one_of(*ROPE_KEYS))
+    keys = ROPE_KEYS[rope["rope_type"]].split()
+    if LENGTH in keys:
+        rope.setdefault(LENGTH, config.max_position_embeddings)  # as transformers fills it
+    where = f"rope_parameters of type {rope['rope_type']!r}: "
+    for key in keys:
+        name = key.rstrip("?")
+        if name in ("short_factor", "long_factor"):
+            check(where + name, rope.get(name), f"{half} numbers, head_dim / 2",
+                  lambda v: isinstance(v, list) and len(v) == half and all(map(is_number, v)))  # fmt: skip
+        elif name in rope or key == name:
+            rule = SWITCH if name in ("truncate", "finetuned") else NUMBER
+            check(where + name, rope.get(name), rule[0], lambda v, k=key, r=rule: ("?" in k and v is None) or r[1](v))
+    for name in sorted(rope.keys() - {"rope_type", *(key.rstrip("?") for key in keys)}):
+        check(where + name, rope[name], "absent: it is not supported", lambda v: v is None)
+    return rope

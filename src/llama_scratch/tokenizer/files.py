@@ -1,0 +1,94 @@
+"""Reading what lies beside a tokenizer: bytes of a bounded size, settings in json, the token that a setting names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llama_scratch.checkpoint.files import CheckpointError, size
+
+# Llama 3's tokenizer.json, among the largest there are, has 17 MB; a file is read whole, so its size is checked before
+LARGEST = 1 << 28
+USUAL = {"bos_token": ("<s>", "<|begin_of_text|>"), "eos_token": ("</s>", "<|end_of_text|>")}
+
+
+class TokenizerError(CheckpointError):
+    """A tokenizer that cannot be loaded, used or trained; the message is one line that says which file and why."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A TokenizerError that is raised inside gets the file's name."""
+    try:
+        yield
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from None
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of `path`. Raises TokenizerError when it cannot be read or is larger than any tokenizer."""
+    try:
+        if (found := size(path)) > LARGEST:
+            raise TokenizerError(f"{path} has {found} bytes, expected at most {LARGEST}")
+        return path.read_bytes()
+    except CheckpointError as error:
+        raise TokenizerError(str(error)) from None
+    except OSError as error:
+        raise TokenizerError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def parse_object(content: bytes) -> dict[str, Any]:
+    """The json object in `content`. Raises TokenizerError, which does not know the file's name."""
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError) as error:  # RecursionError: nested deeper than any tokenizer is
+        raise TokenizerError(f"no JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise TokenizerError(f"holds {type(parsed).__name__}, expected an object")
+    return parsed
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The object in `path`, empty when there is no such file. Raises TokenizerError naming the file."""
+    if not path.exists():
+        return {}
+    content = read_file(path)
+    with naming(path):
+        return parse_object(content)
+
+
+def token_name(settings: Mapping[str, Any], key: str) -> str | None:
+    """What tokenizer_config.json calls `key` ("bos_token"): a string, or an object with `content`; null or "" means
+    none. Raises TokenizerError for another type.
+    """
+    found = settings.get(key)
+    name = found.get("content") if isinstance(found, dict) else found
+    if name is not None and not isinstance(name, str):
+        raise TokenizerError(f"{key} is {str(found)[:80]}, expected a token")
+    return name or None
+
+
+def named_token(settings: Mapping[str, Any], key: str, known: Mapping[str, int]) -> int | None:
+    """The id of the token that is called `key`; where nothing is said, of the special token with the usual name.
+
+    Raises TokenizerError for a name that is no special token.
+    """
+    if key not in settings:
+        return next((known[name] for name in USUAL[key] if name in known), None)
+    name = token_name(settings, key)
+    if name is not None and name not in known:
+        raise TokenizerError(f"{key} is {name[:80]!r}, expected one of the tokens")
+    return None if name is None else known[name]
+
+
+def end_ids(generation: Mapping[str, Any], vocab_size: int) -> list[int]:
+    """The `eos_token_id` of generation_config.json: null, an id or a list of ids. Raises TokenizerError."""
+    found = generation.get("eos_token_id")
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    for i in ids:
+        if type(i) is not int or not 0 <= i < vocab_size:
+            raise TokenizerError(f"eos_token_id is {str(found)[:80]}, expected ids below {vocab_size}")
+    return ids

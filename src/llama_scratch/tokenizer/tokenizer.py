@@ -1,0 +1,137 @@
+"""Text <-> token ids, as the files beside a checkpoint say.
+
+    tokenizer.json     of the `tokenizers` library
+    tokenizer.model    of SentencePiece, or of tiktoken, as Meta ships Llama 3's
+
+Where both are present tokenizer.json is read, as transformers does: tokens that were added after pre-training stand
+only there, and a tokenizer.model knows neither them nor how many ids there are. Text is only text: "</s>" or
+"<|eot_id|>" in it does not become a special token; a prompt that needs one takes its id from `special_tokens`.
+
+A tokenizer trained here is byte-level lossless: text is not normalised, no space is put in front, and a character
+outside the vocabulary becomes its UTF-8 bytes, so decode(encode(text)) == text for every text, with one exception that
+SentencePiece makes: it writes a space as U+2581 "▁", so a U+2581 in the text comes back as a space.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llama_scratch.checkpoint.files import write_file, write_json
+from llama_scratch.tokenizer.files import (
+    USUAL,
+    TokenizerError,
+    end_ids,
+    named_token,
+    naming,
+    read_file,
+    read_settings,
+    token_name,
+)
+from llama_scratch.tokenizer.source import JSON, MODEL, Source, read_source
+from llama_scratch.tokenizer.training import train_model
+
+__all__ = ["Tokenizer", "TokenizerError"]
+
+CONFIG, OLD_CONFIG, GENERATION = "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"
+# after these Llama 3 stops, whichever of them its tokenizer_config.json calls the end
+ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
+
+
+class Tokenizer:
+    """Made by `from_pretrained` or `train`.
+
+    vocab_size      one more than the largest id
+    bos_id, eos_id  None where there is no such token
+    special_tokens  the id of every special token by its name
+    stop_ids        where a text ends: the EOS, Llama 3's ends of a message and of a turn, generation_config.json's
+    """
+
+    def __init__(self, source: Source, settings: Mapping[str, Any]) -> None:
+        """Raises TokenizerError when `settings`, those of a tokenizer_config.json, name a token that is not there."""
+        self._source, self._settings = source, settings
+        self.special_tokens = source.special_tokens
+        self.vocab_size = max(source.decoding.pieces, default=-1) + 1
+        self.bos_id = named_token({**settings, **source.names}, "bos_token", self.special_tokens)
+        self.eos_id = named_token({**settings, **source.names}, "eos_token", self.special_tokens)
+        ends = [self.special_tokens[name] for name in ENDS if name in self.special_tokens]
+        self.stop_ids = list(dict.fromkeys(ends if self.eos_id is None else [self.eos_id, *ends]))
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike[str]) -> Tokenizer:
+        """The tokenizer in `directory`. Raises TokenizerError naming the file."""
+        directory = Path(directory)
+        path = directory / (JSON if (directory / JSON).exists() else MODEL)
+        settings = read_settings(directory / OLD_CONFIG) | read_settings(directory / CONFIG)
+        with naming(directory / CONFIG):
+            named = [name for key in USUAL if (name := token_name(settings, key))]
+        content = read_file(path)
+        with naming(path):
+            source = read_source(path.name, content, named)
+        with naming(directory / CONFIG):
+            tokenizer = cls(source, settings)
+        generation = read_settings(directory / GENERATION)
+        with naming(directory / GENERATION):
+            ends = end_ids(generation, tokenizer.vocab_size)
+        tokenizer.stop_ids = list(dict.fromkeys(tokenizer.stop_ids + ends))
+        return tokenizer
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """A byte-fallback BPE model of `vocab_size` pieces learned from `texts`, which may be a stream: of a long one a
+        sample is kept. Raises TokenizerError, for instance when the texts do not hold that many pieces.
+        """
+        return cls(read_source(MODEL, train_model(texts, vocab_size), []), {})
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Writes the file that the tokenizer came from, a tokenizer.json, and the tokenizer_config.json with which
+        transformers gives the same ids.
+
+        A SentencePiece model that no tokenizer.json can equal (tokenizers.conversion.is_convertible) goes without.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        files = self._source.files()
+        for name, content in files.items():
+            write_file(directory / name, partial(Path.write_bytes, data=content))
+        for name in {JSON, MODEL} - files.keys():  # another tokenizer's
+            (directory / name).unlink(missing_ok=True)
+        names = {i: name for name, i in self.special_tokens.items()}
+        ends = (("bos_token", self.bos_id), ("eos_token", self.eos_id))
+        tokens = {key: names[i] for key, i in ends if i is not None}
+        kept = {name: value for name, value in self._settings.items() if name != "auto_map"}  # it names code to run
+        config = {"clean_up_tokenization_spaces": False} | tokens | kept | dict(self._source.settings)
+        write_json(directory / CONFIG, config)
+
+    def encode(self, text: str, bos: bool = False, eos: bool = False, follows: bool = False) -> list[int]:
+        """The ids of `text`, which is only text: "</s>" in it does not become the end token.
+
+        follows: it stands behind a special token, where some tokenizers put no space in front, as they do elsewhere.
+        Raises TokenizerError for half of a surrogate pair, which is no character.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TokenizerError(f"character {error.start} of the text is {text[error.start]!a}, a surrogate") from None
+        before = [self.bos_id] if bos and self.bos_id is not None else []
+        encode = self._source.encode_following if follows else self._source.encode
+        return before + encode(text) + ([self.eos_id] if eos and self.eos_id is not None else [])
+
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """The text of `ids`; special tokens are left out unless `special`, bytes that are no UTF-8 become U+FFFD.
+
+        Raises TokenizerError for an id outside the vocabulary.
+        """
+        return "".join(self.decode_stream(ids, special))
+
+    def decode_stream(self, ids: Iterable[int], special: bool = False) -> Iterator[str]:
+        """The same text bit by bit: what each id completes, "" where it is part of a character, and a last bit when
+        the ids are over. Raises TokenizerError for an id outside the vocabulary.
+        """
+        try:
+            yield from self._source.decoding.stream(ids, special)
+        except KeyError as error:
+            raise TokenizerError(f"id {error.args[0]} is outside the vocabulary of {self.vocab_size}") from None
