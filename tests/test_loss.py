@@ -1,35 +1,5 @@
-"""Next-token loss: formula · oracle · gradients · properties."""
+"""Next-token loss: answers, gradients, properties."""
 
-import pytest
+from llama_reference.suite.declare import declared
 
-from llama_reference.questions import properties
-from llama_reference.standard.cases import DTYPES
-
-NAME = "loss"
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-class TestAnswers:
-    def test_is_within_budget_of_the_formula(self, compare, dtype):
-        compare(NAME, "hard", dtype).must_be_within_budget()
-
-    def test_equals_transformers_bit_for_bit(self, compare, dtype):
-        compare(NAME, "hard", dtype).must_be_bitwise()
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("variant", ["hard"])
-class TestGradients:
-    """Of every input and every parameter."""
-
-    def test_is_within_budget_of_the_exact_one(self, compare_gradients, variant, dtype):
-        compare_gradients(NAME, variant, dtype).must_be_within_budget()
-
-    def test_equals_transformers_bit_for_bit(self, compare_gradients, variant, dtype):
-        compare_gradients(NAME, variant, dtype).must_be_bitwise()
-
-
-@pytest.mark.parametrize("claim", properties.of(NAME), ids=str)
-class TestProperties:
-    def test_holds(self, hold, claim):
-        hold(claim)
+globals().update(declared("loss"))

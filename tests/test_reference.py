@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from llama_reference.judge.sensitivity import Altered
+from llama_reference.questions import checks
 from llama_reference.questions.checks import kv_cache, llama
 from llama_reference.standard import budget, cases, formula, oracle
 from llama_reference.standard.budget import ORACLE_ULPS
 from llama_reference.standard.cases import HARD, LENGTH, Case
 from llama_reference.standard.oracle.rotary import forget, inverse_frequencies
 
-CHECKS = {path.stem for path in Path(cases.__file__).parent.glob("checks/*.py")} - {"__init__"}
+CHECKS = {path.stem for path in Path(checks.__file__).parent.glob("*.py")} - {"__init__"}
 WITHOUT_A_BOUND = {
     "gradients": "the NumPy formula has none",
     "generate": "answers are ids: equal or not",

@@ -16,8 +16,9 @@ import torch
 
 from llama_reference import mistakes
 from llama_reference.judge import comparison
-from llama_reference.report import html, suite_page, summary, terminal
-from llama_reference.report.plugin import Collector, equivalents
+from llama_reference.report import __main__ as command
+from llama_reference.report import html, suite_page, summary
+from llama_reference.report import terminal as report
 from llama_reference.report.results import (
     BIT_FOR_BIT,
     BROKEN,
@@ -30,6 +31,7 @@ from llama_reference.report.results import (
     Trouble,
 )
 from llama_reference.standard.budget import Verdict
+from llama_reference.suite.collector import Collector, equivalents
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "<script>alert('a & \"b\"')</script>"
@@ -62,25 +64,25 @@ def wrong(component: str, error: float) -> Results:
 
 def line(results: Results, component: str) -> str:
     """The component's row, its cells one blank apart."""
-    (found,) = (row for row in terminal.table(results).splitlines() if row.startswith(f"{component}  "))
+    (found,) = (row for row in report.table(results).splitlines() if row.startswith(f"{component}  "))
     return " ".join(found.split())
 
 
 def test_a_green_run_is_one_row_a_component_in_the_order_of_the_catalogue():
-    lines = terminal.table(green()).splitlines()
+    lines = report.table(green()).splitlines()
     assert lines[0] == f"10 of 10 components judged and right, {6 * 10 + 4 * 7} answers: transformers' bits"
     assert [row.split()[0] for row in lines[2:14]] == ["mistakes", "component", *mistakes.COMPONENTS]
     assert lines[3].split() == ["component", "formula", "oracle", "gradients", "properties", "rejected"]
     count = len(mistakes.of("rms_norm"))
     assert line(green(), "rms_norm") == f"rms_norm 6 within bitwise 6 bitwise 4 2 hold {count}/{count}"
-    assert "sampling (choosing a token is not differentiated)" in terminal.table(green())
+    assert "sampling (choosing a token is not differentiated)" in report.table(green())
 
 
 def test_what_is_wrong_stands_first_and_names_the_innermost():
     results = wrong("rms_norm", 123456.0)
     results.add("block", "answers", "hard", [verdict(99.0, bitwise=False)])
     results.diagnoses = {"rms_norm": ["looks like `it`: why", "looks like `that`: why"], "block": ["no known mistake"]}
-    text = terminal.table(results)
+    text = report.table(results)
     assert text.splitlines()[0] == "WRONG: rms_norm (and so what contains it: block)"
     assert line(results, "rms_norm").startswith("rms_norm WRONG 1 of 7, 1e5 ulp WRONG 1 of 7 bitwise 4")
     assert "\nrms_norm: looks like `it`: why\n" in text
@@ -94,7 +96,7 @@ def test_an_adapter_without_the_bits_is_judged_by_budget_and_the_report_says_so(
     results.about["judged"] = BY_BUDGET
     assert line(results, "swiglu").startswith("swiglu 7 within, 3.5 ulp (1) 6 of 7 bitwise bitwise 4")
     assert summary.verdict(results)[0]
-    assert "within the budget" in terminal.table(results).splitlines()[0]
+    assert "within the budget" in report.table(results).splitlines()[0]
     results.about["judged"] = BIT_FOR_BIT
     assert line(results, "swiglu").startswith("swiglu 7 within, 3.5 ulp (1) WRONG 1 of 7")
     assert not summary.verdict(results)[0]
@@ -121,9 +123,9 @@ def test_what_is_not_offered_is_neither_right_nor_out_of_sight():
     results.properties["sampling"] = {"it_is_so": NOT_OFFERED}
     results.add_trouble(NOT_OFFERED, "sampling", "answers", "a test", "not offered: sampling")
     assert line(results, "sampling").startswith("sampling not offered not offered – 1 not offered")
-    assert terminal.table(results).splitlines()[0].endswith("; not offered: sampling")
-    assert terminal.table(results).startswith("9 of 10 ")
-    assert "\nnot offered: sampling (sampling)\n" in terminal.table(results)
+    assert report.table(results).splitlines()[0].endswith("; not offered: sampling")
+    assert report.table(results).startswith("9 of 10 ")
+    assert "\nnot offered: sampling (sampling)\n" in report.table(results)
 
 
 def test_a_comparison_without_a_verdict_is_wrong():
@@ -131,7 +133,7 @@ def test_a_comparison_without_a_verdict_is_wrong():
     results.add_trouble(RAISED, "loss", "answers", "hard, float16", "ValueError: shapes differ")
     results.add_trouble(RAISED, "loss", "answers", "hard, float16", "ValueError: shapes differ")
     assert line(results, "loss").startswith("loss WRONG, 1 raise WRONG, 1 raise bitwise 4")
-    assert "loss: raises with hard, float16: ValueError: shapes differ" in terminal.table(results)
+    assert "loss: raises with hard, float16: ValueError: shapes differ" in report.table(results)
 
 
 def test_a_failed_test_of_no_component_is_told_beside():
@@ -141,7 +143,7 @@ def test_a_failed_test_of_no_component_is_told_beside():
         False,
         "10 of 10 components judged and right, 88 answers: transformers' bits; 1 other test failed",
     )
-    assert "worker gw1: ended" in terminal.table(results)
+    assert "worker gw1: ended" in report.table(results)
 
 
 def test_a_mistake_that_survives_is_named():
@@ -150,7 +152,7 @@ def test_a_mistake_that_survives_is_named():
     results.kills["loss"][name] = []
     count = len(mistakes.of("loss"))
     assert line(results, "loss").endswith(f" {count - 1}/{count}")
-    assert f"loss: mistakes that nothing here rejects: {name}" in terminal.table(results)
+    assert f"loss: mistakes that nothing here rejects: {name}" in report.table(results)
     assert "<details open><summary><b>loss</b>" in suite_page.render(results)
 
 
@@ -161,13 +163,13 @@ def test_it_reads_at_a_hundred_columns_when_everything_is_wrong():
             results.add(component, section, "hard", [verdict(math.inf, bitwise=False)] * 444)
         results.properties[component] = {f"claim {i}": BROKEN for i in range(17)}
         results.diagnoses[component] = ["looks like `one` (these are its bits): " + "a long story, " * 20]
-    assert max(map(len, terminal.table(results).splitlines())) <= terminal.WIDTH
+    assert max(map(len, report.table(results).splitlines())) <= report.WIDTH
 
 
 def test_columns_with_nothing_are_left_out():
     results = green()
     results.kills, results.properties = {}, {}
-    assert terminal.table(results).splitlines()[2].split() == ["component", "formula", "oracle", "gradients"]
+    assert report.table(results).splitlines()[2].split() == ["component", "formula", "oracle", "gradients"]
 
 
 def test_two_processes_know_what_one_would():
@@ -193,15 +195,15 @@ def test_what_is_written_is_read_again(tmp_path):
     results.add("loss", "answers", "hard", [verdict(math.nan, math.inf)])
     results.add_trouble(BROKEN, "loss", "answers", "a test", "why")
     results.diagnoses = {"attention": ["looks like nothing"]}
-    written = terminal.write(results, tmp_path / "deep" / "down")
+    written = report.write(results, tmp_path / "deep" / "down")
     assert [path.name for path in written] == ["report.json", "index.html"]
     values = json.loads(written[0].read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert values["schema"] == terminal.SCHEMA
-    again = terminal.read(written[0])
+    assert values["schema"] == report.SCHEMA
+    again = report.read(written[0])
     assert again.rows[:-1] == results.rows[:-1]
     assert math.isnan(again.rows[-1].error)
     assert replace(again, rows=[]) == replace(results, rows=[])
-    assert terminal.table(again) == terminal.table(results)
+    assert report.table(again) == report.table(results)
     assert sorted(path.name for path in (tmp_path / "deep" / "down").iterdir()) == ["index.html", "report.json"]
 
 
@@ -210,7 +212,7 @@ def test_another_schema_is_refused(tmp_path, values):
     path = tmp_path / "report.json"
     path.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"report\.json: schema (0|None), expected 1"):
-        terminal.read(path)
+        report.read(path)
 
 
 class Balanced(HTMLParser):
@@ -274,7 +276,7 @@ def test_equivalent_mistakes_are_told_in_words_and_not_among_the_known():
 
 def block() -> str:
     page = ROOT / "docs" / "how_we_know.md"
-    return page.read_text().split(terminal.BEGIN)[1].split(terminal.END)[0]
+    return page.read_text().split(command.BEGIN)[1].split(command.END)[0]
 
 
 def test_the_table_of_the_book_is_of_this_suite():
@@ -289,20 +291,20 @@ def test_the_table_of_the_book_is_of_this_suite():
 
 def test_only_a_green_run_of_everything_gets_into_the_book(tmp_path):
     page, directory = tmp_path / "page.md", tmp_path / "report"
-    page.write_text(f"before\n{terminal.BEGIN}\nold\n{terminal.END}\nafter\n")
+    page.write_text(f"before\n{command.BEGIN}\nold\n{command.END}\nafter\n")
     some = green()
     del some.kills["loss"]
     for results, code in ((some, 1), (wrong("loss", 99.0), 1), (green(), 0)):
         assert "\nold\n" in page.read_text()
-        assert terminal.main([str(terminal.write(results, directory)[0]), str(page)]) == code
+        assert command.main([str(report.write(results, directory)[0]), str(page)]) == code
     text = page.read_text()
-    assert text == f"before\n{terminal.BEGIN}\n{terminal.block(green())}\n{terminal.END}\nafter\n"
-    assert terminal.main([str(directory / "report.json"), str(page)]) == 0
+    assert text == f"before\n{command.BEGIN}\n{command.block(green())}\n{command.END}\nafter\n"
+    assert command.main([str(directory / "report.json"), str(page)]) == 0
     assert page.read_text() == text
 
 
 ADAPTER = """
-from reference import mistakes
+from llama_reference import mistakes
 BITWISE = True
 (wrong,) = (known.implementation for known in mistakes.of("loss") if known.name == "labels_not_shifted")
 
@@ -335,7 +337,7 @@ def test_a_broken_adapter_is_told_what_it_looks_like_and_what_it_lacks(tmp_path)
     assert "raises with hard, torch.float32: RuntimeError: of no use" in table
     assert re.search(r"^rms_norm +not offered +not offered$", table, re.MULTILINE)
     assert "\nnot offered: build (rms_norm)\n" in table
-    results = terminal.read(tmp_path / "out" / "report.json")
+    results = report.read(tmp_path / "out" / "report.json")
     assert [row.component for row in results.rows] == ["loss"] * 3
     assert (
         f"Failed tests ({sum(trouble.kind == BROKEN for trouble in results.troubles)})"

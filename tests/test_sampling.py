@@ -4,7 +4,6 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from llama_reference.questions import properties
 from llama_reference.questions.checks.sampling import KNOBS, OFF
 from llama_reference.questions.properties.sampling import (
     EQUALS,
@@ -16,18 +15,10 @@ from llama_reference.questions.properties.sampling import (
     support,
 )
 from llama_reference.standard import formula, oracle
-from llama_reference.standard.cases import DTYPES, Case
+from llama_reference.standard.cases import Case
+from llama_reference.suite.declare import declared
 
-NAME = "sampling"
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-class TestAnswers:
-    def test_is_within_budget_of_the_formula(self, compare, dtype):
-        compare(NAME, "hard", dtype).must_be_within_budget()
-
-    def test_equals_transformers_bit_for_bit(self, compare, dtype):
-        compare(NAME, "hard", dtype).must_be_bitwise()
+globals().update(declared("sampling"))
 
 
 class TestReferences:
@@ -69,9 +60,3 @@ class TestReferences:
         expected = oracle.sampling(output.logits[0], tokens, **given)
         found = output.scores[0].softmax(-1) if sampled else torch.eye(V)[output.sequences[:, -1]]
         assert torch.equal(found, expected)
-
-
-@pytest.mark.parametrize("claim", properties.of(NAME), ids=str)
-class TestProperties:
-    def test_holds(self, hold, claim):
-        hold(claim)

@@ -1,6 +1,6 @@
 """A Llama from scratch, proven equal to Hugging Face transformers part by part.
 
-Read the model in this order; each file is one formula and the code that computes it:
+Read model/ in this order; each file is one formula and the code that computes it:
 
     config      the sizes, and the letters that stand for them       attention   grouped queries under a causal mask
     rms_norm    normalisation                                        swiglu      the gated feed-forward layer

@@ -29,11 +29,15 @@ NO_GRADIENTS = {
 }
 
 
+def variants(component: str) -> tuple[str, ...]:
+    """The variants of the hard model that a component is asked about, the most telling first."""
+    return tuple(importlib.import_module(f"llama_reference.questions.checks.{component}").VARIANTS)
+
+
 def cases(component: str, seed: int = 0) -> Iterator[Case]:
     """Every case that a component is asked about, the most telling first."""
-    variants = importlib.import_module(f"llama_reference.questions.checks.{component}").VARIANTS
     dtypes = (torch.float32,) if component == "generate" else DTYPES  # greedy ties are a matter of rounding
-    return (Case(variant, dtype, seed) for variant in variants for dtype in dtypes)
+    return (Case(variant, dtype, seed) for variant in variants(component) for dtype in dtypes)
 
 
 def ask(component: str, implementation: Any, case: Case) -> Answers:

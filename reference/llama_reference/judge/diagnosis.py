@@ -278,7 +278,7 @@ def _mistaken_gradients(mistake: Mistake, variant: str, seed: int) -> tuple[Answ
 
 
 def _whole(answers: Answers) -> Answers:
-    """As one row each: gradients are compared relative to their largest entry (llama_reference.standard.budget.ulps)."""
+    """As one row each: gradients are compared relative to their largest entry (standard.budget.ulps)."""
     return {label: answer.flatten() for label, answer in answers.items()}
 
 

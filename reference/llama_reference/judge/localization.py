@@ -136,7 +136,7 @@ def _find(implementation: Any, handle: Any, question: Question, dtype: torch.dty
 
 @torch.no_grad()
 def _settled(findings: list[Finding], exam: Exam) -> list[Finding]:
-    """The findings, once those that somebody would be found guilty by are beyond doubt (llama_reference.standard.budget)."""
+    """The findings, once those that somebody would be found guilty by are beyond doubt (standard.budget)."""
     settled: set[int] = set()
     while doubts := {id(f) for f in guilty(findings) if f.verdict and f.verdict.doubtful} - settled:
         pairs = zip(findings, exam.questions, strict=True)

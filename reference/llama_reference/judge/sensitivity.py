@@ -1,7 +1,7 @@
 """The gate of the hard case: would its questions notice if one tensor, or one field of the configuration, were wrong?
 
 Each is perturbed in turn, and the question of the component that it belongs to is put to transformers before and after,
-in float32. Where no answer moves by a hundred times what llama_reference.standard.budget allows an implementation there, the case is
+in float32. Where no answer moves by a hundred times what standard.budget allows an implementation there, the case is
 void for that tensor or field: an implementation could have it wrong and pass.
 
 A tensor is perturbed twice: made five percent larger, and shifted by a row, so that each channel has its neighbour's

@@ -148,7 +148,7 @@ def suspects(results: Results) -> list[str]:
 def verdict(results: Results) -> tuple[bool, str]:
     """Whether all is well, and the one sentence to read."""
     about, bad = asked(results), wrong(results)
-    lacking = [name for name in about if not _judged(results, name)]
+    lacking = [name for name in about if not is_judged(results, name)]
     others = len(troubles(results, BROKEN, ""))
     beside = f"; {others} other test{'s' * (others > 1)} failed" if others else ""
     if bad:
@@ -164,7 +164,12 @@ def verdict(results: Results) -> tuple[bool, str]:
     return not others and bool(right), text + without + beside
 
 
-def _judged(results: Results, component: str) -> bool:
+def is_right(results: Results, component: str) -> bool:
+    """Whether it was judged, and nothing about it is wrong."""
+    return is_judged(results, component) and component not in wrong(results)
+
+
+def is_judged(results: Results, component: str) -> bool:
     """Whether there is anything about it but what it lacks."""
     return any(row.component == component for row in results.rows) or any(
         outcome != NOT_OFFERED for outcome in results.properties.get(component, {}).values()

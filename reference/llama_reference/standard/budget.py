@@ -4,16 +4,16 @@ Two floating-point computations of one formula differ by rounding. How much is a
 float64 formula is the arbiter, and an answer may be off from it by at most twice what transformers is off, plus two
 units in the last place. (flash-attention's tests use the first half of this rule.)
 
-What transformers is off is one draw of chance, however. Where a steep softmax makes a few rows of an answer decide its
-error, that draw may be lucky: of 2500 answers of attention with scores near 100 (bfloat16, float16), one that
+What transformers is off is one draw of chance, however. Where a steep softmax makes a few rows of an answer decide
+its error, that draw may be lucky: of 2500 answers of attention with scores near 100 (bfloat16, float16), one that
 scaled_dot_product_attention gives and 26 that complex rotations give were off by more than the rule allows, by up to
-twice as much; in the worst of them transformers was less off than any of 16 other ways to round. So before an answer is
-called wrong that is off by no more than DOUBTFUL times what is allowed, the same question is put to llama_reference.standard.random_rounding,
-which errs by rounding as much as transformers does, but by chance, up to CHANCES times; the allowance is then twice the
-largest of all these errors, plus two units. That is the same rule, with a better estimate of its one quantity: how far
-off rounding may put a correct implementation. By it the 20 worst of those answers are off by 0.22 to 0.69 of what is
-allowed. (If an error came from one normally distributed number alone, one draw in three would be off by more than twice
-another, and one in three hundred by more than twice the largest of nine.)
+twice as much; in the worst of them transformers was less off than any of 16 other ways to round. So before an answer
+is called wrong that is off by no more than DOUBTFUL times what is allowed, the same question is put to
+standard.random_rounding, which errs by rounding as much as transformers does, but by chance, up to CHANCES times; the
+allowance is then twice the largest of all these errors, plus two units. That is the same rule, with a better estimate
+of its one quantity: how far off rounding may put a correct implementation. By it the 20 worst of those answers are
+off by 0.22 to 0.69 of what is allowed. (If an error came from one normally distributed number alone, one draw in
+three would be off by more than twice another, and one in three hundred by more than twice the largest of nine.)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHANCES, DOUBTFUL = 8, 8
 # On stories260K llama2.c's logits differ from transformers' by 2.2e-5, and its two likeliest tokens by 4.2e-3 or more.
 OTHER_PROGRAM = 1e-4
 # How far transformers may be off the formula in float32, by component, in units in the last place: four times the most
-# measured on any variant of llama_reference.standard.cases. It is large where angles of positions far out, rounded to float32, turn
+# measured on any variant of standard.cases. It is large where angles of positions far out, rounded to float32, turn
 # what a steep softmax then sharpens. Beyond it one of the two references has gone wrong, and judges nobody.
 ORACLE_ULPS = {
     "rms_norm": 8,

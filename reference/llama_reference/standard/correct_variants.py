@@ -1,6 +1,6 @@
 """Correct versions that order their operations otherwise than transformers does: none may be called wrong.
 
-Each is llama_reference.standard.stepwise.Plain with one step arranged as fast code arranges it. They have other bits than transformers,
+Each is standard.stepwise.Plain with one step arranged as fast code arranges it. They have other bits than transformers,
 and what they are judged by is the budget.
 """
 

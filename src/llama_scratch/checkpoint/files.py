@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llama_scratch.errors import LlamaScratchError
+
 JSON_BYTES = 100 * 2**20  # the index of the largest Llama has 0.1 of one
 JSON_DEPTH = 64
 MESSAGE = 2000
 
 
-class CheckpointError(Exception):
+class CheckpointError(LlamaScratchError):
     """A checkpoint that cannot be loaded; the message is one line that names the file and the key."""
 
     def __init__(self, message: str) -> None:

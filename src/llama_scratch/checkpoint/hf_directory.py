@@ -1,123 +1,22 @@
-"""A directory on disk, in Hugging Face's format, <-> a Llama.
+"""What a Hugging Face directory holds: a configuration, stop ids, and weights that have not been read yet.
 
-    config.json              the configuration, of any vintage
-    generation_config.json   more ids to stop at, if it is there
-    model.safetensors        every parameter under its Hugging Face name; storage/weight_files.py: other forms
-
-Loading is strict: what is missing, unexpected or misshapen is an error that names it, never a random weight. Weights
-are memory-mapped, and the model is built without any, so that they are in memory once. How saving is atomic is told in
-storage/saving.py.
+config.json              the configuration, of any vintage
+generation_config.json   more ids to stop at, if it is there
+model.safetensors        every parameter under its Hugging Face name; weight_files.py: other forms
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Self
-
-import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
+from typing import Any
 
 from llama_scratch.checkpoint import config_file
-from llama_scratch.checkpoint.files import CheckpointError, exists, read_json, write_file, write_json
-from llama_scratch.checkpoint.hf_files import CONFIG, GENERATION, MAX_SHARD_SIZE, checkpoint_files
-from llama_scratch.checkpoint.matching import EMBEDDING, HEAD, fit, own_dtype, read
-from llama_scratch.checkpoint.saving import replace_checkpoint
-from llama_scratch.checkpoint.weight_files import Weight, read_weights
+from llama_scratch.checkpoint.files import CheckpointError, exists, read_json
+from llama_scratch.checkpoint.hf_files import CONFIG, GENERATION
+from llama_scratch.checkpoint.weight_files import Checkpoint, read_weights
 from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.config_rules import TOKENS, ConfigError, check
-
-__all__ = ["Checkpoint", "CheckpointError", "Pretrained", "read_checkpoint", "read_config", "read_json", "write_file",
-           "write_json"]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A configuration and weights that have not been read yet, whatever the format they are stored in."""
-
-    where: Path  # the file that lists the weights
-    config: LlamaConfig
-    weights: Mapping[str, Weight]
-    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-class Pretrained(nn.Module):
-    """Loading and saving, for the model to inherit."""
-
-    config: LlamaConfig
-    generation_config: Mapping[str, Any] = MappingProxyType({})  # generation_config.json, kept to be saved again
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        directory: str | os.PathLike[str],
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        check_finite: bool = False,
-    ) -> Self:
-        """The model in `directory`, in eval mode.
-
-        dtype None keeps the checkpoint's own, by transformers' rule: what config.json says, or else what is stored.
-        check_finite reads every weight, and refuses NaN, infinity and a tensor that is stored as another dtype.
-        config.eos_token_id is the union of both files' stop ids. Raises CheckpointError, naming file and key.
-        """
-        checkpoint = read_checkpoint(Path(directory))
-        model, weights = cls.fitted(checkpoint)
-        own = own_dtype(checkpoint.config, weights)
-        how = (dtype or own, device, own if check_finite else None)
-        state = {key: read(weight, *how) for key, weight in weights.items()}
-        if checkpoint.config.tie_word_embeddings:
-            state[HEAD] = state[EMBEDDING]
-        model.load_state_dict(state, assign=True)
-        model.tie_weights()  # type: ignore[operator]
-        model.generation_config = checkpoint.generation
-        return model.eval()
-
-    @classmethod
-    def fitted(cls, checkpoint: Checkpoint) -> tuple[Self, dict[str, Weight]]:
-        """A model without weights, and exactly those that it needs, none of them read. Raises CheckpointError."""
-        config, stored = checkpoint.config, len(checkpoint.weights)
-        if config.num_hidden_layers > stored:  # before as many modules are made
-            wanted = f"num_hidden_layers is {config.num_hidden_layers}"
-            raise CheckpointError(f"{checkpoint.where}: there are {stored} tensors, but {wanted}: most are missing")
-        try:
-            with torch.device("meta"), _Undrawn():  # no memory, and no random numbers, for weights soon replaced
-                model = cls(config)
-        except (RuntimeError, OverflowError, TypeError) as error:
-            raise CheckpointError(f"{checkpoint.where}: no tensor can be as large as asked for: {error}") from None
-        shapes = {key: weight.shape for key, weight in model.state_dict().items()}
-        return model, fit(checkpoint.where, config, checkpoint.weights, shapes)
-
-    def save_pretrained(self, directory: str | os.PathLike[str], max_shard_size: int = MAX_SHARD_SIZE) -> None:
-        """Makes `directory` this checkpoint, in one instant: a kill leaves the old one or the new.
-
-        Weights above `max_shard_size` bytes are split, with an index. Other files stay. Raises OSError.
-        """
-        state = {key: weight.detach() for key, weight in self.state_dict().items()}
-        if self.config.tie_word_embeddings:
-            del state[HEAD]
-        dtype = state[EMBEDDING].dtype
-        here = Path(directory)
-        weights = {key: Weight(here, key, tuple(w.shape), w.dtype, w.contiguous) for key, w in state.items()}
-        files = checkpoint_files(
-            self.config, self.generation_config, weights, dtype, lambda weight: weight.read(), max_shard_size
-        )
-        replace_checkpoint(here, files)
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves out the random numbers of an initialisation; on the meta device each draw of none costs milliseconds."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **kwargs)
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:

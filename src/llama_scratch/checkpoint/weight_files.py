@@ -12,10 +12,11 @@ published ones are often wrong, and every file says how large its tensors are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from llama_scratch.checkpoint.files import CheckpointError, exists, read_json, size, unreadable
 from llama_scratch.checkpoint.torch_file import read_tensors
+from llama_scratch.model.config import LlamaConfig
 
 SAFETENSORS, INDEX = "model.safetensors", ".index.json"
 PREFIX = "model."
@@ -47,6 +49,16 @@ class Weight:
     def numel(self) -> int:
         """How many numbers it has."""
         return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A configuration and weights that have not been read yet, whatever the format they are stored in."""
+
+    where: Path  # the file that lists the weights
+    config: LlamaConfig
+    weights: Mapping[str, Weight]
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_weights(directory: Path) -> tuple[Path, dict[str, Weight]]:

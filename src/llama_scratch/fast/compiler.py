@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.fast import kernel
 from llama_scratch.fast.compiled import Kind
 from llama_scratch.model.config import LlamaConfig
+from llama_scratch.model.llama import Llama
 
 TEXTS, FILLED, ROOM, ROTATIONS = 3, 7, 19, 23  # of the example; all different, so that no two sizes are taken for one
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_scratch.checkpoint.pretrained import Llama
+from llama_scratch.model.llama import Llama
 from llama_scratch.model.swiglu import ACTIVATION
 
 Linear = tuple[Tensor, Tensor | None]  # weight and bias

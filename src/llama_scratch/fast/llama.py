@@ -15,7 +15,6 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.fast import kernel
 from llama_scratch.fast.compiled import CompileError, can_compile, kind, load
 from llama_scratch.fast.pages import use_large_pages
@@ -23,7 +22,7 @@ from llama_scratch.fast.sdpa import using_sdpa
 from llama_scratch.model.attention import causal_mask
 from llama_scratch.model.config import LlamaConfig, Logits, Padding, Positions, Tokens
 from llama_scratch.model.kv_cache import KVCache, LayerCache
-from llama_scratch.model.llama import next_positions
+from llama_scratch.model.llama import Llama, next_positions
 from llama_scratch.model.rotary import angles, rotate
 
 LENGTH_MATTERS = ("dynamic", "longrope")  # rope_types whose frequencies change as a text grows

@@ -25,8 +25,8 @@ import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from llama_scratch.tokenizer import CONFIG, OLD_CONFIG, Tokenizer, TokenizerError
 from llama_scratch.tokenizer.files import naming, read_file, read_settings, token_name
+from llama_scratch.tokenizer.tokenizer import CONFIG, OLD_CONFIG, Tokenizer, TokenizerError
 
 ROLE = re.compile(r"[\w-]+")
 TEMPLATE = "chat_template.jinja"

@@ -26,8 +26,8 @@ from llama_scratch.generate.loop import context_length
 from llama_scratch.generate.sampling import Sampling
 from llama_scratch.generate.text import Stopped, Writing
 from llama_scratch.model.config_rules import check
-from llama_scratch.tokenizer import CONFIG, Tokenizer
 from llama_scratch.tokenizer.source import JSON, MODEL
+from llama_scratch.tokenizer.tokenizer import CONFIG, Tokenizer
 
 
 @dataclass(frozen=True)

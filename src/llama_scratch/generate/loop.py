@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.fast import FastLlama, for_decoding
 from llama_scratch.generate.sampling import Sampling, likeliest, next_token_probabilities, penalised
 from llama_scratch.model.config import LlamaConfig, Padding, Tokens
 from llama_scratch.model.config_rules import LENGTH
 from llama_scratch.model.kv_cache import KVCache
+from llama_scratch.model.llama import Llama
 
 GREEDY = Sampling(temperature=0.0)
 

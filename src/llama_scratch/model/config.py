@@ -61,5 +61,6 @@ class LlamaConfig:
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        rules.check_fields(self)
-        object.__setattr__(self, "rope_parameters", rules.rope_parameters(self))
+        rules.check_fields(vars(self))
+        rope = rules.rope_parameters(self.rope_parameters, self.head_dim, self.max_position_embeddings)
+        object.__setattr__(self, "rope_parameters", rope)

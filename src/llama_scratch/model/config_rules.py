@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from llama_scratch.model.config import LlamaConfig
+from llama_scratch.errors import LlamaScratchError
 
 
-class ConfigError(ValueError):
+class ConfigError(LlamaScratchError, ValueError):
     """A configuration that cannot be honoured; the message names the field, the value found and the one expected."""
 
 
@@ -77,13 +75,12 @@ def check_heads(N: Any, G: Any, D: Any) -> None:
         check("num_attention_heads", N, f"a multiple of num_key_value_heads = {G}", lambda v: v % G == 0)
 
 
-def check_fields(config: LlamaConfig) -> None:
+def check_fields(values: Mapping[str, Any]) -> None:
     """Every field by its rule."""
-    for field in fields(config):
-        if field.name in RULES:
-            check(field.name, getattr(config, field.name), *RULES[field.name])
-    V = config.vocab_size
-    check("pad_token_id", config.pad_token_id, f"an id below vocab_size = {V}", lambda v: v is None or -V <= v < V)
+    for name, rule in RULES.items():
+        check(name, values[name], *rule)
+    V = values["vocab_size"]
+    check("pad_token_id", values["pad_token_id"], f"an id below vocab_size = {V}", lambda v: v is None or -V <= v < V)
 
 
 LENGTH = "original_max_position_embeddings"
@@ -99,16 +96,16 @@ ROPE_KEYS = {
 }
 
 
-def rope_parameters(config: LlamaConfig) -> dict[str, Any]:
-    """config.rope_parameters with type and theta filled in, every key known and every value of the right kind."""
-    check("rope_parameters", config.rope_parameters, "an object or null", lambda v: isinstance(v, Mapping))
-    rope, half = dict(config.rope_parameters), config.head_dim // 2
+def rope_parameters(parameters: Any, head_dim: int, max_position_embeddings: int) -> dict[str, Any]:
+    """The parameters with type and theta filled in, every key known and every value of the right kind."""
+    check("rope_parameters", parameters, "an object or null", lambda v: isinstance(v, Mapping))
+    rope, half = dict(parameters), head_dim // 2
     older = rope.pop("type", None)
     rope = {"rope_theta": 10000.0, "rope_type": older or "default"} | rope
     check("rope_type", rope["rope_type"], *one_of(*ROPE_KEYS))
     keys = ROPE_KEYS[rope["rope_type"]].split()
     if LENGTH in keys:
-        rope.setdefault(LENGTH, config.max_position_embeddings)  # as transformers fills it
+        rope.setdefault(LENGTH, max_position_embeddings)  # as transformers fills it
     where = f"rope_parameters of type {rope['rope_type']!r}: "
     for key in keys:
         name = key.rstrip("?")

@@ -11,7 +11,6 @@ Touvron et al. 2023, "LLaMA: Open and Efficient Foundation Language Models", sec
 import torch
 from torch import nn
 
-from llama_scratch.checkpoint import Pretrained
 from llama_scratch.model.attention import causal_mask
 from llama_scratch.model.block import Block
 from llama_scratch.model.config import Hidden, LlamaConfig, Logits, Mask, Padding, Positions, Tokens
@@ -40,7 +39,7 @@ class Decoder(nn.Module):
         return self.norm(x)
 
 
-class Llama(Pretrained):
+class Llama(nn.Module):
     """The decoder and its head. `sdpa=True` computes attention by PyTorch's fused kernel instead of the formula."""
 
     def __init__(self, config: LlamaConfig, sdpa: bool = False) -> None:

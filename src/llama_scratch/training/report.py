@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -10,12 +10,10 @@ from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.data import Corpus
 from llama_scratch.data.baselines import unigram_bits_per_byte, xz_bits_per_byte
 from llama_scratch.data.corpus import VALIDATION_TEXT
+from llama_scratch.training.config import TrainConfig
 from llama_scratch.training.distributed import Team
 from llama_scratch.training.metrics import VALIDATION, Row
 from llama_scratch.training.speed import Scale, is_compiled
-
-if TYPE_CHECKING:
-    from llama_scratch.train import TrainConfig
 
 
 def introduction(config: TrainConfig, corpus: Corpus, model: Llama, scale: Scale, team: Team, done: int) -> str:

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,10 +19,8 @@ from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.config_rules import ConfigError, check
 from llama_scratch.tokenizer import Tokenizer
 from llama_scratch.training.checkpoints import FOLDER, record, recorded, saved_steps
+from llama_scratch.training.config import TrainConfig
 from llama_scratch.training.distributed import RESTARTS, Team
-
-if TYPE_CHECKING:
-    from llama_scratch.train import TrainConfig
 
 # what may be another when a run goes on: nothing that a step depends on, but `steps`, which stretches the schedule
 CHANGEABLE = ("out", "resume", "preset", "steps", "save_every", "keep", "eval_every", "device", "parallel", "recompute",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -18,12 +17,8 @@ from llama_scratch import fast
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.data import Corpus
 from llama_scratch.model.config import LlamaConfig
+from llama_scratch.training.config import Compile, TrainConfig
 from llama_scratch.training.distributed import DTYPES, Team
-
-if TYPE_CHECKING:
-    from llama_scratch.train import TrainConfig
-
-Compile = Literal["auto", "on", "off"]
 
 # below it, compiling takes longer than it saves: about 20 s, a quarter of the time at 100 GFLOP/s
 WORTH_COMPILING = 1e13

@@ -64,7 +64,7 @@ _CLAIMS: dict[str, list[Claim]] = {}
 
 
 def claim(examples: int = 25) -> Callable[[Callable[[Any, Draw], None]], Callable[[Any, Draw], None]]:
-    """Marks a function of reference/llama_reference/questions/properties/NAME.py as a claim about NAME; its name says what is claimed."""
+    """Marks a function of properties/NAME.py as a claim about NAME; its name says what is claimed."""
 
     def marked(check: Callable[[Any, Draw], None]) -> Callable[[Any, Draw], None]:
         component = check.__module__.rpartition(".")[2]

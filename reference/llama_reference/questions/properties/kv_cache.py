@@ -197,13 +197,13 @@ def poison(machine: Machine, draw: Draw, which: int = 0) -> None:
 OPERATIONS = (append, append, append, crop, reorder, restart, poison)
 
 
-@claim(examples=10)
+@claim(examples=15)
 def any_history_gives_what_one_pass_gives(implementation: Any, draw: Draw) -> None:
     """Chunks, crops, reorderings, restarts and poison in any order, on two caches in turn."""
     both = machine(implementation, draw)
     for which in (0, 1):
         append(both, draw, which)
-    for _ in range(6):
+    for _ in range(10):
         draw.choice(OPERATIONS)(both, draw, draw.integer(0, 1))
     for which in (0, 1):
         append(both, draw, which)

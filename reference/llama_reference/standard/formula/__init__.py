@@ -1,4 +1,4 @@
-"""The equations in float64, as an implementation: every function of llama_reference.implementation, bound to weights by name.
+"""The equations in float64, as an implementation: every function of implementation, bound to weights by name.
 
 Weights and inputs are first rounded to the dtype under test, as they would be stored, and everything after that is
 exact to float64. Answers are float64 tensors.

@@ -6,10 +6,11 @@ What is deleted is reported "not offered". A function may also raise NotImplemen
 (a rope_type, a padding mask); the whole question that asked for it is then "not offered", so refuse as late as you can.
 `handle` is whatever build returns, `cache` whatever new_cache returns; the suite never looks inside. Ask the model's
 own submodules, so that the eps, theta and head_dim are judged that it was really built with. Shapes and letters:
-reference/llama_reference/implementation.py.
+llama_reference/implementation.py.
 
-Most questions use the hard model of reference/llama_reference/standard/cases.py: biases everywhere, head_dim unlike hidden_size / heads, the
-llama3 rope_type, rows padded on the left, positions that start anywhere and go past max_position_embeddings (to 4095).
+Most questions use the hard model of llama_reference/standard/cases.py: biases everywhere, head_dim unlike hidden_size
+/ heads, the llama3 rope_type, rows padded on the left, positions that start anywhere and go past
+max_position_embeddings (to 4095).
 """
 
 # True claims transformers' bits; without the claim answers are judged by budget: at most twice as far from the float64

@@ -15,7 +15,7 @@ from llama_reference import mistakes
 from llama_reference.judge import error_growth
 from llama_reference.questions.activations import Inputs, record
 from llama_reference.questions.layer_checks import Exam
-from llama_reference.report import terminal
+from llama_reference.report import terminal as report
 from llama_reference.report.results import (
     ANSWERS,
     BIT_FOR_BIT,
@@ -40,7 +40,7 @@ FIXTURES = {"compare": ANSWERS, "compare_gradients": GRADIENTS}
 class Collector:
     """Tests add to `results`; with pytest-xdist every worker has its own, handed over when it is done."""
 
-    NAME = "llama_scratch_results"
+    NAME = "llama_reference_results"
 
     def __init__(self, config: pytest.Config, path: Path, adapter: Any, directory: Path | None) -> None:
         if directory is not None and any(p.exists() and not p.is_dir() for p in (directory, *directory.parents)):
@@ -63,15 +63,15 @@ class Collector:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Outcomes of properties, and whatever did not pass: a skip is seen before the call, a failure in it."""
-        found, recorded = outcome(report), terminal.user_properties
-        if found is None or (found == HOLDS and terminal.when != "call"):
+        found, recorded = outcome(report), report.user_properties
+        if found is None or (found == HOLDS and report.when != "call"):
             return
         for _, value in (pair for pair in recorded if pair[0] == PROPERTY):
             component, claim = _pair(value)
             self.results.add_property(component, claim, found)
         if found != HOLDS:
             about = next((_pair(value) for name, value in recorded if name == SECTION), ("", ""))
-            self.results.add_trouble(found, *about, terminal.nodeid, message(report))
+            self.results.add_trouble(found, *about, report.nodeid, message(report))
 
     def pytest_sessionfinish(self) -> None:
         if (output := getattr(self.config, "workeroutput", None)) is not None:
@@ -100,10 +100,10 @@ class Collector:
         terminalreporter.section("component by component")
         if results.kills:
             results.equivalents = equivalents()
-        terminalreporter.write_line(terminal.table(results))
+        terminalreporter.write_line(report.table(results))
         if self.directory is not None:
             results.depth = dict(strayed(self.adapter))
-            for path in terminal.write(results, self.directory):
+            for path in report.write(results, self.directory):
                 terminalreporter.write_line(f"written: {path}")
 
 
@@ -114,23 +114,23 @@ def _pair(value: Any) -> tuple[str, str]:
 
 def outcome(report: pytest.TestReport) -> str | None:
     """None where a test was skipped for a reason of its own: neither passed nor anybody's lack."""
-    if terminal.failed:
+    if report.failed:
         return BROKEN
     if hasattr(report, "wasxfail"):
         return KNOWN_FAILURE
-    if terminal.skipped:
+    if report.skipped:
         return NOT_OFFERED if message(report).startswith(NOT_OFFERED) else None
     return HOLDS
 
 
 def message(report: pytest.TestReport) -> str:
     """Why: the error without its traceback, the reason of a skip, or that of a known failure."""
-    if hasattr(report, "wasxfail") and not terminal.failed:
-        return terminal.wasxfail.removeprefix("reason: ")
-    if isinstance(terminal.longrepr, tuple):  # of a skip; its text begins with the name of the exception
-        return terminal.longrepr[2].partition(": ")[2]
-    crash = getattr(terminal.longrepr, "reprcrash", None)
-    return (crash.message if crash else terminal.longreprtext).removeprefix("Failed: ")
+    if hasattr(report, "wasxfail") and not report.failed:
+        return report.wasxfail.removeprefix("reason: ")
+    if isinstance(report.longrepr, tuple):  # of a skip; its text begins with the name of the exception
+        return report.longrepr[2].partition(": ")[2]
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return (crash.message if crash else report.longreprtext).removeprefix("Failed: ")
 
 
 def equivalents() -> list[tuple[str, str, str]]:

@@ -1,0 +1,100 @@
+"""Judge a Llama through its adapter, component by component: `llama-reference check ADAPTER.py`.
+
+Exit status: 0 everything judged is right, 1 something is wrong, 2 nothing was judged.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from llama_reference.report import exports, suite_page, terminal
+from llama_reference.report.files import write
+from llama_reference.report.results import NOT_OFFERED, Results
+from llama_reference.report.summary import asked, is_judged, verdict
+from llama_reference.suite.plan import chosen
+from llama_reference.suite.runner import AdapterError, run
+
+
+class UsageError(Exception):
+    """A request that cannot be carried out; the message names the flag or the file."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Judge a Llama through its adapter, component by component."""
+
+    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER.py")]
+    """The adapter: a Python file with the functions that `llama-reference template` shows."""
+    component: tuple[str, ...] = ()
+    """Components to judge (default: all)."""
+    quick: bool = False
+    """Ask fewer dtypes and gradients: every variant in float32, the hard one in all dtypes."""
+    processes: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Components to judge at the same time."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """List every failure after the table."""
+    json: Path | None = None
+    """Write every answer and verdict as JSON."""
+    html: Path | None = None
+    """Write one self-contained page."""
+    junit: Path | None = None
+    """Write the verdicts as JUnit XML."""
+    badge: Path | None = None
+    """Write an endpoint badge for shields.io."""
+
+    def main(self) -> int:
+        """Run the command, and return its exit status."""
+        self._check()
+        try:
+            results = run(self.adapter, chosen(self.component), self.quick, self.processes, sys.stderr.isatty())
+        except (AdapterError, ValueError) as error:
+            raise UsageError(str(error)) from None
+        print(terminal.table(results))
+        if self.verbose:
+            print(failures(results))
+        self._write(results)
+        return status(results)
+
+    def _check(self) -> None:
+        """Raise UsageError before the work rather than after it."""
+        if not self.adapter.is_file():
+            raise UsageError(f"{self.adapter}: no such file; `llama-reference template` writes one to start from")
+        if self.processes < 1:
+            raise UsageError(f"--processes is {self.processes}, expected 1 or more")
+        for name in ("json", "html", "junit", "badge"):
+            path: Path | None = getattr(self, name)
+            if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+                raise UsageError(f"--{name} {path}: expected a file in a directory that exists")
+
+    def _write(self, results: Results) -> None:
+        writers = {
+            "json": terminal.as_json,
+            "html": suite_page.render,
+            "junit": exports.junit,
+            "badge": exports.badge,
+        }
+        for name, render in writers.items():
+            path: Path | None = getattr(self, name)
+            if path is not None:
+                write(path, render(results))
+                print(f"written: {path}")
+
+
+def status(results: Results) -> int:
+    """The exit status that a run ends with."""
+    judged = [name for name in asked(results) if is_judged(results, name)]
+    broken = any(trouble.kind != NOT_OFFERED for trouble in results.troubles)
+    if not judged and not broken:
+        return 2
+    return 0 if verdict(results)[0] else 1
+
+
+def failures(results: Results) -> str:
+    """Everything that did not simply pass, one paragraph each."""
+    return "\n".join(f"\n{trouble.where}\n  {trouble.kind}: {trouble.message}" for trouble in results.troubles)

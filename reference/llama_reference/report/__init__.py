@@ -1,0 +1,1 @@
+"""What a person reads: the table, notes, pages, and the pytest plugin that collects them."""

@@ -1,0 +1,79 @@
+"""What the suite asks, item by item, in the order in which a run learns most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from llama_reference.judge.comparison import NO_GRADIENTS, variants
+from llama_reference.mistakes import COMPONENTS
+from llama_reference.questions import properties
+from llama_reference.questions.properties import Claim
+from llama_reference.report.results import ANSWERS, GRADIENTS, PROPERTIES
+from llama_reference.standard.cases import DTYPES
+
+# What is differentiated beyond the hard model.
+GRADIENT_VARIANTS = {
+    "attention": ("hard", "one group"),
+    "swiglu": ("hard", "gelu"),
+    "llama": ("hard", "tied", "a group a head"),
+}
+# Greedy ids of further models: answers that need no gradient and no second dtype to be telling.
+MORE_OF_GENERATE = ("a group a head", "rope dynamic")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to ask. `claim` is set where the section is PROPERTIES, variant and dtype where it is not."""
+
+    component: str
+    section: str
+    variant: str = ""
+    dtype: torch.dtype = torch.float32
+    claim: Claim | None = None
+
+    def __str__(self) -> str:
+        what = str(self.claim) if self.claim else f"{self.variant}, {self.dtype}"
+        return f"{self.component} {self.section}: {what}"
+
+
+def answer_cases(component: str) -> list[tuple[str, torch.dtype]]:
+    """The (variant, dtype) pairs that a component's answers are compared on."""
+    if component != "generate":
+        return [(variant, dtype) for variant in variants(component) for dtype in DTYPES]
+    further = [("hard", dtype) for dtype in DTYPES[1:]]
+    return [(variant, torch.float32) for variant in (*variants(component), *MORE_OF_GENERATE)] + further
+
+
+def gradient_cases(component: str) -> list[tuple[str, torch.dtype]]:
+    """The same for gradients; none where the component has no gradient."""
+    if component in NO_GRADIENTS:
+        return []
+    return [(variant, dtype) for variant in GRADIENT_VARIANTS.get(component, ("hard",)) for dtype in DTYPES]
+
+
+def is_telling(variant: str, dtype: torch.dtype) -> bool:
+    """Whether a quick run asks it: every variant in float32, and the hard one in every dtype."""
+    return dtype == torch.float32 or variant == "hard"
+
+
+def items(component: str, quick: bool = False) -> Iterator[Item]:
+    """Everything that is asked about a component: answers, then properties, then gradients."""
+    for variant, dtype in answer_cases(component):
+        if not quick or is_telling(variant, dtype):
+            yield Item(component, ANSWERS, variant, dtype)
+    for claim in properties.of(component):
+        yield Item(component, PROPERTIES, claim=claim)
+    for variant, dtype in gradient_cases(component):
+        if not quick or (variant, dtype) == ("hard", torch.float32):
+            yield Item(component, GRADIENTS, variant, dtype)
+
+
+def chosen(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The components of those names, all where none is given. Raises ValueError for an unknown name."""
+    for name in names:
+        if name not in COMPONENTS:
+            raise ValueError(f"{name!r} is not a component; expected one of {', '.join(COMPONENTS)}")
+    return tuple(name for name in COMPONENTS if not names or name in names)

@@ -1,0 +1,238 @@
+"""How one item is asked of an implementation and judged, and what a run has found out so far.
+
+A function that an adapter does not have, or that raises NotImplementedError, is not offered: that is neither right nor
+wrong. Everything else that goes wrong in a comparison is kept as a Trouble, so that no answer is silently missing.
+"""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial, wraps
+from typing import Any
+
+import hypothesis
+import torch
+from hypothesis import strategies as st
+
+from llama_reference import mistakes
+from llama_reference.implementation import Implementation, offers
+from llama_reference.judge import comparison, diagnosis
+from llama_reference.questions.properties import Claim
+from llama_reference.report.results import (
+    ANSWERS,
+    BROKEN,
+    GRADIENTS,
+    HOLDS,
+    KNOWN_FAILURE,
+    NOT_OFFERED,
+    RAISED,
+    Results,
+)
+from llama_reference.standard.budget import Verdict
+from llama_reference.standard.cases import Case
+from llama_reference.suite.plan import Item
+
+EXAMPLES = 25  # draws of a claim that does not say how many it wants
+# the tests of answers and of gradients
+WITHIN, BITWISE = "is_within_budget_of_the_formula", "equals_transformers_bit_for_bit"
+UNKNOWN = "no known mistake gives these answers"
+
+
+class NotOffered(unittest.SkipTest, NotImplementedError):  # noqa: N818  an outcome, not an error
+    """The adapter lacks what was asked for. A SkipTest, which pytest and hypothesis both let through as a skip."""
+
+
+class Offered:
+    """An adapter whose missing functions raise NotOffered."""
+
+    def __init__(self, adapter: Any) -> None:
+        self._adapter = adapter
+        self.bitwise: bool = getattr(adapter, "BITWISE", False)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in vars(Implementation):
+            raise AttributeError(name)
+        function = getattr(self._adapter, name, None)
+        if function is None:
+            raise NotOffered(f"{NOT_OFFERED}: {name}")
+
+        @wraps(function)
+        def offered(*arguments: Any, **options: Any) -> Any:
+            if missing := [option for option in options if not offers(self._adapter, name, option)]:
+                raise NotOffered(f"{NOT_OFFERED}: {name} with {missing[0]}")
+            try:
+                return function(*arguments, **options)
+            except NotImplementedError as refusal:
+                reason = f" ({refusal})" if str(refusal) else ""
+                raise NotOffered(f"{NOT_OFFERED}: {name}{reason}") from None
+
+        return offered
+
+
+class WrongAnswers(AssertionError):  # noqa: N818  an outcome, not an error
+    """Answers that are not what they have to be; the message says which, and what they look like."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The verdicts on all answers of one component to one case."""
+
+    component: str
+    session: Session
+    verdicts: list[Verdict]
+
+    def must_be_bitwise(self) -> None:
+        """Raises WrongAnswers unless every answer has transformers' bits."""
+        __tracebackhide__ = True
+        self._must([verdict for verdict in self.verdicts if not verdict.bitwise])
+
+    def must_be_within_budget(self) -> None:
+        """Raises WrongAnswers unless every answer is about as near to the formula as transformers' answer is."""
+        __tracebackhide__ = True
+        self._must([verdict for verdict in self.verdicts if not verdict.within])
+
+    def _must(self, wrong: list[Verdict]) -> None:
+        __tracebackhide__ = True
+        if not wrong:
+            return
+        lines = [f"{self.component}: {len(wrong)} of {len(self.verdicts)} answers are wrong", *map(str, wrong[:5])]
+        if len(wrong) > 5:
+            lines.append(f"and {len(wrong) - 5} more")
+        raise WrongAnswers("\n  ".join([*lines, *self.session.diagnose(self.component)]))
+
+
+class Drawn:
+    """Choices made by hypothesis."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self._data = data
+
+    def integer(self, lowest: int, highest: int) -> int:
+        """Draw an integer, both ends included."""
+        return self._data.draw(st.integers(lowest, highest))
+
+    def choice(self, options: Sequence[Any]) -> Any:
+        """Draw one of the options."""
+        return self._data.draw(st.sampled_from(options))
+
+
+class Session:
+    """One adapter under test: asks it, judges it, and keeps the Results. Comparisons are worked out once."""
+
+    def __init__(self, adapter: Any, results: Results, times: float = 1.0) -> None:
+        self.adapter, self.results = adapter, results
+        self.implementation = Offered(adapter)
+        self._known_failures: dict[str, str] = getattr(adapter, "KNOWN_FAILURES", {})
+        self._times = times  # factor on the number of examples of every claim
+        self.compare = cache(self._compare)
+        self.compare_gradients = cache(self._compare_gradients)
+        self._likenesses = cache(self._look)
+
+    def _compare(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
+        """Judge the answers to one case by transformers and the formula."""
+        case = Case(variant, dtype)
+        with self._noted(component, ANSWERS, f"{variant}, {dtype}"):
+            answers = comparison.ask(component, self.implementation, case)
+            verdicts = comparison.verdicts(component, case, answers)
+        self.results.add(component, ANSWERS, variant, verdicts)
+        return Comparison(component, self, verdicts)
+
+    def _compare_gradients(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
+        """Judge the gradients of one case by transformers' and exact ones."""
+        with self._noted(component, GRADIENTS, f"{variant}, {dtype}"):
+            verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype)
+        self.results.add(component, GRADIENTS, variant, verdicts)
+        return Comparison(component, self, verdicts)
+
+    @contextmanager
+    def _noted(self, component: str, *where: str) -> Iterator[None]:
+        """A comparison that raises leaves no verdict, and must not be missing for it in the report."""
+        try:
+            yield
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            self.results.add_trouble(RAISED, component, *where, f"{type(error).__name__}: {error}")
+            self.diagnose(component)
+            raise
+
+    def diagnose(self, component: str) -> list[str]:
+        """The nearest known mistakes, in words; worked out once, however many items fail."""
+        found = self._likenesses(component)
+        self.results.diagnoses[component] = found
+        return found
+
+    def _look(self, component: str) -> list[str]:
+        known = component in mistakes.COMPONENTS
+        found = diagnosis.looks_like(component, self.implementation) if known else []
+        return [str(likeness) for likeness in found[:3]] or [UNKNOWN]
+
+    def hold(self, claim: Claim) -> None:
+        """Raise AssertionError where hypothesis finds a draw for which the claim does not hold."""
+        examples = max(1, int(claim.examples * self._times)) if claim.examples > 1 else 1
+        settings = hypothesis.settings(
+            max_examples=examples,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[hypothesis.Phase.generate],  # a draw is small already; shrinking it would cost a second
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+
+        @settings
+        @hypothesis.given(data=st.data())
+        def drawn(data: st.DataObject) -> None:
+            claim.check(self.implementation, Drawn(data))
+
+        with torch.no_grad():
+            drawn()
+
+    def tests(self, item: Item) -> dict[str, Callable[[], None]]:
+        """By pytest's name for it, each test of an item: a call that raises where the implementation is wrong."""
+        if item.claim is not None:
+            return {name_of_test(item): partial(self.hold, item.claim)}
+        compare = self.compare if item.section == ANSWERS else self.compare_gradients
+        case = item.component, item.variant, item.dtype
+        found = {name_of_test(item, WITHIN): lambda: compare(*case).must_be_within_budget()}
+        if self.implementation.bitwise:
+            found[name_of_test(item, BITWISE)] = lambda: compare(*case).must_be_bitwise()
+        return found
+
+    def ask(self, item: Item) -> None:
+        """Ask one item, and keep whatever comes of it in the results; raises nothing that the adapter raises."""
+        for where, test in self.tests(item).items():
+            outcome = self._outcome(item, where, test)
+            if item.claim is not None:
+                self.results.add_property(item.component, item.claim.name, outcome)
+
+    def _outcome(self, item: Item, where: str, test: Callable[[], None]) -> str:
+        """Run a test; what does not simply pass is kept as a Trouble."""
+        known = next((why for part, why in self._known_failures.items() if part in where), None)
+        try:
+            test()
+        except NotImplementedError as refusal:
+            outcome, message = NOT_OFFERED, str(refusal)
+        except Exception as error:
+            outcome = BROKEN if known is None else KNOWN_FAILURE
+            message = known or _line(error)
+        else:
+            if known is None:
+                return HOLDS
+            outcome, message = BROKEN, f"holds, but KNOWN_FAILURES says: {known}"
+        self.results.add_trouble(outcome, item.component, item.section, where, message)
+        return outcome
+
+
+def name_of_test(item: Item, name: str = "") -> str:
+    """What pytest calls the same test, from the name of its file on."""
+    file, group = f"test_{item.component}.py", f"Test{item.section.capitalize()}"
+    if item.claim is not None:
+        return f"{file}::{group}::test_holds[{item.claim}]"
+    return f"{file}::{group}::test_{name}[{item.variant}-{item.dtype}]"
+
+
+def _line(error: Exception) -> str:
+    return str(error) if isinstance(error, WrongAnswers) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,5 @@
+"""Next-token loss: answers, gradients, properties."""
+
+from llama_reference.suite.declare import declared
+
+globals().update(declared("loss"))

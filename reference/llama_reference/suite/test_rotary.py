@@ -1,0 +1,5 @@
+"""Rotary embedding: answers, gradients, properties."""
+
+from llama_reference.suite.declare import declared
+
+globals().update(declared("rotary"))

@@ -1,0 +1,1 @@
+"""The Llama, to be read in this order: config, rms_norm, rotary, attention, swiglu, block, kv_cache, llama, loss."""
