@@ -26,9 +26,9 @@ from llama_reference.report.results import ANSWERS, GRADIENTS, RAISED, Results
 from llama_reference.standard import budget
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.cases import Case
+from tests.options import is_foreign
 
 TESTS = Path(__file__).parent
-OURS = TESTS / "adapters" / "ours.py"
 OF_THE_SUITE = ("test_mistakes.py", "test_names.py", "test_decoding.py", "test_collection.py",
                 "test_reference.py", "test_sensitivity.py", "test_blame.py", "test_report.py",
                 "test_false_alarms.py", "test_recognition.py", "test_planted.py")  # fmt: skip
@@ -41,17 +41,6 @@ _profile = hypothesis.settings(deadline=None, derandomize=True, max_examples=EXA
 hypothesis.settings.register_profile("suite", _profile)
 hypothesis.settings.register_profile("thorough", _profile, max_examples=20 * EXAMPLES)  # --hypothesis-profile=thorough
 hypothesis.settings.load_profile("suite")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--implementation",
-        type=Path,
-        default=OURS,
-        metavar="PATH",
-        help="the adapter of the Llama to test (default: %(default)s); see reference/llama_reference/implementation.py",
-    )
-    parser.addoption("--report", type=Path, metavar="DIR", help="write report.json and index.html there")
 
 
 class NotOffered(pytest.skip.Exception, NotImplementedError):  # noqa: N818  an outcome, no error
@@ -86,9 +75,8 @@ class Offered:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Somebody else's Llama is asked the questions, not what this project asks of itself."""
-    foreign = config.getoption("implementation").resolve() != OURS
     own = collection_path.is_relative_to(TESTS / "ours") or collection_path.name in OF_THE_SUITE
-    return True if foreign and own else None
+    return True if own and is_foreign(config) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

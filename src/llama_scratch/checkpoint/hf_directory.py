@@ -12,8 +12,9 @@ storage/saving.py.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from llama_scratch.checkpoint import config_file
 from llama_scratch.checkpoint.files import CheckpointError, exists, read_json, write_file, write_json
+from llama_scratch.checkpoint.found import ADAPTER, adapter, check_directory
 from llama_scratch.checkpoint.hf_files import CONFIG, GENERATION, MAX_SHARD_SIZE, checkpoint_files
 from llama_scratch.checkpoint.matching import EMBEDDING, HEAD, fit, own_dtype, read
 from llama_scratch.checkpoint.saving import replace_checkpoint
@@ -34,6 +36,8 @@ from llama_scratch.model.config_rules import TOKENS, ConfigError, check
 
 __all__ = ["Checkpoint", "CheckpointError", "Pretrained", "read_checkpoint", "read_config", "read_json", "write_file",
            "write_json"]  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,16 @@ class Pretrained(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         check_finite: bool = False,
+        ignore: Collection[str] = (),
     ) -> Self:
         """The model in `directory`, in eval mode.
 
         dtype None keeps the checkpoint's own, by transformers' rule: what config.json says, or else what is stored.
+        `ignore` names keys of config.json to be read as if they were not there.
         check_finite reads every weight, and refuses NaN, infinity and a tensor that is stored as another dtype.
         config.eos_token_id is the union of both files' stop ids. Raises CheckpointError, naming file and key.
         """
-        checkpoint = read_checkpoint(Path(directory))
+        checkpoint = read_checkpoint(Path(directory), ignore)
         model, weights = cls.fitted(checkpoint)
         own = own_dtype(checkpoint.config, weights)
         how = (dtype or own, device, own if check_finite else None)
@@ -120,18 +126,26 @@ class _Undrawn(TorchFunctionMode):
         return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **kwargs)
 
 
-def read_checkpoint(directory: Path) -> Checkpoint:
+def read_checkpoint(directory: Path, ignore: Collection[str] = (), strip_prefix: str = "") -> Checkpoint:
     """What a Hugging Face directory holds, weights unread. Raises CheckpointError."""
-    config, generation = read_config(directory / CONFIG), _read_generation(directory / GENERATION)
+    check_directory(directory)
+    config, generation = read_config(directory / CONFIG, ignore), _read_generation(directory / GENERATION)
+    if names := config_file.unused(read_json(directory / CONFIG)):
+        logger.warning("%s: not used, since they say nothing about the mathematics: %s", CONFIG, ", ".join(names))
     config = dataclasses.replace(config, eos_token_id=_union(config.eos_token_id, generation.get("eos_token_id")))
-    where, weights = read_weights(directory)
+    if exists(directory / ADAPTER):
+        logger.warning("%s is not applied: %s", directory / ADAPTER, adapter(directory))
+    where, weights = read_weights(directory, strip_prefix)
     return Checkpoint(where, config, weights, generation)
 
 
-def read_config(path: Path) -> LlamaConfig:
-    """The configuration in a `config.json`. Raises CheckpointError naming file and field."""
+def read_config(path: Path, ignore: Collection[str] = ()) -> LlamaConfig:
+    """The configuration in a `config.json`, without the keys to ignore.
+
+    Raises CheckpointError naming file and field.
+    """
     try:
-        return config_file.from_dict(read_json(path))
+        return config_file.from_dict(read_json(path), ignore)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
