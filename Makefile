@@ -21,7 +21,7 @@ mutants: .venv/ready
 	$(BIN)/mutmut run > mutants.log
 	$(BIN)/python tests/survivors.py
 
-# Some ten minutes on two cores; results as JSON, and pictures drawn from them
+# Some 17 minutes on two cores; results as JSON, and pictures drawn from them
 bench: .venv/ready
 	@mkdir -p benchmarks/results
 	$(BIN)/pytest --benchmark-only --benchmark-json=benchmarks/results/latest.json

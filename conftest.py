@@ -1,7 +1,6 @@
 """Benchmarks are collected only with --benchmark-only, and a run that was to benchmark and timed nothing fails."""
 
 import contextlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,14 +11,12 @@ import jaxtyping
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from docs.commands import furnish
 from docs.examples import BOOK, README
+from tests.options import is_foreign
 
 ROOT = Path(__file__).parent
 BENCHMARKS = ROOT / "benchmarks"
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--small", action="store_true", help="benchmark the smallest models only, one round")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,6 +27,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("LLAMA_SCRATCH_STEPS", f"{tempfile.gettempdir()}/steps-{os.getpid()}")
     if config.getoption("benchmark_only"):
         jaxtyping.config.update("jaxtyping_disable", True)
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS and is_foreign(config):
+        config.args = [path for path in config.args if not is_of_the_book(ROOT / path)]
+
+
+def is_of_the_book(path: Path) -> bool:
+    """Whether a path is a page, or the folder of the pages: tests of this project's Llama, of no other."""
+    return path.suffix == ".md" or path == ROOT / "docs"
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -50,26 +54,17 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A folder to stand in, as the README's reader's: out/ from `make train`, texts, an adapter, another checkpoint."""
-    from docs.text import documents
-    from llama_scratch.train import TrainConfig, train
-    from tests.ours import checkpoint_writers
-
-    with contextlib.chdir(tmp_path_factory.mktemp("readme")):
-        text = "".join(documents())[:200_000]
-        Path("my_book.txt").write_text(text)
-        Path("my.txt").write_text("The list")
-        Path("letters.jsonl").write_text(json.dumps({"text": text[:20_000]}) + "\n")
-        Path("my_notes").mkdir()
-        Path("my_notes", "today.md").write_text("# Today\n")
-        train(TrainConfig((Path("my_book.txt"),), steps=2, layers=1, vocab_size=400, hidden_size=32, device="cpu"))
-        Path("my_adapter.py").write_text((ROOT / "tests" / "adapters" / "ours.py").read_text())
-        checkpoint_writers.write_meta(Path("SRC"), *checkpoint_writers.made("GQA", vocab_size=102))
+    folder = tmp_path_factory.mktemp("readme")
+    furnish(folder)
+    with contextlib.chdir(folder):
         yield
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leaves benchmarks/ out of any other run."""
-    return True if collection_path.is_relative_to(BENCHMARKS) and not config.getoption("benchmark_only") else None
+    """Leaves benchmarks/ out of any other run, and this project's book out of a run that judges another Llama."""
+    benchmark = collection_path.is_relative_to(BENCHMARKS) and not config.getoption("benchmark_only")
+    page = is_of_the_book(collection_path) and is_foreign(config)
+    return True if benchmark or page else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

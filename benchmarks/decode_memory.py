@@ -1,4 +1,4 @@
-"""Peak memory of decoding beside the bytes of weights and cache: `python -m benchmarks.decode_memory` (Linux).
+"""Peak memory of decoding beside weights and cache in bytes: `.venv/bin/python -m benchmarks.decode_memory` (Linux).
 
 A fresh process for each decoder; what it held before the model existed is subtracted. What fast decoding is compiled by
 is no part of that process. "later" is the peak of a second text.

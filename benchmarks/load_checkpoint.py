@@ -1,6 +1,6 @@
 """How long a checkpoint of 1.1 B parameters takes to load, and at what peak memory, beside transformers.
 
-    python -m benchmarks.load_checkpoint [--rounds 3] [--folder DIR]
+    .venv/bin/python -m benchmarks.load_checkpoint [--rounds 3] [--folder DIR]
 
 Random weights in the shape of TinyLlama 1.1B (bfloat16, 2.2 GB, two shards). Each loading is a fresh process, ours and
 transformers' in turn; its time is that of `from_pretrained` alone, without imports, and its memory the largest resident
@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 
 import torch
+
+from llama_scratch.command_line import Parser
 
 CONFIG = {
     "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
@@ -69,7 +71,11 @@ def measure(provider: str, directory: Path, forward: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        "python -m benchmarks.load_checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where 2.2 GB are written (default: the system's temporary folder)")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """The pictures of a run of the benchmarks, and the table of a page: what was measured, where, with what, and when.
 
-`python -m benchmarks.plots RESULTS.json FOLDER [PAGE.md]` draws into the folder, and puts the table between the two
-marks in the page.
+`.venv/bin/python -m benchmarks.plots RESULTS.json FOLDER [PAGE.md]` draws into the folder, and puts the table between
+the two marks in the page.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -19,6 +20,8 @@ from matplotlib.ticker import LogLocator
 from docs.drawing import BLUE, GREEN, INK, ORANGE, RED, STYLE, WIDTH
 
 Info = dict[str, Any]  # what a benchmark tells beside its times
+Ratios = dict[str, list[float]]  # by model, one a run
+PUBLISHED = "fast / transformers"
 BEGIN, END = "<!-- the table of a run: make bench -->", "<!-- until here -->"
 COLORS = {"textbook": BLUE, "transformers": ORANGE, "fast": GREEN, "uncached": RED}
 NAMES = {"uncached": "textbook, no cache", "textbook": "textbook, cached", "fast": "fast, cached"}
@@ -44,42 +47,53 @@ def cost_by_length(info: Info) -> Figure:
     return figure
 
 
-def share_of_roofline(infos: list[Info]) -> Figure:
-    """How much of what the machine's memory and processor allow each decoder reaches, and tokens a second."""
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.75 * len(infos)), layout="constrained")
+def beside_transformers(ratios: Ratios) -> Figure:
+    """Times as many tokens a second as transformers: the median of the runs, and a line from the least to the most."""
+    figure = Figure(figsize=(WIDTH, 0.7 + 0.4 * len(ratios)), layout="constrained")
     axes = figure.subplots()
-    for i, name in enumerate(infos[0]["share_of_roofline"]):
-        shares = [100 * info["share_of_roofline"][name] for info in infos]
-        bars = axes.barh(
-            [row + (i - 1) * 0.27 for row in range(len(infos))], shares, 0.25, color=COLORS[name], label=name
-        )
-        axes.bar_label(bars, [f"{tokens(info, name)} tokens/s" for info in infos], padding=3, fontsize=8)
-    axes.axvline(100, color=INK, lw=0.8, ls=":")
-    axes.set_yticks(range(len(infos)), [info["label"].replace(" ", "\n", 1) for info in infos])
+    for row, found in enumerate(ratios.values()):
+        axes.barh(row, median(found), 0.5, color=GREEN)
+        axes.plot([min(found), max(found)], [row, row], color=INK, lw=1.5)
+        axes.text(max(found) + 0.1, row, spread(found), va="center", fontsize=8)
+    axes.axvline(1, color=INK, lw=0.8, ls=":")
+    axes.set_yticks(range(len(ratios)), list(ratios))
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
-    widest = max(max(info["share_of_roofline"].values()) for info in infos)
-    axes.set(
-        xlabel="% of what memory and processor allow", xlim=(0, max(130, 100 * widest + 40)), xticks=range(0, 101, 25)
-    )
-    figure.legend(loc="outside upper center", ncols=3)
+    widest = max(max(found) for found in ratios.values())
+    axes.set(xlabel="tokens a second, times transformers'", xlim=(0, 1.4 * widest))
     return figure
 
 
+def spread(found: list[float]) -> str:
+    """The median, and of several runs the least and the most."""
+    if len(found) == 1:
+        return f"{found[0]:.2f}"
+    return f"{median(found):.1f} ({min(found):.1f} to {max(found):.1f})"
+
+
+def table_of_ratios(ratios: Ratios, where: str) -> str:
+    """The medians of several runs as Markdown, and below them where they were measured."""
+    rows = [f"| {label} | {spread(found)} |" for label, found in ratios.items()]
+    return "\n".join(["| model | fast / transformers |", "| --- | --- |", *rows, "", f"*({where})*"])
+
+
 def table(infos: list[Info], run: dict[str, Any]) -> str:
-    """Tokens a second as Markdown, and below it the machine, the version and the day."""
-    names = list(infos[0]["share_of_roofline"])
-    heads = ["model", *names, "fast / transformers", "fast, of the roofline"]
+    """Tokens a second of one run as Markdown, and below it the machine, the version and the day."""
+    names = list(infos[0]["seconds_a_step"])
+    heads = ["model", *names, "fast / transformers"]
     rows = [heads, ["---"] * len(heads)]
     for info in infos:
-        seconds, share = info["seconds_a_step"], info["share_of_roofline"]["fast"]
-        ratio = f"{seconds['transformers'] / seconds['fast']:.2f}"
-        rows.append([info["label"], *(tokens(info, name) for name in names), ratio, f"{share:.0%}"])
+        rows.append([info["label"], *(tokens(info, name) for name in names), f"{ratio(info):.2f}"])
     machine, version = run["machine_info"], infos[0]["torch"].partition("+")[0]
     cpu = machine["cpu"]
     where = f"{cpu.get('brand_raw', 'a processor')}, {cpu['count']} cores, {machine['system']}"
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"{lines}\n\n*({where}; torch {version}; {run['datetime'][:10]})*"
+
+
+def ratio(info: Info) -> float:
+    seconds = info["seconds_a_step"]
+    return seconds["transformers"] / seconds["fast"]
 
 
 def tokens(info: Info, name: str) -> str:
@@ -88,23 +102,30 @@ def tokens(info: Info, name: str) -> str:
 
 
 def main(results: Path, folder: Path, page: Path | None = None) -> None:
+    """Pictures and table of one run, or of published.json: the ratios of several."""
     run = json.loads(results.read_text())
-    infos = {b["name"]: b["extra_info"] for b in run["benchmarks"]}
+    infos = {b["name"]: b["extra_info"] for b in run.get("benchmarks", [])}
     decodes = [info for name, info in infos.items() if name.startswith("test_decode[")]
+    ratios = run.get(PUBLISHED) or {info["label"]: [ratio(info)] for info in decodes}
     with matplotlib.rc_context(STYLE):
-        figures = {"measured_share_of_roofline": share_of_roofline(decodes)} if decodes else {}
+        figures = {"measured_beside_transformers": beside_transformers(ratios)} if ratios else {}
         if "test_cost_by_length" in infos:
             figures["measured_cost_by_length"] = cost_by_length(infos["test_cost_by_length"])
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.svg", transparent=True, metadata={"Date": None})
             print(f"wrote {folder / name}.svg")
     if page is not None:
-        marked = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-        text, found = marked.subn(lambda _: f"{BEGIN}\n{table(decodes, run)}\n{END}", page.read_text())
-        if found != 1:
-            raise SystemExit(f"{page}: {BEGIN} and {END} are to stand in it once, found {found}")
-        page.write_text(text)
-        print(f"wrote the table of {page}")
+        told = table_of_ratios(ratios, run["where"]) if PUBLISHED in run else table(decodes, run)
+        write_table(page, told)
+
+
+def write_table(page: Path, told: str) -> None:
+    marked = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    text, found = marked.subn(lambda _: f"{BEGIN}\n{told}\n{END}", page.read_text())
+    if found != 1:
+        raise SystemExit(f"{page}: {BEGIN} and {END} are to stand in it once, found {found}")
+    page.write_text(text)
+    print(f"wrote the table of {page}")
 
 
 if __name__ == "__main__":

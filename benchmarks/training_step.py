@@ -1,4 +1,4 @@
-"""One way to take a step of training, as a process: `python -m benchmarks.training_step SHAPE DTYPE PROVIDER`.
+"""One way to take a training step, as a process: `.venv/bin/python -m benchmarks.training_step SHAPE DTYPE PROVIDER`.
 
 Says in lines of JSON what it is, after the first step; then, for each line that it reads, the seconds that a step took.
 """

@@ -5,6 +5,8 @@ They run where the README's reader stands after `make train`: in a folder with o
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import runpy
@@ -17,10 +19,11 @@ from unittest import mock
 
 from sybil import Document, Example, Lexeme, Region
 
+ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"^```sh\n(?P<commands>.*?)^```\n", re.MULTILINE | re.DOTALL)
 PYTHON, PYTEST = ".venv/bin/python", ".venv/bin/pytest"
 CHROMIUM = "chromium --headless --hide-scrollbars --window-size=1000,560"
-RESULTS = "benchmarks/results/latest.json"
+PUBLISHED = "benchmarks/published.json"
 # what takes minutes, and where it is run instead
 ELSEWHERE = {
     "make train": "tests/ours/test_train.py",
@@ -32,7 +35,7 @@ ELSEWHERE = {
     "make docs": ".ci/run",
     "make lint": ".ci/run",
     f"{CHROMIUM} --screenshot=docs/figures/report.png report/index.html": "by hand: no browser is a requirement",
-    f"{PYTHON} -m benchmarks.plots {RESULTS} docs/figures docs/speed.md": "tests/ours/test_docs.py",
+    f"{PYTHON} -m benchmarks.plots {PUBLISHED} docs/figures docs/speed.md": "tests/ours/test_docs.py",
     PYTEST: "make test",
     f"{PYTEST} --benchmark-only": ".ci/run, with --small",
     f"{PYTEST} --implementation my_adapter.py": "tests/test_report.py",
@@ -42,6 +45,24 @@ SHORTER = {
     "--steps 2000": "--steps 2 --layers 1 --vocab-size 400 --device cpu",
     "--out tuned": "--steps 2 --device cpu --out tuned",
 }
+
+
+def furnish(folder: Path) -> None:
+    """Puts into a folder what the README's reader has: out/ of a run, texts, an adapter, another checkpoint."""
+    from docs.text import documents
+    from llama_scratch.train import TrainConfig, train
+    from tests.ours import checkpoint_writers
+
+    with contextlib.chdir(folder):
+        text = "".join(documents())[:200_000]
+        Path("my_book.txt").write_text(text)
+        Path("my.txt").write_text("The list")
+        Path("letters.jsonl").write_text(json.dumps({"text": text[:20_000]}) + "\n")
+        Path("my_notes").mkdir()
+        Path("my_notes", "today.md").write_text("# Today\n")
+        train(TrainConfig((Path("my_book.txt"),), steps=2, layers=1, vocab_size=400, hidden_size=32, device="cpu"))
+        Path("my_adapter.py").write_text((ROOT / "tests" / "adapters" / "ours.py").read_text())
+        checkpoint_writers.write_meta(Path("SRC"), *checkpoint_writers.made("GQA", vocab_size=102))
 
 
 def shell_blocks(document: Document) -> Iterator[Region]:

@@ -1,7 +1,7 @@
 """The code blocks of README and docs, run: what a block prints must be what stands in the `output` block below it.
 
-pytest runs every block (conftest.py). `python -m docs.examples [PAGE ...]` runs those of docs/ and writes what they
-print into the pages.
+pytest runs every block (conftest.py). `.venv/bin/python -m docs.examples [PAGE ...]` runs those of docs/ and writes
+what they print into the pages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""python -m docs.notebook: runs docs/tour.ipynb from top to bottom and keeps what it shows. An error is an error."""
+"""`.venv/bin/python -m docs.notebook`: runs docs/tour.ipynb from top to bottom and keeps what it shows.
+
+An error is an error.
+"""
 
 import nbformat
 from nbclient import NotebookClient

@@ -15,9 +15,9 @@ from llama_reference.standard import budget
 from llama_reference.standard.cases import Case
 from llama_reference.suite.fixtures import *  # noqa: F403
 from llama_reference.suite.session import EXAMPLES, Comparison, Session
+from tests.options import is_foreign
 
 TESTS = Path(__file__).parent
-OURS = TESTS / "adapters" / "ours.py"
 OF_THE_SUITE = (
     "test_mistakes.py",
     "test_names.py",
@@ -49,9 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Somebody else's Llama is asked the questions, not what this project asks of itself."""
-    foreign = config.getoption("implementation").resolve() != OURS
     own = collection_path.is_relative_to(TESTS / "ours") or collection_path.name in OF_THE_SUITE
-    return True if foreign and own else None
+    return True if own and is_foreign(config) else None
 
 
 @pytest.fixture(scope="session")

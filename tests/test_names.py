@@ -19,7 +19,8 @@ FLOORS = [
     "model",
     "checkpoint",
     "tokenizer fast",
-    "data generate convert",
+    "generate convert",
+    "data",
     "training",
     "train",
 ]

@@ -5,6 +5,7 @@ Each test of a trap first shows that it is there: one that transformers no longe
 """
 
 import copy
+import gc
 import importlib
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from llama_reference.judge import comparison
 from llama_reference.judge.sensitivity import Altered
 from llama_reference.questions import checks
 from llama_reference.questions.checks import kv_cache, llama
@@ -240,3 +242,20 @@ def test_a_formula_gone_wrong_is_seen(field, name, case):
 def test_a_formula_of_the_loss_gone_wrong_is_seen(case, monkeypatch):
     monkeypatch.setattr(formula, "loss_formula", partial(formula.loss_formula, ignored=-1))
     assert off_the_formula("loss", case, case) > ORACLE_ULPS["loss"]
+
+
+def test_a_case_that_is_kept_keeps_no_inputs():
+    """Standards are cached by their cases; every input ever drawn stood behind them."""
+    case = Case("no biases", seed=7)
+    comparison.ask("rms_norm", oracle, case)
+    before = tensors_alive()
+    for _ in range(20):
+        comparison.ask("rms_norm", oracle, case)
+        with torch.enable_grad():
+            comparison.gradients.ask("rms_norm", oracle, case)
+    assert tensors_alive() <= before
+
+
+def tensors_alive() -> int:
+    gc.collect()
+    return sum(issubclass(type(kept), torch.Tensor) for kept in gc.get_objects())

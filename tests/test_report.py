@@ -17,12 +17,14 @@ import torch
 from llama_reference import mistakes
 from llama_reference.judge import comparison
 from llama_reference.report import __main__ as command
-from llama_reference.report import html, suite_page, summary
+from llama_reference.report import html, notes, suite_page, summary
 from llama_reference.report import terminal as report
 from llama_reference.report.results import (
+    ANSWERS,
     BIT_FOR_BIT,
     BROKEN,
     BY_BUDGET,
+    GRADIENTS,
     HOLDS,
     KNOWN_FAILURE,
     NOT_OFFERED,
@@ -272,6 +274,19 @@ def test_equivalent_mistakes_are_told_in_words_and_not_among_the_known():
     told = equivalents()
     assert all(component in mistakes.COMPONENTS and why for component, _, why in told)
     assert not {name for _, name, _ in told} & {known.name for c in mistakes.COMPONENTS for known in mistakes.of(c)}
+
+
+def test_who_is_right_everywhere_and_lacks_gradients_is_told_nothing_of_budgets():
+    """The words "not offered" have an "of" in them."""
+    results = green()
+    results.rows = [row for row in results.rows if row.section == ANSWERS]
+    for component in mistakes.COMPONENTS:
+        if component not in comparison.NO_GRADIENTS:
+            results.add_trouble(NOT_OFFERED, component, GRADIENTS, "a test", f"{NOT_OFFERED}: parameters")
+    assert "not offered" in {cell.text for name in mistakes.COMPONENTS for cell in summary.cells(results, name)}
+    assert notes.on_numbers(results) == []
+    results.add("rms_norm", ANSWERS, "one group", [verdict(1.0, bitwise=False)])
+    assert [about for about, _ in notes.on_numbers(results)] == ["in brackets", "oracle", "the budget"]
 
 
 def block() -> str:

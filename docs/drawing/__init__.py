@@ -1,4 +1,4 @@
-"""The figures of the book: `python -m docs.drawing [NAME ...]` draws them from the real code into docs/figures/.
+"""The figures of the book: `.venv/bin/python -m docs.drawing [NAME ...]` draws them from the code into docs/figures/.
 
 Each function of a module here that is marked `@figure` draws one, and gives its name to the file.
 """

@@ -1,4 +1,4 @@
-"""python -m docs.drawing [NAME ...]: draws all figures, or those named."""
+""".venv/bin/python -m docs.drawing [NAME ...]: draws all figures, or those named."""
 
 import importlib
 import pkgutil

@@ -76,6 +76,11 @@ def attention_patterns(canvas: Figure) -> None:
     upper, lower = canvas.subplots(2, 2)
     after = weights_of(run.model, tokens)
     picked = sharpest_heads(after)
+    for layer, head in picked:  # what the chapter says of the picture, of queries that may see three tokens or more
+        even = weights_of(run.fresh, tokens)[layer, head, 2:].topk(2, -1).values.sum(-1)
+        two = after[layer, head, 2:].topk(2, -1).values.sum(-1)
+        assert bool((two > even).all())
+        assert two.min().item() > 0.4
     for row, (model, when) in zip((upper, lower), ((run.fresh, "at the start"), (run.model, "trained")), strict=True):
         weights = weights_of(model, tokens)
         for axes, (layer, head) in zip(row, picked, strict=True):

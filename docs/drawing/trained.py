@@ -14,6 +14,7 @@ import torch
 
 from llama_scratch import Llama, Tokenizer
 from llama_scratch.train import TrainConfig, train
+from llama_scratch.training.report import baselines
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Run:
     tokenizer: Tokenizer
     model: Llama
     fresh: Llama  # as it was before the first step
+    baselines: dict[str, float]  # bits a byte of the held-out text without a model
 
 
 @cache
@@ -31,6 +33,7 @@ def trained() -> Run:
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
         config = TrainConfig(out=Path(folder), device="cpu")
         history = train(config)
+        without = baselines(config)
         model, tokenizer = Llama.from_pretrained(config.out).eval(), Tokenizer.from_pretrained(config.out)
     torch.manual_seed(config.seed)
-    return Run(history, config, tokenizer, model, Llama(model.config).eval())
+    return Run(history, config, tokenizer, model, Llama(model.config).eval(), without)

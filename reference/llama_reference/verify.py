@@ -8,6 +8,7 @@ and 2 when there is nothing to compare: a bad directory, adapter or option.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
 from pathlib import Path
@@ -42,7 +43,10 @@ class BadInput(Exception):  # noqa: N818  it is no error of this program
 class Options(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line instead of argparse's usage and line."""
-        self.exit(2, f"verify: {message}\n")
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        word = message.removeprefix("unrecognized arguments: ").split()[0] if message else ""
+        near = difflib.get_close_matches(word.split("=")[0], flags, n=1) if word.startswith("-") else []
+        self.exit(2, f"error: {message}{f'; did you mean {near[0]}?' if near else ''}\n")
 
 
 def options(arguments: list[str] | None) -> argparse.Namespace:
@@ -68,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = verify(chosen.directory, chosen.implementation, chosen.dtype, chosen.tokens)
     except BadInput as bad:
-        print(f"verify: {' '.join(str(bad).split())}", file=sys.stderr)
+        print(f"error: {' '.join(str(bad).split())}", file=sys.stderr)
         return 2
     print(result.text())
     if chosen.json:
@@ -90,11 +94,12 @@ def verify(directory: Path, implementation: Path, dtype: str | None = None, toke
     questions = layer_checks.prepare(config, state, model.dtype, inputs, model)
     B, T = inputs.tokens.shape
     size = sum(weight.numel() for weight in state.values())
+    padded = ", ".join(map(str, (~inputs.real).sum(-1).tolist()))
     about = {
         "checkpoint": f"{directory} ({model.config.num_hidden_layers} layers, {size:,} parameters)",
         "implementation": str(implementation),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "tokens": f"{B} rows of {T}, padded by {', '.join(map(str, (~inputs.real).sum(-1).tolist()))}, {source}",
+        "tokens": f"{B} rows of {T}, padded by {padded} (compared: what real tokens answer), {source}",
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }
     findings, running = localization.find(adapter, questions), error_growth.running(adapter, questions)

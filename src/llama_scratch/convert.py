@@ -1,26 +1,27 @@
 """Any checkpoint of a Llama -> a Hugging Face directory: `python -m llama_scratch.convert SRC DST`.
 
 SRC is a Hugging Face directory, Meta's directory (params.json, consolidated.*.pth), a llama2.c .bin or a .gguf file.
-The weights go through memory a shard at a time. DST appears when it is whole.
+Its tokenizer is converted as well, and the chat template of a .gguf file. The weights go through memory a shard at a
+time. DST appears when it is whole.
 """
 
 from __future__ import annotations
 
-import glob
-import os
-import shutil
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from llama_scratch.checkpoint.files import CheckpointError, exists, size, unreadable
+from llama_scratch.checkpoint.atomic import atomic_directory
+from llama_scratch.checkpoint.files import CheckpointError, exists, unreadable
+from llama_scratch.checkpoint.found import check_directory, refuse_pointer, what_is_there
 from llama_scratch.checkpoint.hf_directory import read_checkpoint
 from llama_scratch.checkpoint.hf_files import CONFIG, MAX_SHARD_SIZE, checkpoint_files
 from llama_scratch.checkpoint.llama2c_file import read_llama2c
@@ -30,9 +31,16 @@ from llama_scratch.checkpoint.meta_params import PARAMS
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.checkpoint.saving import replace_checkpoint
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
+from llama_scratch.command_line import parse
+from llama_scratch.tokenizer.converting import ENOUGH, TEMPLATE, find_tokenizer
 
-TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                   "added_tokens.json", "chat_template.jinja")  # fmt: skip
+
+class Conversion(NamedTuple):
+    """What was read, the dtype that was written, and what is to be said of the tokenizer, in lines."""
+
+    checkpoint: Checkpoint
+    dtype: torch.dtype
+    tokenizer: list[str]
 
 
 @dataclass(frozen=True)
@@ -49,111 +57,119 @@ class ConvertConfig:
     """Bytes a file; more weights than that are split."""
     llama_version: Literal["1", "2", "3", "3.1", "3.2"] | None = None
     """Which Llama a directory of Meta's holds (default: concluded from its sizes)."""
+    ignore: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A key of the source's configuration to read as if it were not there; may be given several times."""
+    strip_prefix: str = ""
+    """What the keys of a Hugging Face directory have in front, as in _orig_mod.model.norm.weight."""
+    tokenizer: Path | None = None
+    """The tokenizer, where it is not the source's own: llama2.c's tokenizer.bin, a .gguf file, a tokenizer.model, a
+    tokenizer.json, or a directory with one."""
     check_finite: bool = False
     """Refuse NaN, infinity and mixed dtypes."""
 
 
-def convert(config: ConvertConfig) -> Checkpoint:
+def convert(config: ConvertConfig) -> Conversion:
     """Writes the directory; returns what was read. Raises CheckpointError for a bad source or an occupied
-    destination, and OSError where it cannot be written; then there is no destination.
+    destination, and OSError where it cannot be written; then there is no destination. A tokenizer that the source has
+    but that cannot be converted is left out.
     """
     destination = config.destination
-    if exists(destination) and not (destination.is_dir() and not any(destination.iterdir())):
-        raise CheckpointError(f"{destination} is there already, expected nothing or an empty directory")
-    checkpoint = open_source(config.source, config.llama_version)
+    _expect_free(destination)
+    checkpoint = open_source(config.source, config.llama_version, config.ignore, config.strip_prefix)
     _, weights = Llama.fitted(checkpoint)
     own = own_dtype(checkpoint.config, weights)
     dtype = getattr(torch, config.dtype) if config.dtype else own
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(weights), desc="tensors", dynamic_ncols=True) as bar:
+    tokenizer = find_tokenizer(config.source, checkpoint.config.vocab_size, config.tokenizer)
+    total = sum(weight.numel() for weight in weights.values()) * dtype.itemsize
+    with tqdm(total=total, desc="weights", unit="B", unit_scale=True, dynamic_ncols=True) as bar:
 
         def counted(weight: Weight) -> Tensor:
             tensor = read(weight, dtype, None, own if config.check_finite else None)
-            bar.update()
+            bar.update(tensor.numel() * dtype.itemsize)
             return tensor.contiguous()
 
         files = checkpoint_files(
             checkpoint.config, checkpoint.generation, weights, dtype, counted, config.max_shard_size
         )
-        _write_directory(destination, lambda temporary: _fill(temporary, config.source, files))
-    return checkpoint
+        with atomic_directory(destination) as made:
+            _expect_free(destination)  # another process may have been first
+            _fill(made, tokenizer.files, files)
+    return Conversion(checkpoint, dtype, tokenizer.lines)
 
 
-def open_source(source: Path, llama_version: str | None = None) -> Checkpoint:
+def _expect_free(destination: Path) -> None:
+    if exists(destination) and not (destination.is_dir() and not any(destination.iterdir())):
+        raise CheckpointError(f"{destination} is there already, expected nothing or an empty directory")
+
+
+def open_source(
+    source: Path, llama_version: str | None = None, ignore: tuple[str, ...] = (), strip_prefix: str = ""
+) -> Checkpoint:
     """The checkpoint at `source`, whatever its format, weights unread. Raises CheckpointError."""
     if source.is_dir():
         if exists(source / CONFIG):
-            return read_checkpoint(source)
+            return read_checkpoint(source, ignore, strip_prefix)
         if exists(source / PARAMS):
-            return read_meta(source, llama_version)
-        raise CheckpointError(f"{source} holds neither {CONFIG} (Hugging Face) nor {PARAMS} (Meta)")
-    size(source)
+            return read_meta(source, llama_version, ignore)
+        wanted = f"neither {CONFIG} (Hugging Face) nor {PARAMS} (Meta)"
+        raise CheckpointError(f"{source} has {wanted}: {what_is_there(source)}")
+    if not exists(source):
+        check_directory(source)
+    refuse_pointer(source)
     try:
         with source.open("rb") as file:
             magic = file.read(4)
     except OSError as error:
         raise unreadable(source, error) from None
     if magic == b"GGUF":
-        return _read_gguf(source)
+        return _read_gguf(source, ignore)
     if source.suffix == ".bin":
         return read_llama2c(source)
     raise CheckpointError(f"{source} is neither a directory nor GGUF, and no .bin of llama2.c by its name")
 
 
-def _read_gguf(source: Path) -> Checkpoint:
+def _read_gguf(source: Path, ignore: tuple[str, ...]) -> Checkpoint:
     try:
         from llama_scratch.checkpoint.gguf_file import read_gguf  # the package is an extra
     except ImportError:
         raise CheckpointError(f"{source} needs the gguf package: pip install 'llama_scratch[gguf]'") from None
-    return read_gguf(source)
+    return read_gguf(source, ignore)
 
 
-def _fill(temporary: Path, source: Path, files: dict[str, Callable[[Path], object]]) -> None:
+def _fill(temporary: Path, tokenizer: dict[str, bytes], files: dict[str, Callable[[Path], object]]) -> None:
     replace_checkpoint(temporary, files)
-    beside = source if source.is_dir() else source.parent
-    for name in TOKENIZER_FILES:
-        if (beside / name).is_file():
-            shutil.copyfile(beside / name, temporary / name)
+    for name, content in tokenizer.items():
+        (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+        (temporary / name).write_bytes(content)
 
 
-def _write_directory(destination: Path, fill: Callable[[Path], None]) -> None:
-    """Lets `fill` fill a directory beside it and renames that; what a killed conversion has left is removed."""
-    for leftover in destination.parent.glob(f".{glob.escape(destination.name)}.*.converting"):
-        shutil.rmtree(leftover)
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}.converting")
-    try:
-        temporary.mkdir()
-        fill(temporary)
-        temporary.replace(destination)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def summary(config: ConvertConfig, checkpoint: Checkpoint) -> str:
+def summary(config: ConvertConfig, conversion: Conversion) -> str:
     """What was converted, and what was concluded on the way, in a few lines."""
-    c = checkpoint.config
+    checkpoint = conversion.checkpoint
+    c, count = checkpoint.config, len(checkpoint.weights)
+    size = sum(path.stat().st_size for path in config.destination.glob("*.safetensors"))
     lines = [
-        f"{config.destination}: {c.num_hidden_layers} layers, hidden {c.hidden_size}, {len(checkpoint.weights)} tensors"
+        f"{config.destination}: {c.num_hidden_layers} layers, hidden {c.hidden_size}, vocabulary {c.vocab_size}",
+        f"weights: {count} tensors, {size / 1e6:,.1f} MB in {str(conversion.dtype).removeprefix('torch.')}",
     ]
-    if checkpoint.where.suffix == ".pth" and config.llama_version is None:
+    if checkpoint.where.name.startswith("consolidated.") and config.llama_version is None:
         guess = f"context {c.max_position_embeddings}, rotary {c.rope_parameters}"
         lines.append(f"concluded from params.json, which does not say it: {guess}; --llama-version overrules it")
-    names = [name for name in TOKENIZER_FILES if (config.destination / name).exists()]
-    what = (
-        "the tokenizer inside a GGUF file is not converted" if checkpoint.where.suffix == ".gguf" else "none was there"
-    )
-    lines.append(f"tokenizer: copied {', '.join(names)}" if names else f"no tokenizer: {what}")
+    lines += conversion.tokenizer
+    if any((config.destination / name).exists() for name in ENOUGH):
+        how = "--chat" if (config.destination / TEMPLATE).exists() else "--prompt 'Once upon a time'"
+        lines.append(f"try it: python -m llama_scratch.generate {shlex.quote(str(config.destination))} {how}")
     return "\n".join(lines)
 
 
 def main() -> None:
     """The command line: every field of ConvertConfig."""
     try:
-        config = tyro.cli(ConvertConfig, prog="python -m llama_scratch.convert", description=__doc__)
-        checkpoint = convert(config)
+        config = parse(ConvertConfig, "python -m llama_scratch.convert", __doc__)
+        conversion = convert(config)
     except (CheckpointError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    print(summary(config, checkpoint))
+    print(summary(config, conversion))
 
 
 if __name__ == "__main__":

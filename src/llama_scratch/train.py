@@ -6,9 +6,7 @@ several devices: `torchrun --nproc-per-node N -m llama_scratch.train`.
 
 from __future__ import annotations
 
-import argparse
 import json
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,29 +14,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from llama_scratch.checkpoint.files import CheckpointError
+from llama_scratch.command_line import Parser, parse, refuse, suggestion
 from llama_scratch.data import Corpus, DataError, random_windows
 from llama_scratch.errors import LlamaScratchError
 from llama_scratch.model.config import Tokens
 from llama_scratch.model.config_rules import ConfigError
 from llama_scratch.tokenizer import TokenizerError
-from llama_scratch.training import checkpoints, plot, presets, report
+from llama_scratch.training import checkpoints, plot, presets, report, setup
 from llama_scratch.training.checkpoints import Trained
 from llama_scratch.training.config import TrainConfig
 from llama_scratch.training.distributed import Team, recompute_activations, whole_tensor
 from llama_scratch.training.evaluation import bits_per_byte, evaluating, sample
 from llama_scratch.training.interruption import Interruption
 from llama_scratch.training.memory import keep_memory
-from llama_scratch.training.metrics import VALIDATION, Journal, Row
+from llama_scratch.training.metrics import LOG, VALIDATION, Journal, Row, read_log
 from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import learning_rate, make_optimizers
-from llama_scratch.training.setup import check_batch, from_settings, make_model, read_corpus, where_to_start
+from llama_scratch.training.setup import (
+    check_batch,
+    from_settings,
+    how_to_go_on,
+    make_model,
+    read_corpus,
+    where_to_start,
+)
 from llama_scratch.training.speed import Scale, is_compiled, measure
+
+PROGRAM = "python -m llama_scratch.train"
 
 
 class TrainingError(LlamaScratchError):
@@ -51,10 +58,15 @@ def train(config: TrainConfig) -> list[Row]:
     A row has step, loss (nats a token, the mean since the row before), bits_per_byte (the same, by the bytes that a
     token has on average), learning_rate, gradient_norm, tokens_per_second, share_of_peak, seconds and, every
     `eval_every` steps and at the end, validation_bits_per_byte and a sample. Ctrl-C stops after the step and saves.
-    From the first step on the process keeps the memory that it frees (training/memory.py).
-    Raises DataError, TokenizerError, CheckpointError or ConfigError before the first step, and TrainingError.
+    From the first step on the process keeps the memory that it frees (training/memory.py). Where `config.out` holds
+    this very run at its end, it says so and returns its history. Raises DataError, TokenizerError, CheckpointError or
+    ConfigError before the first step, and TrainingError.
     """
-    with Team(config.device) as team:
+    with Team(config.device) as team, checkpoints.sole_run(config.out, team):
+        if setup.is_done(config):
+            if team.is_first:
+                print(f"{config.out}/ holds this run already, at its end; --overwrite trains it anew")
+            return read_log(config.out / LOG, config.steps)
         run = set_up(config, team)
         with writing(config), Journal(config.out, run.scale, run.start, team.is_first) as journal:
             journal.say(report.introduction(config, run.corpus, run.trained.model, run.scale, team, run.start))
@@ -167,7 +179,9 @@ def leave(run: Run, history: list[Row]) -> None:
     if run.team.is_first:
         whole.save_pretrained(run.config.out)
         run.trained.tokenizer.save_pretrained(run.config.out)
-        plot.loss_curve(history, run.config.out / "loss.png")
+        plot.loss_curve(history, run.config.out / "loss.png", report.baselines(run.config))
+        if history and history[-1]["step"] == run.config.steps:
+            setup.finish(run.config)
     run.team.wait()
 
 
@@ -193,24 +207,20 @@ def diverged(config: TrainConfig, batch: Tokens, done: int, loss: Tensor, norm: 
     )
 
 
-def how_to_go_on(config: TrainConfig) -> str:
-    """The command."""
-    return f"python -m llama_scratch.train --resume --out {shlex.quote(str(config.out))}"
-
-
 def read_command_line(arguments: Sequence[str] | None = None) -> TrainConfig:
     """Flags over what the run in --out was told, with --resume, or over what --preset says."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=presets.SIZES, default=TrainConfig.preset)
+    first = Parser(PROGRAM, add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=TrainConfig.preset)
     first.add_argument("--out", type=Path, default=TrainConfig.out)
     first.add_argument("--resume", action="store_true")
     known, _ = first.parse_known_args(arguments)
+    if known.preset not in presets.SIZES:
+        near = suggestion(known.preset, presets.SIZES)
+        refuse(f"--preset is {known.preset!r}, expected one of {', '.join(presets.SIZES)}{near}", PROGRAM)
     default = TrainConfig(**presets.settings(known.preset))
     if known.resume and (told := checkpoints.recorded(known.out)) is not None:
         default = TrainConfig(**from_settings(told["config"]))
-    return tyro.cli(
-        TrainConfig, args=arguments, default=default, prog="python -m llama_scratch.train", description=__doc__
-    )
+    return parse(TrainConfig, PROGRAM, __doc__, arguments, default)
 
 
 def main() -> None:
@@ -220,9 +230,12 @@ def main() -> None:
         history = train(config)
     except (ConfigError, DataError, TokenizerError, CheckpointError, TrainingError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:  # between two steps it is not raised, but taken for a wish to save
+        sys.exit("interrupted; the same command starts again, or goes on by --resume where a checkpoint was saved")
     if history and Team(config.device).is_first:
         print(f"\n{report.summary(config, history)}")
-        print(json.dumps(report.numbers(config, history)))
+        if config.json or not sys.stdout.isatty():  # for the program that reads it
+            print(json.dumps(report.numbers(config, history)))
 
 
 if __name__ == "__main__":

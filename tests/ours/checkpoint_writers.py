@@ -11,6 +11,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import sentencepiece
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -141,6 +142,19 @@ def write_llama2c(path: Path, config: Config, state: State) -> Path:
     return path
 
 
+def write_llama2c_tokenizer(path: Path, model: bytes) -> Path:
+    """llama2.c's tokenizer.bin of a SentencePiece model: the longest, then score, length and bytes of each piece."""
+    library = sentencepiece.SentencePieceProcessor(model_proto=model)
+    entries = []
+    for i in range(library.vocab_size()):
+        text = library.id_to_piece(i).replace("\u2581", " ")
+        text = f"\n{text}\n" if i in (library.bos_id(), library.eos_id()) else text
+        entries.append((library.get_score(i), text.encode()))
+    content = b"".join(struct.pack("<fI", score, len(text)) + text for score, text in entries)
+    path.write_bytes(struct.pack("<I", max(len(text) for _, text in entries)) + content)
+    return path
+
+
 GGUF = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
@@ -157,8 +171,11 @@ def gguf_name(key: str) -> str:
     return f"blk.{i}.{GGUF[module]}.{kind}"
 
 
-def write_gguf(path: Path, config: Config, state: State, matrices: str = "F32", extra: Callable | None = None) -> Path:
-    """A .gguf through the package's own writer; vectors are F32, as llama.cpp has them. `extra` may add to it."""
+def write_gguf(path: Path, config: Config, state: State, matrices: str = "F32", extra: Callable | None = None,
+               words: bool = True) -> Path:  # fmt: skip
+    """A .gguf through the package's own writer; vectors are F32, as llama.cpp has them. `extra` may add to it, a
+    tokenizer for instance, where there are no `words` already.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(config["max_position_embeddings"])
@@ -173,9 +190,10 @@ def write_gguf(path: Path, config: Config, state: State, matrices: str = "F32", 
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_token_list(["a word"] * config["vocab_size"])
+    if words:
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_token_list(["a word"] * config["vocab_size"])
     if extra:
         extra(writer)
     for key, weight in turned(config, state).items():

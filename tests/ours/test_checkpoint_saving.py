@@ -151,10 +151,10 @@ def test_a_save_that_is_killed_at_50_random_instants_leaves_a_loadable_directory
     assert not list(directory.glob(".*"))
 
 
-@pytest.mark.parametrize("first", [48, 60], ids=["before the instant", "after it"])
+@pytest.mark.parametrize("first", [76, 92], ids=["before the instant", "after it"])
 def test_a_second_kill_before_the_first_is_tidied_up_is_harmless(first, directory, victim):
     old = built(*OLD)
-    for second in range(2, 80, 11):
+    for second in range(2, 110, 13):
         assert victim(1, "event", first)
         assert any(path.is_symlink() for path in directory.iterdir())
         victim(1, "event", second)
@@ -230,7 +230,8 @@ def test_a_failure_halfway_through_the_exchange_is_undone(directory, monkeypatch
 
 def test_a_failure_after_a_kill_is_undone_too(directory, victim, monkeypatch):
     before = content(directory)
-    assert victim(1, "event", 48)
+    assert victim(1, "event", 76)
+    assert any(path.is_symlink() for path in directory.iterdir())
     fail_halfway(directory, monkeypatch)
     assert content(directory) == before
 

@@ -329,7 +329,7 @@ def test_a_json_file_of_gigabytes_is_not_read(one):
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path):
-    assert refusal(tmp_path / "nowhere").endswith("nowhere/config.json is missing")
+    assert refusal(tmp_path / "nowhere").endswith("nowhere is not a directory: there is nothing of that name")
     write_hf(tmp_path, *made())
     (tmp_path / "model.safetensors").unlink()
     assert f"{tmp_path}/model.safetensors is missing, and so are" in refusal(tmp_path)

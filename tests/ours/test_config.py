@@ -30,7 +30,27 @@ VINTAGES = {
     "llama3 without its original length": {"rope_scaling": {k: v for k, v in LLAMA3.items() if "original" not in k}},
     "original length outside": {"rope_scaling": LLAMA3, "original_max_position_embeddings": 4096},
     "transformers 5": {"rope_parameters": {"rope_theta": 5e5, **LLAMA3}},
-    "theta inside and outside": {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+    "theta inside and outside": {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+    "both dictionaries, type and rope_type": {
+        "rope_theta": 5e5,
+        "rope_scaling": {"type": "linear", "factor": 4},
+        "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5},
+    },
+    "bookkeeping": {
+        "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}, "use_external_data_format": True},
+        "_flash_attn_2_enabled": True,
+        "_commit_hash": "4e20de3",
+        "use_flashattn": True,
+        "model_max_length": 4096,
+        "unk_token_id": 0,
+        "name": "mine",
+    },
+    "windows that are switched off": {"use_sliding_window": False, "sliding_window": 32768, "max_window_layers": 28},
+    "keys of others with a Llama's own value": {
+        "logits_scaling": 1.0,
+        "layer_types": ["full_attention"] * 32,
+        "norm_type": "rmsnorm",
+    },
     "both dictionaries, the same": {"rope_theta": 5e5, "rope_scaling": LLAMA3, "rope_parameters": LLAMA3},
     "yarn, finetuned": {
         "rope_scaling": {"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 4096, "finetuned": True}
@@ -58,6 +78,24 @@ def test_defaults_are_transformers():
 def test_every_architecture_field_of_transformers_is_here():
     theirs = set(vars(transformers.LlamaConfig())) - set(vars(transformers.PreTrainedConfig()))
     assert theirs <= {field.name for field in fields(LlamaConfig)}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"rope_scaling": {"type": "linear", "factor": 4.0, "original_max_position_embeddings": 4096}},
+        {"rope_scaling": {"rope_type": "default", "factor": 1.0, "low_freq_factor": None}},
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 2048}},
+        {"partial_rotary_factor": 1.0, "rope_theta": 5e5},
+    ],
+    ids=str,
+)
+def test_rotary_keys_that_ask_for_nothing_change_nothing_in_transformers_either(raw):
+    config = config_file.from_dict(raw)
+    for length in (1, 2048, 2049, 5000):
+        ours, theirs = inverse_frequencies(config, length), transformers_frequencies(copy.deepcopy(raw), length)
+        assert torch.equal(ours[0], theirs[0])
+        assert ours[1] == theirs[1]
 
 
 @pytest.mark.parametrize("vintage", VINTAGES)
@@ -102,11 +140,13 @@ def test_writes_what_transformers_reads(vintage, tmp_path):
         ({"rope_scaling": {"type": "linear", "factor": 4.0, "mscale": 1.0}}, "mscale is 1.0, expected absent"),
         ({"rope_scaling": [1]}, "rope_scaling is [1], expected an object"),
         ({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": LLAMA3}, "disagree"),
+        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, "10000.0, but 500000.0 in rope_par"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"sliding_window": 4096}, "sliding_window is 4096, expected absent"),
         ({"auto_map": {"AutoModel": "evil.py"}}, "auto_map is"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is"),
         ({"attention_multiplier": 0.5}, "attention_multiplier is 0.5"),
+        ({"use_sliding_window": True, "max_window_layers": 28}, "max_window_layers is 28; use_sliding_window is True"),
         ({"rope_interleaved": True}, "rope_interleaved is True"),
         ([], "config.json is [], expected an object"),
     ],
@@ -115,6 +155,39 @@ def test_refuses_by_name(raw, message):
     with pytest.raises(ConfigError) as error:
         config_file.from_dict(raw)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "names"),
+    [
+        ({"sliding_window": 4096}, ["sliding_window"]),
+        ({"quantization_config": {"bits": 4}, "attention_multiplier": 0.5, "_x": 1}, ["attention_multiplier",
+                                                                                      "quantization_config"]),
+        ({"nobody_knows": "this"}, ["nobody_knows"]),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, ["layer_types"]),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0, "mscale": 1.5}}, ["rope_scaling.mscale"]),
+    ],
+)  # fmt: skip
+def test_what_may_change_the_mathematics_is_refused_with_the_way_on(raw, names):
+    """And that way leads to what transformers makes of the file."""
+    with pytest.raises(ConfigError) as error:
+        config_file.from_dict(raw)
+    message = str(error.value)
+    assert "remove it if it is a leftover" in message
+    assert all(f"{name} is " in message or name.startswith("rope_scaling.") for name in names)
+    assert message.endswith(" ".join(f"--ignore {name}" for name in names))
+    inner = copy.deepcopy(raw)
+    for name in names:
+        outer, _, key = name.partition(".")
+        inner.get(outer, {}).pop(key) if key else inner.pop(outer)
+    assert config_file.from_dict(raw, ignore=names) == config_file.from_dict(inner)
+    assert differences(config_file.from_dict(raw, ignore=names), as_transformers(inner)) == {}
+
+
+@pytest.mark.parametrize(("name", "message"), [("hidden_size", "the model reads it"), ("typo", "there is no such key")])
+def test_only_a_key_that_is_there_and_unknown_can_be_ignored(name, message):
+    with pytest.raises(ConfigError, match=f"--ignore {name}: {message}"):
+        config_file.from_dict({"hidden_size": 64, "num_attention_heads": 8, "sliding_window": 3}, ignore=[name])
 
 
 @pytest.mark.parametrize("head_dim", [4, 20, 64, 100, 128])
@@ -135,7 +208,7 @@ def test_frequencies_and_attention_factor_have_transformers_bits(rope, head_dim)
 @pytest.mark.parametrize(
     "extra",
     [{"attention_factor": 1.5}, {"mscale": 0.7, "mscale_all_dim": 0.4}, {"mscale": 0.7}, {"truncate": False},
-     {"beta_fast": 8, "beta_slow": 2}, {"factor": 1.0}],
+     {"truncate": None}, {"beta_fast": 8, "beta_slow": 2}, {"factor": 1.0}],
 )  # fmt: skip
 def test_yarn_options_have_transformers_bits(extra):
     raw = HARD | {"rope_parameters": ROPES["yarn"] | extra}

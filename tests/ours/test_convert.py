@@ -1,6 +1,7 @@
 """Other formats become Hugging Face directories with the weights that they were written from, bit for bit."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from llama_reference import verify
 from llama_reference.standard.budget import OTHER_PROGRAM
 from llama_reference.standard.cases import ROPES
-from llama_scratch import Llama
+from llama_scratch import Llama, Tokenizer
 from llama_scratch.checkpoint.files import CheckpointError
 from llama_scratch.checkpoint.meta_params import feed_forward_size
 from llama_scratch.convert import ConvertConfig, convert, main, summary
@@ -28,6 +30,7 @@ from tests.ours.checkpoint_writers import (
     write_llama2c,
     write_meta,
 )
+from tests.ours.test_tokenizer import ODD
 
 HALVES = (torch.float32, torch.bfloat16)
 
@@ -214,9 +217,81 @@ def test_gguf_with_linear_scaling_and_more_stop_ids(tmp_path):
     assert (model.config.eos_token_id, model.config.pad_token_id) == ([2, 9], 7)
 
 
+def rope_freqs(factor: float, theta: float, head_dim: int) -> np.ndarray:
+    """What llama.cpp stores for Llama 3's scaled rotary, by its own loop."""
+    factors = []
+    for i in range(0, head_dim, 2):
+        wavelength = 2 * np.pi * theta ** (i / head_dim)
+        if wavelength < 8192 / 4:
+            factors.append(1.0)
+        elif wavelength > 8192 / 1:
+            factors.append(factor)
+        else:
+            smooth = (8192 / wavelength - 1) / (4 - 1)
+            factors.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(factors, np.float32)
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0, 2.5])
+@pytest.mark.parametrize("theta", [500.0, 1000.0, 2500.0, 500000.0])
+def test_gguf_of_a_model_so_small_that_no_frequency_is_low(theta, factor, tmp_path):
+    """With theta 500 none is scaled at all; with 1,000 and 2,500 the longest wavelength lies in the blended band."""
+    rope = ROPES["llama3"] | {"rope_theta": theta, "factor": factor, "original_max_position_embeddings": 8192}
+    config, state = made("head_dim override", rope_parameters=rope)
+    factors = rope_freqs(factor, theta, 20)
+    assert (factors.max() == 1.0) == (theta == 500.0)
+    assert (factors.max() == np.float32(factor)) == (theta == 500000.0)
+    extra = lambda writer: writer.add_tensor("rope_freqs.weight", factors)  # noqa: E731
+    model = converted(write_gguf(tmp_path / "model.gguf", config, state, extra=extra))
+    plain = {"rope_type": "default", "rope_theta": theta}
+    found = model.config.rope_parameters
+    assert found == plain if theta == 500.0 else found | {"factor": factor} == rope
+    assert abs(found.get("factor", factor) / factor - 1) < OTHER_PROGRAM
+    assert (logits(model) - logits(built(config, state))).abs().max() < OTHER_PROGRAM
+
+
+@pytest.mark.parametrize(
+    ("add", "rope"),
+    [
+        (lambda w: w.add_string("llama.tensor_data_layout", "Meta AI original pth"), ROPES["default"]),
+        (lambda w: w.add_float32("llama.rope.scale_linear", 1.0), ROPES["default"]),
+        (lambda w: w.add_float32("llama.rope.scale_linear", 4.0), ROPES["linear"]),
+        (lambda w: w.add_float32("llama.rope.scaling.factor", 4.0), ROPES["linear"]),
+        (lambda w: [w.add_float32("llama.rope.scaling.factor", 4.0), w.add_string("llama.rope.scaling.type", "none")],
+         ROPES["default"]),
+        (lambda w: w.add_float32("llama.rope.scaling.attn_factor", 1.0), ROPES["default"]),
+        (lambda w: w.add_bool("llama.attention.causal", True), ROPES["default"]),
+        (lambda w: w.add_float32("llama.logit_scale", 1.0), ROPES["default"]),
+    ],
+)  # fmt: skip
+def test_gguf_that_says_what_a_llama_does_is_read_as_llama_cpp_reads_it(add, rope, tmp_path):
+    """Without a type the scaling is linear there: llama-model.cpp, load_hparams."""
+    config, state = made("GQA", rope_parameters=rope)
+    model = converted(write_gguf(tmp_path / "model.gguf", config, state, extra=add))
+    assert model.config.rope_parameters == rope
+    assert has(model, config, state)
+
+
+def test_a_key_of_a_gguf_is_ignored_when_told(tmp_path):
+    config, state = made("GQA")
+    add = lambda writer: writer.add_float32("llama.logit_scale", 0.5)  # noqa: E731
+    source = write_gguf(tmp_path / "model.gguf", config, state, extra=add)
+    with pytest.raises(CheckpointError, match=r"logit_scale is 0\.5, .*: --ignore llama\.logit_scale$"):
+        convert(ConvertConfig(source, tmp_path / "never"))
+    assert has(converted(source, ignore=("llama.logit_scale",)), config, state)
+
+
 @pytest.mark.parametrize(
     ("add", "message"),
     [
+        (
+            lambda w: w.add_string("llama.tensor_data_layout", "other"),
+            "tensor_data_layout is 'other', expected 'Meta AI",
+        ),
+        (
+            lambda w: w.add_float32("llama.rope.scaling.attn_factor", 1.5),
+            "rope.scaling.attn_factor is 1.5, expected 1.0",
+        ),
         (lambda w: w.add_uint32("llama.expert_count", 8), "llama.expert_count is 8, expected absent"),
         (lambda w: w.add_float32("llama.logit_scale", 0.5), "llama.logit_scale is 0.5, expected absent"),
         (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), "llama.rope.scaling.type is 'yarn'"),
@@ -358,6 +433,39 @@ def test_dtype_and_shards_are_as_asked_for_and_the_tokenizer_comes_along(tmp_pat
     assert (tmp_path / "converted" / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["llama2", "llama3"])
+def test_metas_tokenizer_has_the_same_ids_in_transformers(name, tmp_path, shared):
+    """From a lone tokenizer.model transformers makes other ids of nearly every text (Llama 2), or none (Llama 3)."""
+    config, state = made("GQA", vocab_size=128256 if name == "llama3" else 32000, num_hidden_layers=1)
+    source = write_meta(tmp_path / "source", config, state)
+    content = (shared / "tokenizers" / name / "tokenizer.model").read_bytes()
+    (source / "tokenizer.model").write_bytes(content)
+    assert "copied tokenizer.model; made tokenizer.json, tokenizer_config.json" in said_of(source)
+    assert (tmp_path / "converted" / "tokenizer.model").read_bytes() == content
+    ours = Tokenizer.from_pretrained(source)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "converted")
+    for text in ODD:
+        assert theirs.encode(text, split_special_tokens=True) == ours.encode(text, bos=True), ascii(text)
+
+
+def said_of(source):
+    config = ConvertConfig(source, source.parent / "converted")
+    return summary(config, convert(config))
+
+
+def test_a_directory_keeps_its_tokenizer_as_it_is(tmp_path):
+    """One that cannot be opened, and one that is no tokenizer, too."""
+    source = write_hf(tmp_path / "source", *made())
+    (source / "tokenizer.model").write_bytes(b"garbage")
+    (source / "vocab.json").write_text("{}")
+    assert f"copied tokenizer.model, vocab.json, which cannot be opened: {source}: tokenizer.model: " in said_of(source)
+    assert (tmp_path / "converted" / "tokenizer.model").read_bytes() == b"garbage"
+    shutil.rmtree(tmp_path / "converted")
+    (source / "tokenizer.model").unlink()
+    assert f"no tokenizer: {source} holds neither tokenizer.json nor tokenizer.model; give one with" in said_of(source)
+    assert (tmp_path / "converted" / "vocab.json").exists()
+
+
 def test_an_occupied_destination_is_refused_and_an_empty_one_is_filled(tmp_path):
     source = write_hf(tmp_path / "source", *made())
     destination = tmp_path / "destination"
@@ -372,7 +480,7 @@ def test_an_occupied_destination_is_refused_and_an_empty_one_is_filled(tmp_path)
 def test_a_conversion_that_fails_leaves_nothing_behind(tmp_path):
     config, state = made()
     source = write_hf(tmp_path / "source", config, state | {"model.norm.weight": torch.full((64,), torch.nan)})
-    (tmp_path / ".new.123.converting").mkdir()  # of one that was killed
+    (tmp_path / ".new.01234567.tmp").mkdir()  # of one that was killed
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds NaN"):
         convert(ConvertConfig(source, tmp_path / "new", check_finite=True))
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -13,11 +13,29 @@ import pytest
 import torch
 
 from llama_scratch import Tokenizer, data
-from llama_scratch.data import DataError, Request, baselines, corpus, encoding, prepare, sources, token_files
+from llama_scratch.data import DataError, Request, baselines, corpus, encoding, prepare, records, sources, token_files
 from llama_scratch.data.token_files import TokenRow, token_dtype
 from llama_scratch.model.loss import IGNORED
 
 VERSE = "The cat sat on the mat.\n  The dog did not.\n\n"
+
+
+SOURCES = ("built-in", "file", "folder", "jsonl", "gz")
+
+
+def written(source: str, tmp_path, monkeypatch, verse: str = VERSE) -> Request:
+    """A request for a text of that kind, each with a content of its own."""
+    text = f"{source}: {verse}" * 60
+    names = {"built-in": None, "file": "a.txt", "folder": "b/c.txt", "jsonl": "d.jsonl", "gz": "e.txt.gz"}
+    if source == "built-in":
+        for module in (corpus, sources):
+            monkeypatch.setattr(module, "python_documents", lambda: [text])
+        return Request(vocab_size=280)
+    path = tmp_path / "texts" / names[source]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = (json.dumps({"text": text}) if source == "jsonl" else text).encode()
+    path.write_bytes(gzip.compress(content, mtime=0) if source == "gz" else content)
+    return Request((path.parent if source == "folder" else path,), vocab_size=280)
 
 
 def documents(*paths, text_field="text") -> list[str]:
@@ -102,15 +120,23 @@ class TestReading:
             ("broken.txt.gz", gzip.compress(b"some text" * 99, mtime=0)[:-9], "broken.txt.gz is damaged"),
             ("plain.txt.gz", b"not packed", "plain.txt.gz is damaged"),
             ("empty.txt.gz", gzip.compress(b"", mtime=0), "empty.txt.gz is empty"),
-            ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a.jsonl, line 2 is no JSON: .*mend the line"),
+            ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a.jsonl, line 2 is not JSON: .*mend the line"),
             (
                 "b.jsonl",
                 b'{"body": "x"}\n',
                 r"b.jsonl, line 1 has no field 'text' but the fields \['body'\]; .*--text-field",
             ),
-            ("c.jsonl", b'{"text": "x"}\n\n["text"]\n', "c.jsonl, line 3 has no field 'text' but a list"),
+            (
+                "c.jsonl",
+                b'{"text": "x"}\n\n["text"]\n',
+                r"c.jsonl, line 3 is \[\"text\"\], expected an object with a field 'text'",
+            ),
             ("d.jsonl", b'{"text": 7}\n', "d.jsonl, line 1: 'text' is 7, expected text"),
-            ("e.jsonl", b'{"text": "\xe9"}\n', "e.jsonl, line 1 is not UTF-8: byte 10 is 0xe9"),
+            (
+                "e.jsonl",
+                b'{"text": "\xe9"}\n',
+                "e.jsonl is not UTF-8: byte 10 is 0xe9, in line 1; .*iconv -f WINDOWS-1252",
+            ),
             ("f.jsonl", b'{"text": "\\ud800"}\n', "f.jsonl, line 1: 'text' holds half of a surrogate pair at 0"),
             ("g.jsonl", b'{"text": ""}\n', "g.jsonl is empty"),
         ],
@@ -124,9 +150,10 @@ class TestReading:
             documents(tmp_path / name)
 
     def test_a_line_without_end_is_not_read_into_memory(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(sources, "LINE", 100)
-        (tmp_path / "a.jsonl").write_text('{"text": "' + "x" * 200)
-        with pytest.raises(DataError, match="line 1 is longer than 100 bytes"):
+        monkeypatch.setattr(records, "LINE", 100)
+        monkeypatch.setattr(sources, "BLOCK", 64)
+        (tmp_path / "a.jsonl").write_text('{"text": "' + "x" * 10_000)
+        with pytest.raises(DataError, match="line 1 is longer than 100 characters"):
             documents(tmp_path / "a.jsonl")
 
 
@@ -213,25 +240,81 @@ class TestPreparing:
         assert len({m.digest for m in (first, second, third, fourth)}) == len(made) == 4
         assert third.tokenizer.vocab_size == 281
 
+    @pytest.mark.parametrize("first", SOURCES)
+    @pytest.mark.parametrize("second", SOURCES)
+    def test_one_text_after_another_in_the_same_place(self, first, second, tmp_path, monkeypatch):
+        made, where = [], tmp_path / "tokens"
+        make = corpus._make
+        monkeypatch.setattr(corpus, "_make", lambda *a: (made.append(1), make(*a)))
+        requests = [written(name, tmp_path, monkeypatch) for name in (first, second)]
+        found = [prepare(request, where).digest for request in (*requests, *requests[::-1], requests[0])]
+        assert len(made) == (1 if first == second else 3)
+        a, b = found[:2]
+        assert found == [a, b, b, a, a]
+        assert (a == b) == (first == second)
+        assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == set()
+
+    @pytest.mark.parametrize("name", SOURCES)
+    def test_a_text_that_has_changed_is_prepared_anew(self, name, tmp_path, monkeypatch):
+        request, where = written(name, tmp_path, monkeypatch), tmp_path / "tokens"
+        before = prepare(request, where)
+        assert prepare(written(name, tmp_path, monkeypatch, VERSE[::-1]), where).digest != before.digest
+        assert prepare(written(name, tmp_path, monkeypatch), where).digest == before.digest
+
+    @pytest.mark.parametrize("there", ["book.txt", "config.json", ".git", "tokenizer.model"])
+    def test_a_directory_that_holds_anything_else_is_not_replaced(self, verse, tmp_path, there):
+        where = tmp_path / "mine"
+        where.mkdir()
+        (where / there).write_text("precious")
+        with pytest.raises(DataError, match=rf"mine holds {there}, which does not belong .*--tokens"):
+            prepare(Request((verse,), vocab_size=280), where)
+        assert (where / there).read_text() == "precious"
+        (tmp_path / "file").touch()
+        with pytest.raises(DataError, match="file is a file, expected a directory"):
+            prepare(Request((verse,), vocab_size=280), tmp_path / "file")
+
+    def test_tokens_that_cannot_be_written_are_read(self, verse, tmp_path, monkeypatch):
+        request, where = Request((verse,), vocab_size=280), tmp_path / "tokens"
+        before = prepare(request, where).digest
+
+        def read_only(*_, **__):
+            raise OSError(30, "Read-only file system")
+
+        monkeypatch.setattr(corpus, "locked", read_only)
+        assert prepare(request, where).digest == before
+
+    def test_what_is_held_out_stays_as_it_was_when_it_was_opened(self, verse, tmp_path):
+        first = prepare(Request((verse,), vocab_size=280), tmp_path / "tokens")
+        before = first.validation_text
+        prepare(Request((verse,), vocab_size=280, held_out=0.2), tmp_path / "tokens")
+        assert first.validation_text == before
+
     def test_what_a_run_has_open_stays_as_it_is_when_the_text_is_prepared_anew(self, verse, tmp_path):
         first = prepare(Request((verse,), vocab_size=280), tmp_path / "tokens")
         before = first.training.read(0, 10**6)
         prepare(Request((verse,), vocab_size=281), tmp_path / "tokens")
         assert torch.equal(first.training.read(0, 10**6), before)
 
-    @pytest.mark.parametrize("name", ["training-00000.bin", "validation-00000.bin"])
+    @pytest.mark.parametrize("name", ["training-00000.bin", "validation-00000.bin", "validation.txt"])
     def test_a_shard_that_was_cut_short_is_an_error(self, verse, tmp_path, name):
         request, where = Request((verse,), vocab_size=280), tmp_path / "tokens"
         prepare(request, where)
-        with (where / name).open("r+b") as file:
-            file.truncate(10)
+        if name.endswith(".bin"):
+            with (where / name).open("r+b") as file:
+                file.truncate(10)
+        else:
+            (where / name).unlink()
         with pytest.raises(DataError, match=f"{name} is not as it was written: remove"):
             prepare(request, where)
 
     def test_a_manifest_that_is_none_means_that_nothing_is_there(self, verse, tmp_path):
         request, where = Request((verse,), vocab_size=280), tmp_path / "tokens"
         tokens = prepare(request, where).training.read(0, 10**6)
-        for content in ("", "{}", "[1]", '{"origin": 3}'):
+        (where / "manifest.json").rename(tmp_path / "good.json")
+        good = json.loads((tmp_path / "good.json").read_text())
+        lacking = [json.dumps({k: v for k, v in good.items() if k != name}) for name in good]
+        poor = [json.dumps(good | {"origin": good["origin"] | {"files": files}}) for files in (3, [3], [{}], [None])]
+        for content in ("", "{}", "[1]", '{"origin": 3}', *lacking, *poor):
             (where / "manifest.json").write_text(content)
             assert torch.equal(prepare(request, where).training.read(0, 10**6), tokens)
 
@@ -256,7 +339,7 @@ class TestPreparing:
         line = [sys.executable, "-m", "llama_scratch.data", "--data", str(text), "--tokens", str(tmp_path / "tokens"),
                 "--vocab-size", "280"]  # fmt: skip
         child = subprocess.Popen(line, stderr=subprocess.DEVNULL)
-        while not list(tmp_path.glob(".preparing-*/training*")):
+        while not list(tmp_path.glob(".tokens.*.tmp/tokens/training*")):
             assert child.poll() is None
             time.sleep(0.005)
         child.send_signal(signal.SIGKILL)
@@ -285,6 +368,8 @@ class TestPreparing:
             assert done.returncode == 0, done.stderr
             assert "tokens to train on" in done.stdout
             assert "MB/s" in done.stdout
+            told = f"python -m llama_scratch.train --tokens tokens --data {verse} --vocab-size 280"
+            assert f"train on it: {told}" in done.stdout
         bad = subprocess.run([*line, "--data", "absent"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert bad.stderr == "error: absent cannot be read: No such file or directory\n"
 

@@ -17,6 +17,7 @@ import pytest
 from llama_scratch import Llama
 from llama_scratch.checkpoint.files import MESSAGE, CheckpointError
 from llama_scratch.convert import open_source
+from llama_scratch.tokenizer.converting import find_tokenizer
 from tests.ours.checkpoint_writers import made, write_gguf, write_hf, write_llama2c, write_meta
 
 EXAMPLES = hypothesis.settings.default.max_examples
@@ -37,9 +38,8 @@ def sources(folder):
     (one / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 2], "temperature": 0.5, "a": [{}]}))
     meta = write_meta(folder / "meta", config, state, parts=2)
     old = write_llama2c(folder / "model.bin", config, state)
-    wide = write_gguf(
-        folder / "model.gguf", *made("GQA", **SIZES | {"hidden_size": 32, "num_attention_heads": 4}), "F16"
-    )
+    sizes = SIZES | {"hidden_size": 32, "num_attention_heads": 4}
+    wide = write_gguf(folder / "model.gguf", *made("GQA", **sizes), "F16", extra=twelve_pieces, words=False)
     return {
         "config.json": (one, one / "config.json"),
         "generation_config.json": (one, one / "generation_config.json"),
@@ -53,6 +53,16 @@ def sources(folder):
         "llama2.c": (old, old),
         "gguf": (wide, wide),
     }
+
+
+def twelve_pieces(writer):
+    """A tokenizer."""
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["<unk>", "<s>", "</s>", *"▁abcdef", "▁a", "bc"])
+    writer.add_token_scores([0.0] * 3 + [-float(i) for i in range(9)])
+    writer.add_token_types([2, 3, 3] + [1] * 9)
+    writer.add_add_bos_token(True)
+    writer.add_chat_template("{{ messages }}")
 
 
 def damaged_bytes(content: bytes, dice: random.Random) -> bytes:
@@ -135,9 +145,12 @@ def opened(source) -> bool:
         if (source / "config.json").exists():
             Llama.from_pretrained(source, check_finite=True)
         else:
-            _, weights = Llama.fitted(open_source(source))
+            checkpoint = open_source(source)
+            _, weights = Llama.fitted(checkpoint)
             for weight in weights.values():
                 weight.read()
+            carried = find_tokenizer(source, checkpoint.config.vocab_size)
+            assert all(line.isprintable() for line in carried.lines)
     except CheckpointError as error:
         message = str(error)
     else:

@@ -9,9 +9,9 @@ from transformers import GenerationConfig
 
 from llama_reference.standard import oracle
 from llama_reference.standard.cases import Case
-from llama_scratch import Llama, generate
+from llama_scratch import Llama, LlamaConfig, generate
 from llama_scratch.checkpoint import config_file
-from llama_scratch.generate import choose, sampling
+from llama_scratch.generate import GenerationError, choose, sampling
 from llama_scratch.generate.sampling import Sampling
 
 
@@ -27,6 +27,11 @@ def model():
 def transformers_model():
     case = Case()
     return oracle.build(case.config, case.state, case.dtype)
+
+
+def small_model():
+    torch.manual_seed(0)
+    return Llama(LlamaConfig(50, 16, 24, 2, 2, eos_token_id=None, initializer_range=0.5)).eval()
 
 
 PROMPT = Case().tokens[:3, :6]
@@ -229,3 +234,47 @@ def test_it_restores_the_mode_when_the_model_raises(model, monkeypatch):
 def test_bad_input_is_refused(model, arguments, message):
     with pytest.raises(ValueError, match=message):
         generate(model, **{"tokens": PROMPT, "max_new_tokens": 3} | arguments)
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"temperature": 1.0}, {"use_cache": False}, {"top_p": 0.5, "temperature": 1.0}], ids=str
+)
+def test_logits_that_are_not_finite_are_an_error_that_names_row_and_weight(knobs):
+    model = small_model()
+    tokens = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    with torch.no_grad():
+        model.model.embed_tokens.weight[5] = float("nan")
+    with pytest.raises(
+        GenerationError, match=r"new token 1 of row 1 are NaN, .*: model.embed_tokens.weight is not fin"
+    ):
+        generate(model, tokens, 3, **knobs)
+    assert generate(model, tokens[:1, :2], 0, **knobs).shape == (1, 2)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_that_has_stopped_spoils_nothing(temperature):
+    """Its filler may be a token that was never trained."""
+    model = small_model()
+    tokens = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    dice = {"generator": torch.Generator().manual_seed(0)}
+    first = generate(model, tokens, 1, temperature, **dice)[:, -1].tolist()
+    assert first[0] != first[1]
+    model.config.pad_token_id = 9
+    with torch.no_grad():
+        model.model.embed_tokens.weight[9] = float("nan")
+        model.lm_head.weight[9] = 0
+    dice = {"generator": torch.Generator().manual_seed(0)}
+    found = generate(model, tokens, 6, temperature, stop_ids=first[:1], **dice)
+    assert found.shape[1] > 5, "the first row's filler was read"
+    assert set(found[0, 4:].tolist()) == {9}
+
+
+def test_minus_infinity_excludes_a_token_and_is_no_error():
+    model = small_model()
+    tokens = torch.tensor([[1, 2, 3]])
+    taken = int(generate(model, tokens, 1)[0, -1])
+    hook = model.lm_head.register_forward_hook(
+        lambda _module, _given, logits: logits.index_fill(-1, torch.tensor([taken]), -torch.inf)
+    )
+    assert taken not in generate(model, tokens, 5)[0, 3:].tolist()
+    hook.remove()

@@ -266,7 +266,7 @@ def test_it_is_found_where_transformers_finds_it(tmp_path):
     [
         ("tokenizer_config.json", b'{"chat_template": 3}', TokenizerError, "tokenizer_config.json: chat_template is 3"),
         ("tokenizer_config.json", b'{"chat_template": "{% if"}', ChatError, "tokenizer_config.json: no chat template"),
-        ("chat_template.jinja", b"{{ \xff }}", TokenizerError, "chat_template.jinja is no UTF-8: .* at byte 3"),
+        ("chat_template.jinja", b"{{ \xff }}", TokenizerError, "chat_template.jinja is not UTF-8: .* at byte 3"),
         ("chat_template.jinja", b"{% x %}", ChatError, "chat_template.jinja: no chat template"),
     ],
 )

@@ -139,7 +139,7 @@ def test_it_says_that_the_context_is_full(directory, call):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "--prompt", "x"], "error: nowhere is no directory"),
+        (["nowhere", "--prompt", "x"], "error: nowhere is not a directory"),
         ([".", "--prompt", "x"], "error: config.json is missing"),
         (["HERE"], "there is no prompt: give --prompt TEXT"),
         (["HERE", "--prompt", "x", "--chat"], "error: --chat needs a chat template: "),
@@ -176,7 +176,7 @@ def test_without_a_template_each_line_is_a_prompt(directory, call):
     status, out, err = call(directory, "--interactive", *FEW, stdin="The cat\nThe dog\n\nThe mat\n")
     assert status == 0
     assert out == "".join(written(directory, prompt, 12)[1] + "\n" for prompt in ("The cat", "The dog"))
-    assert err.count("12 tokens") == 2
+    assert err.count("[12 tokens, ") == 2
 
 
 def test_with_a_template_it_is_a_conversation(chatting, monkeypatch):
@@ -253,3 +253,57 @@ def test_a_reader_that_has_gone_is_no_error(directory):
         told = process.stderr.read().splitlines()
         assert all(line.startswith(b"[decoding") for line in told), told
         assert process.wait(60) == 1
+
+
+def overflowing(directory, tmp_path):
+    """The checkpoint with weights whose products float16 cannot hold, and bfloat16 can."""
+    model = Llama.from_pretrained(directory)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.mul_(3e4)
+    model.save_pretrained(tmp_path)
+    Tokenizer.from_pretrained(directory).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("how", [["--temperature", 0], ["--temperature", 1], ["--json"], ["--interactive"],
+                                 ["--top-k", 3], ["--repetition-penalty", 2]], ids=str)  # fmt: skip
+def test_logits_that_are_not_finite_are_one_line_whatever_the_way(directory, call, tmp_path, how):
+    here = overflowing(directory, tmp_path)
+    prompt = [] if how == ["--interactive"] else ["--prompt", "The cat"]
+    status, out, err = call(here, *prompt, "--dtype", "float16", *how, stdin="The cat\nThe dog\n")
+    assert (status, out) == (1, "")
+    lines = [line for line in err.splitlines() if not line.startswith("[")]
+    assert lines == ["error: the logits of new token 1 are NaN, expected finite numbers: probably an overflow in "
+                     "float16, which ends at 65,504; try --dtype bfloat16 or float32"]  # fmt: skip
+    assert call(here, "--prompt", "The cat", "--dtype", "bfloat16")[0] == 0
+
+
+def test_logits_that_stop_being_finite_end_the_text_there(directory, call, monkeypatch):
+    forward, calls = Llama.forward, []
+
+    def breaking(self, *given, **options):
+        calls.append(1)
+        return forward(self, *given, **options) + (float("inf") if len(calls) == 9 else 0)
+
+    expected = written(directory, "The cat", 8)[1]
+    calls.clear()
+    monkeypatch.setattr(Llama, "forward", breaking)
+    status, out, err = call(directory, "--prompt", "The cat", *FEW, "--no-fast")
+    assert status == 1
+    assert expected.startswith(out.removesuffix("\n"))
+    assert out.endswith("\n")
+    assert err.splitlines()[-1].startswith("error: the logits of new token 9 are infinite, expected finite numbers: ")
+
+
+def test_what_is_said_of_compiling_is_said_once_and_not_where_it_cannot_pay(directory, call, caplog, monkeypatch):
+    from llama_scratch.fast import llama
+
+    monkeypatch.setattr(llama, "can_compile", lambda: True)
+    lines = "The cat\nThe dog\n"
+    _, _, err = call(directory, "--interactive", "--max-new-tokens", 3, stdin=lines)
+    assert "compiling" not in err
+    assert not caplog.messages, "it would pay from more tokens on than the context has"
+    monkeypatch.setattr(llama, "pays_from", lambda *_: CONTEXT - 1)
+    _, _, err = call(directory, "--interactive", "--max-new-tokens", 3, stdin=lines)
+    assert err.count("3 tokens") == 2
+    assert err.count("would pay from 95 new tokens on") + len(caplog.messages) == 1

@@ -62,6 +62,24 @@ def test_loss_and_every_gradient_have_transformers_bits(variant, dtype):
         assert torch.equal(parameter.grad, other.grad), name
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("sharpness", [1, 4, 12])
+def test_rows_of_padding_have_transformers_bits_too(dtype, sharpness):
+    """Nobody reads them, but whoever compares whole tensors sees them. In float16 a masked score below −16 becomes −∞,
+    which transformers leaves as it is; only where a whole row is −∞ is its answer NaN, and ours is not.
+    """
+    case = Case("hard", dtype)
+    quiet = {key: w * sharpness if "q_proj" in key else w for key, w in case.state.items()}
+    theirs, ours = oracle.build(case.config, quiet, dtype), build(case)
+    ours.load_state_dict(quiet)
+    with torch.no_grad():
+        expected = oracle.llama(theirs, case.tokens, case.positions, case.mask)
+        found = ours(case.tokens, attention_mask=case.mask, positions=case.positions)
+    assert expected.isfinite().all()
+    assert (case.mask == 0).any()
+    assert torch.equal(found, expected)
+
+
 def test_shapes_in_signatures_are_checked():
     """The canary of the import hook: installed too late it would check nothing, silently."""
     with pytest.raises(jaxtyping.TypeCheckError):

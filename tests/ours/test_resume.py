@@ -156,12 +156,12 @@ def test_an_interruption_saves_after_its_step_and_says_how_to_go_on(text, tmp_pa
     history = train.train(settings(text, out))
     assert history[-1]["step"] == 8
     assert max(checkpoints.saved_steps(out)) == 8
-    assert (
-        f"stopped after step 8; to go on: python -m llama_scratch.train --resume --out '{out}'"
-        in capsys.readouterr().out
-    )
+    _, _, line = capsys.readouterr().out.partition("stopped after step 8; to go on: ")
     assert Llama.from_pretrained(out)
-    train.train(train.read_command_line(["--resume", "--out", str(out)]))
+    told, *_ = line.splitlines()
+    assert told.endswith(f" -m llama_scratch.train --resume --out '{out}'")
+    done = subprocess.run(told, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
     assert (out / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
 
 
@@ -217,15 +217,15 @@ def stopped(text, tmp_path, at_step):
 
 def test_a_new_run_does_not_bury_one_that_was_stopped(text, stopped):
     with pytest.raises(
-        ConfigError, match=r"stopped after 10 of 24 steps: go on with it by --resume, remove .*checkpoints"
+        ConfigError, match=r"stopped after 10 of 24 steps: go on with it by .* --resume --out .*, replace it by --over"
     ):
         train.train(TrainConfig(data=(text,), out=stopped, **SETTINGS))
 
 
-def test_a_new_run_takes_the_place_of_one_that_is_over(text, unbroken, tmp_path):
+def test_a_new_run_takes_the_place_of_one_that_is_over_where_it_is_told_to(text, unbroken, tmp_path):
     out = tmp_path / "out"
     for steps in (10, STEPS):
-        train.train(TrainConfig(data=(text,), out=out, **SETTINGS | {"steps": steps}))
+        train.train(TrainConfig(data=(text,), out=out, overwrite=True, **SETTINGS | {"steps": steps}))
     assert_same(out, unbroken)
 
 

@@ -1,5 +1,7 @@
 """The tokenizer that is trained here: lossless, and the same ids in transformers."""
 
+import re
+
 import pytest
 import sentencepiece
 import transformers
@@ -115,15 +117,33 @@ def test_long_documents_are_learned_from_too():
     assert len(Tokenizer.train([text], 300).encode("supercalifragilistic")) < 5
 
 
+@pytest.mark.parametrize(
+    ("wrong", "kind"), [(-3, "least"), (0, "least"), (100, "least"), (270, "least"), (5000, "most"), (10**10, "most")]
+)
+def test_a_vocabulary_that_cannot_be_is_answered_with_the_one_that_can(wrong, kind):
+    """The number named is a size that can be learned, and the next one outwards is not."""
+    text = ["The cat sat on the mat.\n  The dog did not.\n\n" * 30]
+    with pytest.raises(TokenizerError, match=f"--vocab-size is {wrong}, expected at {kind} ") as refused:
+        Tokenizer.train(text, wrong)
+    assert ".cc" not in str(refused.value)
+    named = int(re.search(rf"expected at {kind} (\d+)", str(refused.value))[1])
+    assert Tokenizer.train(text, named).vocab_size == named
+    with pytest.raises(TokenizerError, match=f"expected at {kind} {named}"):
+        Tokenizer.train(text, named - 1 if kind == "least" else named + 1)
+
+
+def test_what_a_vocabulary_must_hold_is_counted():
+    with pytest.raises(TokenizerError, match="expected at least 264: 256 bytes, 3 special tokens and the 5 characters"):
+        Tokenizer.train(["abcde" * 100], 259)
+
+
 def test_errors_name_the_file_and_the_reason(tmp_path, tokenizer):
     with pytest.raises(TokenizerError, match=r"tokenizer\.model (cannot be read: No such file|is missing)"):
         Tokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"garbage")
     with pytest.raises(TokenizerError, match=r"tokenizer\.model: no SentencePiece model"):
         Tokenizer.from_pretrained(tmp_path)
-    with pytest.raises(TokenizerError, match="cannot train 5000 pieces"):
-        Tokenizer.train(["too little text"], 5000)
-    with pytest.raises(TokenizerError, match="cannot train 300 pieces"):
+    with pytest.raises(TokenizerError, match="there is no text to learn a tokenizer from"):
         Tokenizer.train([], 300)
     for wrong in (512, -1):
         with pytest.raises(TokenizerError, match=f"id {wrong} is outside the vocabulary of 512"):

@@ -1,10 +1,14 @@
 """Training: it learns, transformers opens what it leaves, and bad input ends it before anything is written."""
 
+import ast
+import inspect
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+import textwrap
 import types
 
 import pytest
@@ -13,7 +17,9 @@ import transformers
 from safetensors.torch import load_file
 
 from llama_scratch import Llama, Tokenizer, data, train
+from llama_scratch.data import __main__ as data_command
 from llama_scratch.data import baselines
+from llama_scratch.generate import ChatTemplate
 from llama_scratch.model.config_rules import ConfigError
 from llama_scratch.tokenizer import TokenizerError
 from llama_scratch.train import TrainConfig, TrainingError
@@ -156,6 +162,33 @@ class TestARun:
         assert rows[-1][VALIDATION] == pytest.approx(history[-1][VALIDATION], rel=torch.finfo(torch.bfloat16).eps * 2)
         assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (config.out / "tokenizer.json").read_bytes()
         assert Llama.from_pretrained(tmp_path / "out").config == Llama.from_pretrained(config.out).config
+
+
+@pytest.mark.parametrize("form", ["jinja", "text", "list"])
+def test_fine_tuning_keeps_what_came_with_the_tokenizer(run, tmp_path, form):
+    """The chat template above all, in a corpus that was there already too; then --chat works on what is left."""
+    template = "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}"
+    start, out = tmp_path / "start", tmp_path / "out"
+    shutil.copytree(run[0].out, start, ignore=shutil.ignore_patterns("tokens", "checkpoints"))
+    settings = {"steps": 1, "warmup": 0} | {k: v for k, v in SMALL.items() if k not in ("steps", "warmup")}
+    given = {"data": run[0].data, "tokens": tmp_path / "tokens", "init_from": start} | settings
+    train.train(TrainConfig(out=tmp_path / "without", **given))
+    (start / "special_tokens_map.json").write_text('{"eos_token": "</s>"}')
+    if form == "jinja":
+        (start / "chat_template.jinja").write_text(template)
+        (start / "additional_chat_templates").mkdir()
+        (start / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    else:
+        path = start / "tokenizer_config.json"
+        named = template if form == "text" else [{"name": "default", "template": template}]
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": named}))
+    theirs = transformers.AutoTokenizer.from_pretrained(start)
+    train.train(TrainConfig(out=out, **given))
+    for left in (out, *(out / "checkpoints").iterdir()):
+        assert transformers.AutoTokenizer.from_pretrained(left).chat_template == theirs.chat_template
+        assert (left / "special_tokens_map.json").read_bytes() == (start / "special_tokens_map.json").read_bytes()
+        chat = ChatTemplate.from_pretrained(left, Tokenizer.from_pretrained(left))
+        assert chat.render([{"role": "user", "content": "x"}]) == "<s>x</s>"
 
 
 def test_what_is_compiled_computes_short_windows_by_the_formula(run, monkeypatch):
@@ -304,7 +337,7 @@ class TestBadInput:
             ({"heads": 3}, ConfigError, "--heads is 3, expected an even number"),
             ({"accumulate": 3}, ConfigError, "--batch-size is 4, expected a multiple of 3: processes × --accumulate"),
             ({"resume": True}, ConfigError, "--resume: no run was started in"),
-            ({"vocab_size": 100_000}, TokenizerError, "cannot train 100000 pieces.*--vocab-size"),
+            ({"vocab_size": 100_000}, TokenizerError, "--vocab-size is 100000, expected at most"),
             ({"context": 4000}, data.DataError, "tokens of training text are fewer than --context 4000"),
         ],
     )
@@ -350,8 +383,10 @@ class TestTheCommandLine:
             "preset tiny",
             "GFLOP/s",
             "validation",
-            "entropy of its single bytes",
+            "frequencies of single bytes",
             "xz -9",
+            "the fastest product of two square matrices",
+            "% of peak",
             "saved",
             "AutoModel",
         ):
@@ -360,6 +395,42 @@ class TestTheCommandLine:
         assert numbers["step"] == 60
         assert numbers[VALIDATION] < 3
         assert Llama.from_pretrained(tmp_path / "out")
+
+    @pytest.mark.parametrize("wanted", [False, True])
+    def test_at_a_terminal_the_result_is_for_a_person_and_json_only_where_it_is_asked_for(self, text, tmp_path, wanted):
+        settings = SMALL | {"steps": 2, "warmup": 1}
+        line = [sys.executable, "-m", "llama_scratch.train", "--data", str(text), *flags(settings)]
+        terminal, end = os.openpty()
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(line + ["--json"] * wanted, cwd=tmp_path, stdout=end, stderr=subprocess.DEVNULL,
+                              env=environment) as process:  # fmt: skip
+            os.close(end)
+            shown = b""
+            while True:
+                try:
+                    shown += os.read(terminal, 1 << 16)
+                except OSError:  # nobody writes to it any more
+                    break
+        os.close(terminal)
+        assert process.returncode == 0
+        lines = shown.decode().splitlines()
+        assert any(line.startswith("validation") for line in lines)
+        found = [json.loads(line) for line in lines if line.startswith("{")]
+        assert [row["step"] for row in found] == [2] * wanted
+
+    @pytest.mark.parametrize("options", [TrainConfig, data.Request, data_command.Options])
+    def test_every_flag_is_explained_by_a_sentence(self, options):
+        """What --help prints is the text below a field."""
+        body = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0].body
+        fields = [(i, node.target.id) for i, node in enumerate(body) if isinstance(node, ast.AnnAssign)]
+        assert fields
+        for i, name in fields:
+            below = body[i + 1]
+            assert isinstance(below, ast.Expr), name
+            sentence = below.value.value
+            assert sentence[0].isupper() or sentence.startswith("muon: "), name
+            assert len(sentence.split()) >= 2, name
+            assert not sentence.startswith(("Of ", "That ", "What ", "None:")), name
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

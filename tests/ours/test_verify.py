@@ -224,7 +224,7 @@ def test_it_runs_as_a_module_from_the_checkout(tmp_path):
     line = [sys.executable, "-m", "llama_reference.verify", str(tmp_path / "nowhere")]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"verify: {tmp_path / 'nowhere' / 'config.json'}: No such file or directory\n"
+    assert done.stderr == f"error: {tmp_path / 'nowhere' / 'config.json'}: No such file or directory\n"
 
 
 def test_an_adapter_is_loaded_from_its_path():

@@ -117,8 +117,8 @@ def ask(component: str, implementation: Any, case: Case) -> dict[str, Tensor]:
     """The component's question; "gradients of NAME" asks for those."""
     if component.startswith(_GRADIENTS):
         gradients = importlib.import_module("llama_reference.questions.checks.gradients")
-        with torch.enable_grad():  # of a fresh case, since a case remembers what was drawn from it
-            return gradients.ask(component.removeprefix(_GRADIENTS), implementation, replace(case))
+        with torch.enable_grad():
+            return gradients.ask(component.removeprefix(_GRADIENTS), implementation, case)
     with torch.no_grad():
         return importlib.import_module(f"llama_reference.questions.checks.{component}").ask(implementation, case)
 

@@ -57,6 +57,23 @@ def _columns(looks):
     return causal
 
 
+def _k_permuted(heads):
+    """k's rows as a conversion leaves them that undoes Meta's pairing with another number of heads than G."""
+
+    def project(self, handle, at, x):
+        q, k, v = Plain.project(self, handle, at, x)
+        flat = self.merge(k)
+        _, G, _, H = k.shape
+        taken = heads(q.shape[1], G)
+        if flat.shape[-1] % (2 * taken):
+            raise NotImplementedError(f"{flat.shape[-1]} rows of k do not divide into pairs of {taken} heads")
+        meta = torch.arange(G * H).view(G, 2, H // 2).transpose(1, 2).flatten()
+        rows = meta.view(taken, -1, 2).transpose(1, 2).flatten()
+        return q, self.split(flat[..., rows], H), v
+
+    return project
+
+
 def _no_transpose(_self, x, H):
     B, T, _ = x.shape
     return x.reshape(B, -1, T, H)
@@ -90,7 +107,8 @@ MISTAKES = [
     mistake("anti_causal", "queries see themselves and later tokens only", causal=_columns(lambda q, k: k >= q)),
     mistake("aligned_top_left", "over a cache, query t sees keys 0 … t instead of those up to its own column",
             "pytorch#108108, onnx#8068, mlx#2835, gpt-fast#233",
-            causal=lambda _s, T, S: torch.arange(S) <= torch.arange(T)[:, None]),
+            causal=lambda _s, T, S: torch.arange(S) <= torch.arange(T)[:, None],
+            ways=[{"causal": lambda s, T, S: Plain.causal(s, T, S) if T == 1 else torch.ones(T, S, dtype=torch.bool).tril(0)}]),
     mistake("no_mask_over_a_cache", "the mask is dropped whenever there is a cache: fine one token at a time",
             "TinyLLM#17, rasbt#697", may_look=_without_mask_over_a_cache),
     mistake("not_causal_over_a_cache", "only padding is masked whenever there is a cache",
@@ -113,6 +131,9 @@ MISTAKES = [
             "nanoGPT#240, IBL_MtM#13", softmax=lambda s, x: F.dropout(Plain.softmax(s, x), 0.1)),
     mistake("keys_and_values_swapped", "keys stand where values belong, and the reverse",
             project=_projected(lambda _s, _h, q, k, v: (q, v, k))),
+    mistake("k_permuted_as_q", "converted from Meta's pairing, k's rows are permuted by the number of query heads",
+            "llama.cpp#3018, TinyLlama#24, transformers#31788", project=_k_permuted(lambda N, _G: N),
+            ways=[{"project": _k_permuted(lambda N, G: max(N // G, 1))}]),
     mistake("queries_normalised", "queries and keys are normalised first, as in Qwen 3",
             project=_projected(lambda _s, _h, q, k, v: (_unit(q), _unit(k), v))),
     mistake("heads_not_transposed_back", "the output is flattened without bringing positions before heads",

@@ -42,6 +42,25 @@ def _only(which):
     return rotary
 
 
+def _turned_by_head(self, handle, q, k, positions):
+    """As it comes out where cosine and sine, looked up for positions, meet heads on the axis that they run along."""
+    cos, sin = self.angles(handle.config, torch.arange(q.shape[1])[None], q.dtype)  # (1, N, H)
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    groups = k.shape[1]
+    turned_k = k * cos[:, :groups] + self.partner(k) * sin[:, :groups]
+    return q * cos + self.partner(q) * sin, turned_k
+
+
+def _turned_by_head_from_the_offset(self, handle, q, k, positions):
+    """The same where the table begins at each row's first position."""
+    start = positions[:, :1]
+    cos, sin = self.angles(handle.config, start + torch.arange(q.shape[1]), q.dtype)  # (B, N, H)
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    groups = k.shape[1]
+    turned_k = k * cos[:, :groups] + self.partner(k) * sin[:, :groups]
+    return q * cos + self.partner(q) * sin, turned_k
+
+
 def _on_positions(change):
     return lambda self, config, positions, dtype: Plain.angles(self, config, change(config, positions, dtype), dtype)
 
@@ -133,6 +152,9 @@ MISTAKES = [
             partner=lambda _s, x: torch.cat(x.chunk(2, -1)[::-1], dim=-1)),
     mistake("cosine_and_sine_swapped", "the cosine stands where the sine belongs",
             turn=lambda s, x, cos, sin: Plain.turn(s, x, sin, cos)),
+    mistake("over_the_heads", "the angle grows from head to head, not from token to token: heads stand where positions belong",
+            "xformers#841, open_lm#4, TPA#4, leo-optimizer#2", rotary=_turned_by_head,
+            ways=[{"rotary": _turned_by_head_from_the_offset}]),
     mistake("theta_fixed_at_10000", "the base is 10000 whatever the configuration says",
             "llama2.c#356, litgpt#2217, SpecForge#265", theta=lambda _s, _c: 10000.0),
     mistake("theta_fixed_at_500000", "the base is 500000, Llama 3's, whatever the configuration says",

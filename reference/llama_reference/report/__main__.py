@@ -34,10 +34,10 @@ def main(arguments: list[str]) -> int:
     marked = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
     survivors = [name for kills in results.kills.values() for name, sections in kills.items() if not sections]
     if results.kills.keys() != set(COMPONENTS) or survivors or not summary.verdict(results)[0]:
-        print(f"report: {source}: no green run of the whole suite; {page} is left as it is", file=sys.stderr)
+        print(f"error: {source}: no green run of the whole suite; {page} is left as it is", file=sys.stderr)
         return 1
     if not marked.search(text):
-        print(f"report: {page}: the marks {BEGIN} and {END} are not in it", file=sys.stderr)
+        print(f"error: {page}: the marks {BEGIN} and {END} are not in it", file=sys.stderr)
         return 2
     write_file(page, marked.sub(lambda _: f"{BEGIN}\n{block(results)}\n{END}", text))
     return 0

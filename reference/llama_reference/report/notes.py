@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llama_reference.judge.comparison import NO_GRADIENTS
-from llama_reference.report.html import short
+from llama_reference.report.html import NEAR, WRONG, short
 from llama_reference.report.results import (
     ANSWERS,
     BIT_FOR_BIT,
@@ -91,11 +91,11 @@ def on_gaps(results: Results) -> list[Remark]:
 
 def on_numbers(results: Results) -> list[Remark]:
     """How to read the cells, where they hold more than counts."""
-    texts = [cell.text for name in asked(results) for cell in cells(results, name)]
+    compared = [cells(results, name)[:3] for name in asked(results)]  # formula, oracle, gradients
     remarks: list[Remark] = []
-    if any("(" in text for text in texts):
+    if any(formula.outcome == NEAR for formula, _, _ in compared):
         remarks.append(("in brackets", "transformers' own error"))
-    if any("WRONG" in text or "of" in text for text in texts):
+    if any(cell.outcome in (NEAR, WRONG) for row in compared for cell in row):
         claims = results.about.get("judged") == BIT_FOR_BIT
         bits = (
             "it claims transformers' bits, and has to have them" if claims else "it claims no bits: the budget counts"

@@ -63,7 +63,8 @@ def _conformance(results: Results) -> str:
     about = summary.asked(results)
     found = {name: summary.cells(results, name) for name in about}
     kept = [i for i in range(len(HEADINGS) - 1) if any(cells[i].text not in ("", "–") for cells in found.values())]
-    lines = [html.row(name, (html.cell(cells[i].text, cells[i].kind) for i in kept)) for name, cells in found.items()]
+    shown = {name: [cells[i] for i in kept] for name, cells in found.items()}
+    lines = [html.row(name, (html.cell(cell.text, cell.outcome) for cell in cells)) for name, cells in shown.items()]
     remarks = [*notes.on_gaps(results), *notes.on_numbers(results)]
     said = "".join(f'<p class="note">{escape(f"{title}: {text}")}</p>' for title, text in remarks)
     return f"<h2>Conformance</h2>{html.table(['component', *(HEADINGS[i + 1] for i in kept)], lines)}{said}"

@@ -32,8 +32,10 @@ PARTS = {"attention": ("rotary",), "block": BLOCK, "kv_cache": MODEL, "llama": M
 
 @dataclass(frozen=True)
 class Cell:
+    """What the table says of one section, and how it came out: SAME, NEAR, WRONG, or NONE where nothing was judged."""
+
     text: str = ""
-    kind: str = NONE
+    outcome: str = NONE
 
 
 def asked(results: Results) -> list[str]:
@@ -133,7 +135,7 @@ def wrong(results: Results) -> list[str]:
     return [
         name
         for name in asked(results)
-        if any(cell.kind == WRONG for cell in cells(results, name)[:-1]) or troubles(results, BROKEN, name)
+        if any(cell.outcome == WRONG for cell in cells(results, name)[:-1]) or troubles(results, BROKEN, name)
     ]
 
 

@@ -122,18 +122,11 @@ class Case:
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randint(self.config["vocab_size"], (len(PADS), LENGTH), generator=generator)
 
-    @cached_property
-    def drawn(self) -> list[Tensor]:
-        """Every input drawn so far, in order: where gradients of inputs are found."""
-        return []
-
     def normal(self, *shape: int, scale: float = 1.0, salt: int = 0) -> Tensor:
         """Normal activations of the case's dtype; another salt gives other ones."""
         generator = torch.Generator().manual_seed(self.seed * 1009 + salt + 1)
         x = (torch.randn(shape, generator=generator) * scale).to(self.dtype)
-        x = (x.double() if self.exact else x).requires_grad_(torch.is_grad_enabled())
-        self.drawn.append(x)
-        return x
+        return (x.double() if self.exact else x).requires_grad_(torch.is_grad_enabled())
 
     def hidden(self, scale: float = 1.0, salt: int = 0) -> Tensor:
         """A residual stream (B, T, D)."""

@@ -1,17 +1,20 @@
 """`config.json` of any vintage <-> LlamaConfig.
 
 transformers 4 wrote `rope_theta`, `rope_scaling` and `torch_dtype`; transformers 5 writes `rope_parameters`, with theta
-inside, and `dtype`; the files of Llama 1 leave out most fields. What is written is transformers 5's form.
+inside, and `dtype`; the files of Llama 1 leave out most fields. Both forms are written, since each reader knows one:
+transformers 4 and mlx-lm would open a file of the new form alone with theta 10000 and no scaling, and say nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
+from llama_scratch.checkpoint import config_keys
 from llama_scratch.model.config import LlamaConfig
-from llama_scratch.model.config_rules import ConfigError, check
+from llama_scratch.model.config_rules import LENGTH, ConfigError, check
+from llama_scratch.model.rotary import inverse_frequencies
 
 # Keys of published files that say nothing about the mathematics: provenance, generation defaults, other libraries.
 HARMLESS = frozenset(
@@ -27,49 +30,101 @@ HARMLESS = frozenset(
 )
 NULL_MEANS_DEFAULT = ("num_key_value_heads", "head_dim", "attention_dropout", "rope_parameters")
 SCALED_FROM_A_LENGTH = ("llama3", "yarn", "longrope")
+FLOATS = {"factor", "low_freq_factor", "high_freq_factor", "attention_factor", "beta_fast", "beta_slow"}
 
 
-def from_dict(raw: Mapping[str, Any]) -> LlamaConfig:
-    """The configuration in a parsed `config.json`.
+# every key that is read, and those that need not be said to be unused
+KNOWN = HARMLESS | {field.name for field in fields(LlamaConfig)} | {"model_type", "torch_dtype"}
+KNOWN |= {"rope_theta", "rope_scaling", LENGTH}
 
-    Raises ConfigError for a bad value, and by name for a field that would change the mathematics and is not supported:
-    every unknown one that is not null, false, 0 or empty.
+
+def from_dict(raw: Mapping[str, Any], ignore: Collection[str] = ()) -> LlamaConfig:
+    """The configuration in a parsed `config.json`, read without the keys to ignore.
+
+    Raises ConfigError for a bad value, by name for a field that may change the mathematics and is not supported, and
+    where the old and the new name of one value disagree.
     """
     check("config.json", raw, "an object", lambda v: isinstance(v, Mapping))
-    raw = {name: value for name, value in raw.items() if name not in HARMLESS}
-    check("model_type", raw.pop("model_type", "llama"), "'llama'", lambda v: v == "llama")
-    older_dtype = raw.pop("torch_dtype", None)
+    raw = config_keys.without(raw, KNOWN, ignore)
+    check("model_type", raw.get("model_type", "llama"), "'llama'", lambda v: v == "llama")
+    config_keys.refuse_unknown(raw, KNOWN)
     if raw.get("dtype") is None:
-        raw["dtype"] = older_dtype
+        raw["dtype"] = raw.get("torch_dtype")
     raw["rope_parameters"] = _rope_parameters(raw)
-    known = {field.name for field in fields(LlamaConfig)}
-    for name in sorted(raw.keys() - known):
-        check(name, raw.pop(name), "absent: this model does not support it", lambda v: not v)
-    return LlamaConfig(**{n: v for n, v in raw.items() if not (v is None and n in NULL_MEANS_DEFAULT)})
+    values = {field.name: raw[field.name] for field in fields(LlamaConfig) if field.name in raw}
+    return LlamaConfig(**{n: v for n, v in values.items() if not (v is None and n in NULL_MEANS_DEFAULT)})
 
 
-def _rope_parameters(raw: dict[str, Any]) -> dict[str, Any]:
-    """Takes every rotary key out of `raw` and merges them as transformers does, refusing what that would lose."""
-    outside: dict[str, Any] = {name: raw.pop(name) for name in ("rope_theta", "partial_rotary_factor") if name in raw}
-    original = raw.pop("original_max_position_embeddings", None)
+def unused(raw: Mapping[str, Any]) -> list[str]:
+    """The keys of a parsed `config.json` that say nothing about the mathematics, but for the usual ones."""
+    return config_keys.unused(raw, KNOWN)
+
+
+def _rope_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Merges the rotary keys as transformers does, refusing what that would lose."""
+    outside = {name: raw[name] for name in ("rope_theta", "partial_rotary_factor") if name in raw}
     found = []
     for name in ("rope_scaling", "rope_parameters"):
-        value = raw.pop(name, None)
+        value = raw.get(name)
         check(name, value, "an object or null", lambda v: v is None or isinstance(v, Mapping))
         if value:
-            found.append({"rope_theta": 10000.0} | outside | dict(value))
-    if len(found) == 2 and found[0] != found[1]:
-        raise ConfigError(f"rope_scaling {found[0]} and rope_parameters {found[1]} disagree: remove one of them")
-    rope: dict[str, Any] = found[0] if found else outside
-    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
-    rope.pop("type", None)
+            found.append({"rope_theta": 10000.0} | outside | _one_name(value))
+    _refuse_disagreement(found, raw)
+    rope: dict[str, Any] = found[0] if found else _one_name(outside)
     if rope.get("partial_rotary_factor") in (1, None):
         rope.pop("partial_rotary_factor", None)
-    if original is not None and rope["rope_type"] in SCALED_FROM_A_LENGTH:
-        rope["original_max_position_embeddings"] = original  # the outer key wins in transformers
+    if raw.get(LENGTH) is not None and rope["rope_type"] in SCALED_FROM_A_LENGTH:
+        rope[LENGTH] = raw[LENGTH]  # the outer key wins in transformers
     return rope
 
 
+def _one_name(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with `rope_type`, which wins over its older name `type`."""
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    return {name: value for name, value in rope.items() if name != "type"} | {"rope_type": kind}
+
+
+def _refuse_disagreement(found: list[dict[str, Any]], raw: Mapping[str, Any]) -> None:
+    """transformers 4 and 5 would read two models in one file."""
+    theta = raw.get("rope_theta")
+    inside = next((rope["rope_theta"] for rope in found if rope["rope_theta"] != theta), None)
+    if theta is not None and inside is not None:
+        raise ConfigError(f"rope_theta is {theta!r}, but {inside!r} in rope_parameters: transformers 4 reads the first "
+                          "and transformers 5 the second; remove one of them")  # fmt: skip
+    if len(found) == 2 and found[0] != found[1]:
+        raise ConfigError(f"rope_scaling {found[0]} and rope_parameters {found[1]} disagree: remove one of them")
+
+
 def to_dict(config: LlamaConfig) -> dict[str, Any]:
-    """What transformers 5 reads from and writes to `config.json`."""
-    return {"architectures": ["LlamaForCausalLM"], "model_type": "llama"} | vars(config)
+    """What is written to `config.json`: transformers 5's names, and transformers 4's with the same values."""
+    new = vars(config) | {"rope_parameters": _sharpened(config)}
+    old = _old_names(new)
+    return {"architectures": ["LlamaForCausalLM"], "model_type": "llama"} | new | old
+
+
+def _old_names(new: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers 4 and mlx-lm read: theta outside, the rest in `rope_scaling`, null for the default type.
+
+    transformers 4 warns of a factor that is not a float, and takes longrope's original length from outside only.
+    """
+    rope = new["rope_parameters"]
+    scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+    for name in FLOATS & scaling.keys():
+        scaling[name] = None if scaling[name] is None else float(scaling[name])
+    outside = {LENGTH: rope[LENGTH]} if rope["rope_type"] == "longrope" else {}
+    default = rope["rope_type"] == "default"
+    named = {"rope_theta": rope["rope_theta"], "rope_scaling": None if default else scaling}
+    return named | outside | {"torch_dtype": new["dtype"]}
+
+
+def _sharpened(config: LlamaConfig) -> dict[str, Any]:
+    """The rotary parameters; with an attention factor where transformers 4 would conclude another.
+
+    For longrope it takes the ratio of the two lengths for the factor, whatever `factor` says.
+    """
+    rope = config.rope_parameters
+    if rope["rope_type"] != "longrope" or rope.get("attention_factor") is not None:
+        return rope
+    if rope.get("factor") in (None, config.max_position_embeddings / rope[LENGTH]):
+        return rope
+    return rope | {"attention_factor": inverse_frequencies(config, 1)[1]}

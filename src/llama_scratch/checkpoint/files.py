@@ -6,13 +6,12 @@ says a name twice, because then two readers may understand two things.
 
 from __future__ import annotations
 
-import glob
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llama_scratch.checkpoint.atomic import atomic_file
 from llama_scratch.errors import LlamaScratchError
 
 JSON_BYTES = 100 * 2**20  # the index of the largest Llama has 0.1 of one
@@ -92,29 +91,6 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` fill a temporary file beside `path`, flushes it to disk and renames it: all of it or nothing.
-
-    What a killed `write_file` of the same path has left behind is removed.
-    """
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        leftover.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors makes files that only their owner can read
-        flush(temporary)
-        temporary.replace(path)
-        flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def flush(path: Path) -> None:
-    """Sends a file, or the names in a directory, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Let `write` fill a file that becomes `path`: all of it or nothing, as storage/atomic.py does it."""
+    with atomic_file(path) as made:
+        write(made)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llama_scratch.checkpoint import config_keys
 from llama_scratch.checkpoint.matching import EMBEDDING, HEAD
 from llama_scratch.checkpoint.weight_files import Weight
 from llama_scratch.model.config import LlamaConfig
@@ -29,18 +31,34 @@ KNOWN = frozenset(
     """block_count context_length embedding_length feed_forward_length attention.head_count attention.head_count_kv
     attention.layer_norm_rms_epsilon attention.key_length attention.value_length rope.dimension_count rope.freq_base
     rope.scaling.type rope.scaling.factor rope.scaling.original_context_length rope.scaling.finetuned
-    vocab_size""".split()
+    rope.scale_linear rope.scaling.attn_factor tensor_data_layout vocab_size""".split()
 )
+# what else it may say, where it says what a Llama does anyway
+NEUTRAL = {
+    "attention.causal": True,
+    "attention.scale": 0.0,
+    "embedding_scale": 1.0,
+    "expert_count": 0,
+    "logit_scale": 1.0,
+    "residual_scale": 1.0,
+    "rope.scaling.yarn_ext_factor": 0.0,
+}
+LAYOUT = "Meta AI original pth"  # rows of W_q and W_k in Meta's order, as every Llama's are in this format
+LLAMA3: dict[str, Any] = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                          "original_max_position_embeddings": 8192}  # fmt: skip
 STOPS = ("eos", "eot", "eom")
 
 
-def to_config(values: dict[str, Any], weights: dict[str, Weight], factors: Tensor | None) -> LlamaConfig:
-    """The configuration. Raises ConfigError for a value that cannot be, KeyError for one that must be there."""
+def to_config(
+    values: dict[str, Any], weights: dict[str, Weight], factors: Tensor | None, ignore: Collection[str] = ()
+) -> LlamaConfig:
+    """The configuration, read without the keys to ignore.
+
+    Raises ConfigError for a value that cannot be, KeyError for one that must be there.
+    """
     check("general.architecture", values.get("general.architecture"), "'llama'", lambda v: v == "llama")
     check("split.count", values.get("split.count"), "1: put the parts together first", lambda v: v in (None, 0, 1))
-    for name in sorted(values):
-        if name.startswith("llama.") and name.removeprefix("llama.") not in KNOWN:
-            check(name, values[name], "absent: this model does not support it", lambda v: not v)
+    values = _supported(values, ignore)
     head_dim: Any = values.get("llama.attention.key_length")
     config = LlamaConfig(
         vocab_size=weights[EMBEDDING].shape[0],
@@ -62,6 +80,18 @@ def to_config(values: dict[str, Any], weights: dict[str, Weight], factors: Tenso
     for name in ("llama.rope.dimension_count", "llama.attention.value_length"):
         check(name, values.get(name), f"{config.head_dim}, a whole head", lambda v: v in (None, config.head_dim))
     return dataclasses.replace(config, rope_parameters=_rope(values, config, factors))
+
+
+def _supported(values: dict[str, Any], ignore: Collection[str]) -> dict[str, Any]:
+    """The values without those to ignore. Raises ConfigError naming what might change the mathematics."""
+    known = {f"llama.{name}" for name in KNOWN}
+    values = config_keys.without(values, known, ignore)
+    neutral = {f"llama.{name}": value for name, value in NEUTRAL.items()}
+    said = {n: v for n, v in values.items() if n.startswith("llama.") and not (n in neutral and v == neutral[n])}
+    config_keys.refuse_unknown(said, known)
+    expected = f"{LAYOUT!r}: the order of the rows of W_q and W_k"
+    check("llama.tensor_data_layout", values.get("llama.tensor_data_layout"), expected, lambda v: v in (None, LAYOUT))
+    return values
 
 
 def _alike(values: dict[str, Any], name: str, *default: Any) -> Any:
@@ -95,28 +125,50 @@ def _stop_ids(values: dict[str, Any]) -> int | list[int] | None:
 
 def _rope(values: dict[str, Any], config: LlamaConfig, factors: Tensor | None) -> dict[str, Any]:
     rope = {"rope_type": "default", "rope_theta": _short(values.get("llama.rope.freq_base", 10000.0))}
-    kind = values.get("llama.rope.scaling.type", "none")
+    kind = values.get("llama.rope.scaling.type", "linear")  # what llama.cpp takes it for where it is not said
     check("llama.rope.scaling.type", kind, "'none' or 'linear'", lambda v: v in ("none", "linear"))
-    if kind == "linear":
-        rope |= {"rope_type": "linear", "factor": _short(values.get("llama.rope.scaling.factor", 1.0))}
+    sharpening = values.get("llama.rope.scaling.attn_factor")
+    check("llama.rope.scaling.attn_factor", sharpening, "1.0: only yarn has another", lambda v: v in (None, 0, 1))
+    older = values.get("llama.rope.scale_linear", 1.0)
+    factor = _short(values.get("llama.rope.scaling.factor", older)) if kind == "linear" else 1.0
+    if factor not in (0, 1):
+        rope |= {"rope_type": "linear", "factor": factor}
     if factors is None:
         return rope
-    check("llama.rope.scaling.type", kind, f"'none' beside {FACTORS}", lambda v: v == "none")
+    check("llama.rope.scaling.factor", factor, f"1.0 beside {FACTORS}", lambda v: v in (0, 1))
     return _llama3(rope, config, factors)
 
 
 def _llama3(rope: dict[str, Any], config: LlamaConfig, factors: Tensor) -> dict[str, Any]:
     """The parameters of scaled rotary that give these factors; those of every Llama but for the largest factor.
 
-    Raises ConfigError where none do.
+    Where no frequency is scaled, as in a model with so few that all of them are high, there are none. Raises
+    ConfigError where none give them.
     """
     finite = factors.shape == (config.head_dim // 2,) and bool(torch.isfinite(factors).all())
-    largest = _short(factors.max().item()) if finite else None
-    check(FACTORS, largest, f"{config.head_dim // 2} numbers, the largest above 1", lambda v: v is not None and v > 1)
-    scaled = rope | {"rope_type": "llama3", "factor": largest, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    scaled |= {"original_max_position_embeddings": 8192}
-    plain, wanted = (inverse_frequencies(dataclasses.replace(config, rope_parameters=r), 1)[0] for r in (rope, scaled))
-    ratios = plain / wanted / factors.to(plain)
-    check(FACTORS, factors.tolist()[:4], "the factors of Llama 3's scaled rotary",
-          lambda _: bool(((ratios - 1).abs() < CLOSE).all()))  # fmt: skip
-    return scaled
+    check(FACTORS, finite, f"{config.head_dim // 2} finite numbers", bool)
+    if bool(((factors - 1).abs() < CLOSE).all()):
+        return rope
+    plain, _ = inverse_frequencies(dataclasses.replace(config, rope_parameters=rope), 1)
+    for factor in _possible_factors(plain, factors):
+        scaled = rope | LLAMA3 | {"factor": factor}
+        wanted, _ = inverse_frequencies(dataclasses.replace(config, rope_parameters=scaled), 1)
+        if bool(((plain / wanted / factors.to(plain) - 1).abs() < CLOSE).all()):
+            return scaled
+    check(FACTORS, factors.tolist()[:4], "the factors of Llama 3's scaled rotary", lambda _: False)
+    return rope
+
+
+def _possible_factors(plain: Tensor, factors: Tensor) -> list[float]:
+    """What the largest factor is, or what it comes from where its frequency lies in the band that is blended.
+
+    There 1 / f = (1 − blend) / factor + blend, which is solved for the factor: as it is, and rounded.
+    """
+    place = int(factors.argmax())
+    largest = _short(factors[place].item())
+    turns = LLAMA3["original_max_position_embeddings"] * plain[place].item() / (2 * math.pi)
+    blend = (turns - LLAMA3["low_freq_factor"]) / (LLAMA3["high_freq_factor"] - LLAMA3["low_freq_factor"])
+    if blend <= 0 or largest <= 1 or blend * largest >= 1:
+        return [largest] if largest > 0 else []
+    solved = (1 - blend) / (1 / largest - blend)
+    return [float(round(solved)) or solved, solved]

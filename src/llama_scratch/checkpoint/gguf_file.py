@@ -3,7 +3,7 @@
 Tensors are F32, F16, BF16 or one of the quantised types, which the `gguf` package turns into float32. Rows of W_q and
 W_k, and their biases, are ordered as in Meta's files. Norms are always stored as float32, so the checkpoint's dtype is
 that of its matrices, where the norms lose nothing by it, and else float32. The tokenizer inside
-is not read.
+is read by tokenizers/gguf_tokenizer.py.
 
 ggml-org/llama.cpp, convert_hf_to_gguf.py and gguf-py/gguf/constants.py.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ LAYER = {
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 
 
-def read_gguf(path: Path) -> Checkpoint:
+def read_gguf(path: Path, ignore: Collection[str] = ()) -> Checkpoint:
     """The checkpoint in `path`, weights unread. Raises CheckpointError naming file and key."""
     header = read_header(path)
     weights = {}
@@ -51,7 +52,7 @@ def read_gguf(path: Path) -> Checkpoint:
         weights[_key(path, name)] = _weight(path, name, entry, header.data)
     factors = weights.pop(FACTORS, None)
     try:
-        config = to_config(header.values, weights, factors.read() if factors else None)
+        config = to_config(header.values, weights, factors.read() if factors else None, ignore)
         config = dataclasses.replace(config, dtype=_dtype(weights))
     except (ConfigError, KeyError) as error:
         missing = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error

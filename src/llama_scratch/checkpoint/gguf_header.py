@@ -6,7 +6,8 @@
     padding to a multiple of general.alignment, then the tensors; sizes are in reverse order, the row first
 
 Everything is little-endian. Every length is compared with what is left of the file before anything is made of it, which
-the reader of the `gguf` package does not do; long arrays, which belong to tokenizers, are stepped over.
+the reader of the `gguf` package does not do. Long arrays and those of strings, which belong to tokenizers, are stepped
+over; `read_array` reads one of them when it is wanted.
 
 ggml-org/ggml, docs/gguf.md.
 """
@@ -16,15 +17,19 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llama_scratch.checkpoint.files import CheckpointError, size, unreadable
 
+T = TypeVar("T")
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 LONG = 4096  # elements: no array that a Llama's configuration needs has more
+MOST_STRINGS = 1 << 24  # elements: no vocabulary, and no list of merges, has more
+LONGEST_STRING = 1 << 24  # bytes: no chat template has more
 MAX_AXES = 4
 
 
@@ -38,10 +43,20 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Array:
+    """An array that was stepped over: the type of its elements, how many there are, where the first one is."""
+
+    kind: int
+    length: int
+    place: int
+
+
+@dataclass(frozen=True)
 class Header:
-    """The front of the file; `values` leaves out arrays that are long or of strings."""
+    """The front of the file; `values` leaves out arrays that are long or of strings, which are in `arrays`."""
 
     values: dict[str, Any]
+    arrays: dict[str, Array]
     tensors: dict[str, Entry]
     data: int  # where the tensors begin
 
@@ -66,6 +81,8 @@ class _Cursor:
         length = self.number("Q")
         start = self.place
         self.skip(length)
+        if length > LONGEST_STRING:
+            raise ValueError(f"a text has {length} bytes, expected at most {LONGEST_STRING}")
         return self.buffer[start : start + length].decode("utf-8")
 
     def value(self) -> Any:
@@ -74,15 +91,19 @@ class _Cursor:
             return self.array(self.number("I"), self.number("Q"))
         return self.string() if kind == STRING else self.number(_code(kind))
 
-    def array(self, kind: int, length: int) -> list[Any] | None:
+    def array(self, kind: int, length: int) -> list[Any] | Array:
+        """Its elements, or, where it is long or of strings, only where they are."""
+        found = Array(kind, length, self.place)
         if kind == STRING:
+            if length > MOST_STRINGS:
+                raise ValueError(f"an array has {length} texts, expected at most {MOST_STRINGS}")
             for _ in range(length):
                 self.skip(self.number("Q"))
-            return None
+            return found
         code = _code(kind)
         if length > LONG:
             self.skip(length * struct.calcsize("<" + code))
-            return None
+            return found
         return [self.number(code) for _ in range(length)]
 
 
@@ -94,11 +115,29 @@ def _code(kind: int) -> str:
 
 def read_header(path: Path) -> Header:
     """The front of the file at `path`. Raises CheckpointError."""
+    return _with_cursor(path, _parse)
+
+
+def read_array(path: Path, array: Array) -> list[Any]:
+    """The elements of an array that `read_header` has stepped over. Raises CheckpointError."""
+
+    def elements(cursor: _Cursor) -> list[Any]:
+        cursor.skip(array.place)
+        if array.kind == STRING:
+            return [cursor.string() for _ in range(array.length)]
+        form = struct.Struct(f"<{array.length}{_code(array.kind)}")
+        cursor.skip(form.size)
+        return list(form.unpack_from(cursor.buffer, array.place))
+
+    return _with_cursor(path, elements)
+
+
+def _with_cursor(path: Path, read: Callable[[_Cursor], T]) -> T:
     if size(path) < 4:
         raise CheckpointError(f"{path} cannot be read: it has {size(path)} bytes")
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-            return _parse(_Cursor(buffer))
+            return read(_Cursor(buffer))
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         raise unreadable(path, error) from None
 
@@ -111,11 +150,16 @@ def _parse(cursor: _Cursor) -> Header:
         )
     tensor_count, value_count = cursor.number("Q"), cursor.number("Q")
     values: dict[str, Any] = {}
+    arrays: dict[str, Array] = {}
     for _ in range(value_count):
         name = cursor.string()
-        if name in values:
+        if name in values or name in arrays:
             raise ValueError(f"{name} is there twice")
-        values[name] = cursor.value()
+        value = cursor.value()
+        if isinstance(value, Array):
+            arrays[name] = value
+        else:
+            values[name] = value
     tensors: dict[str, Entry] = {}
     for _ in range(tensor_count):
         name = cursor.string()
@@ -125,7 +169,7 @@ def _parse(cursor: _Cursor) -> Header:
     alignment = values.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError(f"general.alignment is {alignment!r}, expected a positive integer")
-    return Header(values, tensors, math.ceil(cursor.place / alignment) * alignment)
+    return Header(values, arrays, tensors, math.ceil(cursor.place / alignment) * alignment)
 
 
 def _entry(cursor: _Cursor, name: str) -> Entry:

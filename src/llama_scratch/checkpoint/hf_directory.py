@@ -8,29 +8,42 @@ model.safetensors        every parameter under its Hugging Face name; weight_fil
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from llama_scratch.checkpoint import config_file
 from llama_scratch.checkpoint.files import CheckpointError, exists, read_json
+from llama_scratch.checkpoint.found import ADAPTER, adapter, check_directory
 from llama_scratch.checkpoint.hf_files import CONFIG, GENERATION
 from llama_scratch.checkpoint.weight_files import Checkpoint, read_weights
 from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.config_rules import TOKENS, ConfigError, check
 
+logger = logging.getLogger(__name__)
 
-def read_checkpoint(directory: Path) -> Checkpoint:
+
+def read_checkpoint(directory: Path, ignore: Collection[str] = (), strip_prefix: str = "") -> Checkpoint:
     """What a Hugging Face directory holds, weights unread. Raises CheckpointError."""
-    config, generation = read_config(directory / CONFIG), _read_generation(directory / GENERATION)
+    check_directory(directory)
+    config, generation = read_config(directory / CONFIG, ignore), _read_generation(directory / GENERATION)
+    if names := config_file.unused(read_json(directory / CONFIG)):
+        logger.warning("%s: not used, since they say nothing about the mathematics: %s", CONFIG, ", ".join(names))
     config = dataclasses.replace(config, eos_token_id=_union(config.eos_token_id, generation.get("eos_token_id")))
-    where, weights = read_weights(directory)
+    if exists(directory / ADAPTER):
+        logger.warning("%s is not applied: %s", directory / ADAPTER, adapter(directory))
+    where, weights = read_weights(directory, strip_prefix)
     return Checkpoint(where, config, weights, generation)
 
 
-def read_config(path: Path) -> LlamaConfig:
-    """The configuration in a `config.json`. Raises CheckpointError naming file and field."""
+def read_config(path: Path, ignore: Collection[str] = ()) -> LlamaConfig:
+    """The configuration in a `config.json`, without the keys to ignore.
+
+    Raises CheckpointError naming file and field.
+    """
     try:
-        return config_file.from_dict(read_json(path))
+        return config_file.from_dict(read_json(path), ignore)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
 

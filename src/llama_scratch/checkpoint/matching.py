@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llama_scratch.checkpoint import prefixes
 from llama_scratch.checkpoint.files import CheckpointError
 from llama_scratch.checkpoint.weight_files import Weight
 from llama_scratch.model.config import LlamaConfig
@@ -35,7 +36,9 @@ def fit(
     if config.tie_word_embeddings:
         _untwin(where, weights)
         wanted.pop(HEAD, None)
-    problems = [f"{key} is missing" for key in wanted if key not in weights]
+    missing = [key for key in wanted if key not in weights]
+    _refuse_prefix(where, missing, [weight.name for key, weight in weights.items() if key not in wanted])
+    problems = [f"{key} is missing" for key in missing]
     for key, weight in weights.items():
         name = weight.name if weight.path == where else f"{weight.path.name}: {weight.name}"
         if key not in wanted:
@@ -45,9 +48,29 @@ def fit(
         elif weight.dtype not in FLOATS:
             problems.append(f"{name} holds {weight.dtype}, expected a floating-point type")
     if problems:
+        shown = _both(problems, len(missing))
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise CheckpointError(f"{where}: {'; '.join(problems[:SHOWN])}{more}")
+        raise CheckpointError(f"{where}: {'; '.join(shown)}{more}")
     return {key: weights[key] for key in wanted}
+
+
+def _both(problems: list[str], missing: int) -> list[str]:
+    """A few of what is missing and of what is there instead, by whose names one sees what the file is."""
+    there = min(len(problems) - missing, SHOWN // 2)
+    return problems[: min(missing, SHOWN - there)] + problems[missing:][: max(there, SHOWN - missing)]
+
+
+def _refuse_prefix(where: Path, missing: list[str], unexpected: list[str]) -> None:
+    """Raises CheckpointError where keys are there with something in front of them."""
+    prefix, pairs = prefixes.pairs(missing, unexpected)
+    if not pairs:
+        return
+    shown = "; ".join(f"{name} is there, {key} is missing" for name, key in pairs[:2])
+    more = f"; and {len(pairs) - 2} more such pairs" if len(pairs) > 2 else ""
+    others = [name for name in unexpected if not name.startswith(prefix)]
+    rest = f"; {others[0]} is unexpected" if others else ""
+    how = f"python -m llama_scratch.convert --strip-prefix {prefix} {where.parent} NEW_DIRECTORY"
+    raise CheckpointError(f"{where}: keys have the prefix {prefix!r}: {shown}{more}{rest}; strip it: {how}")
 
 
 def _untwin(where: Path, weights: dict[str, Weight]) -> None:

@@ -12,6 +12,7 @@ Touvron et al. 2023, "Llama 2"; the code published with it as meta-llama/llama, 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -42,9 +43,9 @@ LAYER = {
 EMBEDDINGS, NORM, OUTPUT, FREQUENCIES = "tok_embeddings.weight", "norm.weight", "output.weight", "rope.freqs"
 
 
-def read_meta(directory: Path, llama_version: str | None = None) -> Checkpoint:
+def read_meta(directory: Path, llama_version: str | None = None, ignore: Collection[str] = ()) -> Checkpoint:
     """The checkpoint in `directory`, weights unread. Raises CheckpointError naming file and key."""
-    params = read_params(directory / PARAMS)
+    params = read_params(directory / PARAMS, ignore)
     parts = _read_parts(directory)
     first = directory / "consolidated.00.pth"
     names = meta_names(first, params["n_layers"], parts)

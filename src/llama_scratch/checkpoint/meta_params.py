@@ -13,10 +13,11 @@ meta-llama/llama, model.py: ModelArgs, FeedForward; transformers, convert_llama_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from llama_scratch.checkpoint import config_keys
 from llama_scratch.checkpoint.files import CheckpointError, read_json
 from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.config_rules import NUMBER, POSITIVE, SWITCH, ConfigError, check, is_int, is_number, one_of
@@ -42,17 +43,16 @@ DEFAULTS = {"n_kv_heads": None, "vocab_size": -1, "ffn_dim_multiplier": None, "r
             "use_scaled_rope": False}  # fmt: skip
 
 
-def read_params(path: Path) -> dict[str, Any]:
+def read_params(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
     """params.json with its defaults. Raises CheckpointError for a bad value and an unknown key that is in use."""
     params = read_json(path)
     try:
         check(path.name, params, "an object", lambda v: isinstance(v, dict))
-        params = DEFAULTS | params
+        params = DEFAULTS | config_keys.without(params, RULES, ignore)
         for name, rule in RULES.items():
             if name in params or not name.startswith("max_"):
                 check(name, params.get(name), *rule)
-        for name in sorted(params.keys() - RULES.keys()):
-            check(name, params[name], "absent: this model does not support it", lambda v: not v)
+        config_keys.refuse_unknown(params, RULES)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return dict(params)

@@ -8,7 +8,7 @@ saving is atomic.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -38,14 +38,16 @@ class Llama(llama.Llama):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         check_finite: bool = False,
+        ignore: Collection[str] = (),
     ) -> Self:
         """The model in `directory`, in eval mode.
 
         dtype None keeps the checkpoint's own, by transformers' rule: what config.json says, or else what is stored.
+        `ignore` names keys of config.json to be read as if they were not there.
         check_finite reads every weight, and refuses NaN, infinity and a tensor that is stored as another dtype.
         config.eos_token_id is the union of both files' stop ids. Raises CheckpointError, naming file and key.
         """
-        checkpoint = read_checkpoint(Path(directory))
+        checkpoint = read_checkpoint(Path(directory), ignore)
         model, weights = cls.fitted(checkpoint)
         own = own_dtype(checkpoint.config, weights)
         how = (dtype or own, device, own if check_finite else None)

@@ -10,9 +10,10 @@ a moment the names stand for links through one name, `current`, and that name is
     4  each link is replaced by the file that it leads to, or removed where it leads to nothing; .saving-X is removed
 
 A kill before 3 leaves the old checkpoint and one after it the new one, whole and under the usual names, for every
-reader; the next save does step 4 for it. Other files are not touched. Files are replaced and never written into, so one
-that is memory-mapped, even by the model that is being saved, keeps its bytes. Where the file system has no links, the
-files are renamed one after another, config.json last, which a kill can cut short.
+reader; the next save does step 4 for it. One process saves at a time: a lock is held from 1 to 4. Other files are not
+touched. Files are replaced and never written into, so one that is memory-mapped, even by the model that is being saved,
+keeps its bytes. Where the file system has no links, the files are renamed one after another, config.json last, which a
+kill can cut short.
 """
 
 from __future__ import annotations
@@ -26,24 +27,33 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llama_scratch.checkpoint.files import flush, write_file
+from llama_scratch.checkpoint.atomic import atomic_file, flush, locked
 
 STAGING = ".saving-"
+LOCK = "saving"
 # what a save replaces or removes, whoever wrote it
 OURS = re.compile(r"(generation_)?config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def replace_checkpoint(directory: Path, files: Mapping[str, Callable[[Path], Any]]) -> None:
-    """Makes the checkpoint in `directory` consist of `files`: name -> what writes it to a path. Raises OSError."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Makes the checkpoint in `directory` consist of `files`: name -> what writes it to a path. Raises OSError.
+
+    Another process that saves there is waited for: the later checkpoint stays, as a whole.
+    """
+    with locked(directory / LOCK):
+        _replace(directory, files)
+
+
+def _replace(directory: Path, files: Mapping[str, Callable[[Path], Any]]) -> None:
     settle(directory)
     staging = directory / f"{STAGING}{secrets.token_hex(4)}"
     try:
         for part in ("new", "old"):
             (staging / part).mkdir(parents=True)
         for name, write in files.items():
-            write_file(staging / "new" / name, write)
+            with atomic_file(staging / "new" / name) as made:
+                write(made)
         try:
             _link(directory, staging, set(files))
         except OSError as error:

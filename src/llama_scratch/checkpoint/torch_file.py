@@ -50,6 +50,9 @@ def _check_zip(path: Path, bytes_there: int) -> None:
 
 
 def _checked(path: Path, key: object, tensor: object) -> Tensor:
+    if isinstance(tensor, dict) and all(isinstance(part, Tensor) for part in tensor.values()) and tensor:
+        how = f"torch.save(torch.load({path.name!r})[{key!r}], 'pytorch_model.bin')"
+        raise CheckpointError(f"{path}: {key} is a dict, which holds the tensors: save it alone: {how}")
     if not isinstance(key, str) or not isinstance(tensor, Tensor):
         raise CheckpointError(f"{path}: {key} is {type(tensor).__name__}, expected a tensor")
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:

@@ -5,8 +5,9 @@
     pytorch_model.bin                   the same through torch.load; or
     pytorch_model.bin.index.json        the same again
 
-The first of these that is there counts, as in transformers. The index's own "total_size" is not believed and not used:
-published ones are often wrong, and every file says how large its tensors are.
+The first of these that is there counts, as in transformers; where none is, storage/other_names.py looks further. Keys
+that were saved from inside a wrapper lose its prefix (storage/prefixes.py). The index's own "total_size" is not
+believed and not used: published ones are often wrong, and every file says how large its tensors are.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llama_scratch.checkpoint.files import CheckpointError, exists, read_json, size, unreadable
+from llama_scratch.checkpoint.found import refuse_pointer
+from llama_scratch.checkpoint.other_names import find_weights
+from llama_scratch.checkpoint.prefixes import BARE, without_wrappers
 from llama_scratch.checkpoint.torch_file import read_tensors
 from llama_scratch.model.config import LlamaConfig
 
 SAFETENSORS, INDEX = "model.safetensors", ".index.json"
 PREFIX = "model."
-BARE = ("embed_tokens.", "layers.", "norm.")  # what a decoder that was saved without its head calls its parts
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
@@ -61,25 +64,30 @@ class Checkpoint:
     generation: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_weights(directory: Path) -> tuple[Path, dict[str, Weight]]:
+def read_weights(directory: Path, strip_prefix: str = "") -> tuple[Path, dict[str, Weight]]:
     """The file that lists them, and every weight by its key, which begins with "model." whether stored so or not.
+
+    `strip_prefix` is left out of every name that has it.
 
     The rotary frequencies that files of 2023 repeat in every layer are left out. Raises CheckpointError for a missing,
     truncated or stray file, an index that does not agree with its files, and a key that is there twice.
     """
     for single, read in ((SAFETENSORS, safetensors_weights), ("pytorch_model.bin", torch_weights)):
         if exists(directory / single):
-            return directory / single, canonical(read(directory / single).values())
+            return directory / single, canonical(read(directory / single).values(), strip_prefix)
         index = directory / (single + INDEX)
         if exists(index):
-            return index, canonical(_sharded(index, Path(single).suffix, read))
-    wanted = f"and so are its index, pytorch_model.bin and its index; {directory} holds no weights"
-    raise CheckpointError(f"{directory / SAFETENSORS} is missing, {wanted}")
+            return index, canonical(_sharded(index, Path(single).suffix, read), strip_prefix)
+    files = find_weights(directory, SAFETENSORS)
+    read = safetensors_weights if files[0].suffix == ".safetensors" else torch_weights
+    weights = [weight for file in files for weight in read(file).values()]
+    return files[0], canonical(weights, strip_prefix)
 
 
 def safetensors_weights(path: Path) -> dict[str, Weight]:
     """What the file's header says; the library has checked it against the file's length. Raises CheckpointError."""
     size(path)
+    refuse_pointer(path)
     weights = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -106,6 +114,7 @@ def _read_safetensor(path: Path, name: str) -> Tensor:
 
 def torch_weights(path: Path) -> dict[str, Weight]:
     """The same of a file of torch.save; two names of one stored tensor become two tensors."""
+    refuse_pointer(path)
     weights, seen = {}, set()
     for name, tensor in read_tensors(path).items():
         place = tensor.untyped_storage().data_ptr()
@@ -134,6 +143,7 @@ def _sharded(index: Path, suffix: str, read: Callable[[Path], dict[str, Weight]]
 
 
 def _weight_map(index: Path, suffix: str) -> dict[str, str]:
+    refuse_pointer(index)
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict):
@@ -150,11 +160,17 @@ def is_rotary(name: str) -> bool:
     return name.endswith(".rotary_emb.inv_freq")
 
 
-def canonical(weights: Iterable[Weight]) -> dict[str, Weight]:
-    """By key. Raises CheckpointError where two names stand for one key."""
+def canonical(weights: Iterable[Weight], strip_prefix: str = "") -> dict[str, Weight]:
+    """By key. Raises CheckpointError where two names stand for one key, and for a LoRA that is not merged."""
+    weights = list(weights)
     by_key: dict[str, Weight] = {}
+    called = without_wrappers([weight.name for weight in weights], strip_prefix)
     for weight in weights:
-        key = PREFIX + weight.name if weight.name.startswith(BARE) else weight.name
+        if ".lora_A." in weight.name or ".lora_B." in weight.name:
+            how = "merge it into the model first, with peft: model.merge_and_unload().save_pretrained(DIR)"
+            raise CheckpointError(f"{weight.path}: {weight.name} belongs to a LoRA; {how}")
+        name = called[weight.name]
+        key = PREFIX + name if name.startswith(BARE) else name
         if is_rotary(key):
             continue
         if key in by_key:

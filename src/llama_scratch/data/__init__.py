@@ -1,6 +1,9 @@
 """Text -> documents -> tokens on disk -> batches.
 
-sources      files, folders, globs, .jsonl and gzip, read as a stream of pieces of documents
+sources      files, folders, globs, JSON and gzip, read as a stream of pieces of documents
+formats      encodings; files that are not text, and what to do about them
+records      JSON objects -> texts and conversations
+chats        conversations -> text and ids, by the chat template of a tokenizer
 corpus       the tokenizer and both parts of the text as tokens, prepared once and reused: shards beside a manifest
 encoding     pieces -> ids, in several processes
 shards       tokens in memory-mapped files

@@ -1,17 +1,18 @@
-"""Prepares a text to be trained on: `python -m llama_scratch.data --tokens DIR --data PATH ...`.
+"""Tokenises a text for training: `python -m llama_scratch.data --tokens DIR --data PATH ...`.
 
-Training does it by itself; this is for a text so large that it is done once, ahead, and shared by many runs.
+Training does this itself when it starts. This command is for a large text that several runs share: prepare it once,
+then give each run the same --data, --text-field, --held-out and --vocab-size, and `--tokens DIR`.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from llama_scratch.command_line import flag, parse
 from llama_scratch.data.corpus import VALIDATION_TEXT, Request, prepare
 from llama_scratch.data.sources import DataError, find_files
 from llama_scratch.tokenizer import TokenizerError
@@ -19,18 +20,18 @@ from llama_scratch.tokenizer import TokenizerError
 
 @dataclass(frozen=True)
 class Options(Request):
-    """What to prepare, where, and by how many processes."""
+    """Command-line options."""
 
     tokens: Path = Path("tokens")
-    """The directory to fill; it is left alone where it holds this very text already."""
+    """Directory to write; if it already holds this text, prepared the same way, nothing is done."""
     processes: int | None = None
-    """None: one for each core."""
+    """Worker processes (default: one per core)."""
 
 
 def main() -> None:
     """The command line: every field of Options is a flag."""
     try:
-        options = tyro.cli(Options, prog="python -m llama_scratch.data", description=__doc__)
+        options = parse(Options, "python -m llama_scratch.data", __doc__)
         started = time.perf_counter()
         request = Request(**{name: getattr(options, name) for name in Request.__dataclass_fields__})
         corpus = prepare(request, options.tokens, options.processes)
@@ -40,9 +41,27 @@ def main() -> None:
     except (DataError, TokenizerError, OSError) as error:
         sys.exit(f"error: {error}")
     print(
-        f"{len(corpus.training):,} tokens to train on, {len(corpus.validation):,} held out ({held_out:,} bytes of text)"
+        f"{len(corpus.training):,} tokens to train on, {len(corpus.validation):,} held out for validation "
+        f"({held_out:,} bytes of text)"
     )
-    print(f"{size:.1f} MB in {seconds:.1f} s, {size / seconds:.1f} MB/s; in {corpus.directory}/")
+    print(f"{size:.1f} MB of files in {seconds:.1f} s ({size / seconds:.1f} MB/s), tokenised in {corpus.directory}/")
+    print(f"train on it: {_training_command(options)}")
+
+
+def _training_command(options: Options) -> str:
+    """The command that trains on what was prepared: the same data and settings, or it would be prepared anew."""
+    words = ["python", "-m", "llama_scratch.train", "--tokens", str(options.tokens)]
+    if options.data:
+        words += ["--data", *map(str, options.data)]
+    if options.tokenizer is None:
+        words += ["--vocab-size", str(options.vocab_size)]
+    else:
+        words += ["--init-from", str(options.tokenizer)]
+    usual = Options()
+    for name in ("text_field", "held_out"):
+        if getattr(options, name) != getattr(usual, name):
+            words += [flag(name), str(getattr(options, name))]
+    return shlex.join(words)
 
 
 if __name__ == "__main__":

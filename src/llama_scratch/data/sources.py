@@ -1,4 +1,4 @@
-"""Text files, folders of them and globs, .jsonl, gzip of either -> a stream of pieces of documents.
+"""Text files, JSON files, folders of them and globs, gzip of either -> a stream of pieces of documents.
 
 No file is ever in memory as a whole: a document comes in pieces of about PIECE characters, cut in front of a single
 space between two words, where no tokenizer that this project reads joins what stands on both sides.
@@ -11,27 +11,30 @@ import glob
 import gzip
 import importlib
 import io
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl")
+from llama_scratch.data.chats import Chats
+from llama_scratch.data.errors import DataError
+from llama_scratch.data.formats import encoding, kind, not_text
+from llama_scratch.data.records import Conversation, Record, from_lines, from_values
+
+__all__ = ["DataError", "Piece", "find_files", "kind", "python_documents", "read_pieces"]
+
+SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl", ".ndjson")  # of the files that a folder stands for
+RECORDS = {".jsonl": from_lines, ".ndjson": from_lines, ".json": from_values}
 PIECE = 1 << 14  # characters: SentencePiece takes longer a character where it is given more
 BLOCK = 1 << 18  # bytes read at a time
-LINE = 1 << 26  # bytes that one line of a .jsonl may have: it is parsed in memory
-
-
-class DataError(Exception):
-    """Text that cannot be trained on; the message names the file, and the line, and says what to do."""
 
 
 class Piece(NamedTuple):
-    """A part of a document; `ends` with its last one."""
+    """A part of a document; `ends` with its last one. A conversation is never cut: its `messages` give its ids."""
 
     text: str
     ends: bool
+    messages: Conversation | None = None
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
@@ -41,16 +44,16 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     return [file for path in paths for file in _files(path)]
 
 
-def read_pieces(files: Sequence[Path], text_field: str) -> Iterator[Piece]:
-    """The documents of `files`: one a file, in a .jsonl one a line, its `text_field`. Without files it is the text that
-    ships with Python.
+def read_pieces(files: Sequence[Path], text_field: str, chats: Chats | None = None) -> Iterator[Piece]:
+    """The documents of `files`: a text file is one, and so is each object of a JSON file (data/records.py), where
+    `chats` writes conversations. Without files it is the text that ships with Python.
 
-    Raises DataError for a file that is missing, empty, not UTF-8 or damaged, and for a line without that field.
+    Raises DataError for a file that is missing, empty, damaged or not text, and for an object without text.
     """
     if not files:
         yield from (Piece(text, True) for text in python_documents())
     for file in files:
-        yield from _read(file, text_field)
+        yield from _read(file, text_field, chats or Chats(None))
 
 
 def python_documents() -> list[str]:
@@ -59,32 +62,43 @@ def python_documents() -> list[str]:
     return [topics[name] for name in sorted(topics)]
 
 
-def kind(file: Path) -> str:
-    """The suffix that says what is in a file, gzip or not."""
-    return Path(file.name.removesuffix(".gz")).suffix
-
-
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if kind(file) in SUFFIXES and file.is_file())
-        if not files:
+        found = [file for file in sorted(path.rglob("*")) if _is_meant(file.relative_to(path)) and file.is_file()]
+        if not found:
             names = ", ".join(SUFFIXES)
             raise DataError(f"{path} holds no text file ({names}, or these with .gz); name other files one by one")
-        return files
+        return _not_empty(path, found)
     if not path.exists() and glob.has_magic(str(path)):
-        files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207  absolute ones too
-        if not files:
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207  absolute ones too
+        if not found:
             raise DataError(f"{path} matches no file")
-        return files
+        return _not_empty(path, found)
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a regular file, and is read several times: save it as a file first")
     return [path]
 
 
-def _read(path: Path, text_field: str) -> Iterator[Piece]:
+def _is_meant(name: Path) -> bool:
+    """Whether a folder that is named stands for this file of it: text, and neither hidden nor in a hidden folder."""
+    return kind(name).lower() in SUFFIXES and not any(part.startswith(".") for part in name.parts)
+
+
+def _not_empty(path: Path, files: list[Path]) -> list[Path]:
+    """Files that nobody named, such as the __init__.py of a package, may be empty, but not all of them."""
+    found = [file for file in files if file.stat().st_size]
+    if not found:
+        raise DataError(f"{path} stands for {len(files)} files, and all of them are empty")
+    return found
+
+
+def _read(path: Path, text_field: str, chats: Chats) -> Iterator[Piece]:
     empty = True
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            stream = _lines(path, file, text_field) if kind(path) == ".jsonl" else _cut(_decode(path, file))
-            for piece in stream:
+            blocks = _decode(path, file)
+            read = RECORDS.get(kind(path).lower())
+            for piece in _cut(blocks) if read is None else _documents(read(path, blocks, text_field), chats):
                 empty = empty and not piece.text
                 yield piece
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -95,19 +109,36 @@ def _read(path: Path, text_field: str) -> Iterator[Piece]:
         raise DataError(f"{path} is empty; leave it out")
 
 
+def _documents(records: Iterator[Record], chats: Chats) -> Iterator[Piece]:
+    for where, document in records:
+        if isinstance(document, str):
+            yield from _cut([document])
+            continue
+        try:
+            yield Piece(chats.render(document), True, document)
+        except DataError as error:
+            raise DataError(f"{where} is a conversation: {error}") from None
+
+
 def _decode(path: Path, file: io.BufferedIOBase) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    done = 0
+    """The text in blocks, without its byte-order mark."""
+    block = file.read(BLOCK)
+    name, done = encoding(path, block)
+    block, lines = block[done:], 1
+    decoder = codecs.getincrementaldecoder(name)()
     while True:
-        block = file.read(BLOCK)
         start = done - len(decoder.getstate()[0])
         try:
-            yield decoder.decode(block, final=not block)
+            text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            raise _not_utf8(f"{path} is not UTF-8: byte {start + error.start}", error) from None
+            lines += error.object[: error.start].decode(name).count("\n")
+            raise not_text(path, name, start + error.start, error.object[error.start], lines) from None
+        yield text
         if not block:
             return
+        lines += text.count("\n")
         done += len(block)
+        block = file.read(BLOCK)
 
 
 def _cut(blocks: Iterable[str]) -> Iterator[Piece]:
@@ -129,37 +160,3 @@ def _between_words(text: str) -> int:
     while place > 0 and (text[place - 1].isspace() or text[place + 1].isspace()):
         place = text.rfind(" ", 0, place)
     return place if place > 0 else len(text) - 1
-
-
-def _lines(path: Path, file: io.BufferedIOBase, text_field: str) -> Iterator[Piece]:
-    number = 0
-    while line := file.readline(LINE + 1):
-        number += 1
-        if len(line) > LINE:
-            raise DataError(f"{path}, line {number} is longer than {LINE:,} bytes; is it one JSON object a line?")
-        if line.strip():
-            yield from _cut([_field(f"{path}, line {number}", line, text_field)])
-
-
-def _field(where: str, line: bytes, text_field: str) -> str:
-    try:
-        content = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise _not_utf8(f"{where} is not UTF-8: byte {error.start}", error) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is no JSON: {error}; mend the line or take it out") from None
-    if not isinstance(content, dict) or text_field not in content:
-        found = f"the fields {sorted(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise DataError(f"{where} has no field {text_field!r} but {found:.200}; name the right one by --text-field")
-    text = content[text_field]
-    if not isinstance(text, str):
-        raise DataError(f"{where}: {text_field!r} is {text!r:.80}, expected text; name another by --text-field")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: {text_field!r} holds half of a surrogate pair at {error.start}; mend it") from None
-    return text
-
-
-def _not_utf8(what: str, error: UnicodeDecodeError) -> DataError:
-    return DataError(f"{what} is 0x{error.object[error.start]:02x}; convert it, for instance with iconv")

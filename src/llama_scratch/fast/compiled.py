@@ -15,7 +15,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from llama_scratch.checkpoint.atomic import atomic_file, locked
 from llama_scratch.model.config import LlamaConfig
 
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -90,19 +90,25 @@ def load(kind: Kind) -> Callable[[list[Tensor]], list[Tensor]]:
 
 
 def _make(kind: Kind) -> None:
-    """Puts it into its place whole, so that one that is being made is never read."""
-    log.info("compiling the step of one token")
-    started, path = time.perf_counter(), kind.path
+    """Compile it, unless another process has by the time that this one may."""
+    path = kind.path
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        told = [sys.executable, "-m", "llama_scratch.fast.compiler", json.dumps(dataclasses.asdict(kind)), str(made)]
-        here = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run(told, env=here, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise CompileError((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
-        made.replace(path)
+    with locked(path) as alone:
+        if path.exists():
+            return
+        log.info("compiling the step of one token")
+        started = time.perf_counter()
+        with atomic_file(path, held=alone) as made:
+            _compile(kind, made)
     log.info("compiled in %.0f s, kept as %s", time.perf_counter() - started, path)
+
+
+def _compile(kind: Kind, made: Path) -> None:
+    told = [sys.executable, "-m", "llama_scratch.fast.compiler", json.dumps(dataclasses.asdict(kind)), str(made)]
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(told, env=here, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CompileError((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
 
 
 @cache

@@ -23,9 +23,8 @@ from llama_scratch.model.attention import causal_mask
 from llama_scratch.model.config import LlamaConfig, Logits, Padding, Positions, Tokens
 from llama_scratch.model.kv_cache import KVCache, LayerCache
 from llama_scratch.model.llama import Llama, next_positions
-from llama_scratch.model.rotary import angles, rotate
+from llama_scratch.model.rotary import LENGTH_MATTERS, angles, rotate
 
-LENGTH_MATTERS = ("dynamic", "longrope")  # rope_types whose frequencies change as a text grows
 CHUNK = 512  # tokens of a prompt at once: scores of T × S would else grow with the square of its length
 BYTES_PER_SECOND = 15e9  # at which the textbook reads weights, one text at a time: 11 to 18 on the machines of NOTES.md
 SAVED = 2 / 3  # of that time
@@ -181,8 +180,12 @@ def pays_from(model: Llama, several: bool = False, padded: bool = False) -> int:
     return int((SECONDS + SECONDS_A_LAYER * len(model.model.layers)) / saved) + 1
 
 
-def for_decoding(model: Llama, fast: bool | None, new_tokens: int, batch: int, padded: bool) -> Llama | FastLlama:
-    """The model, or what is faster: as asked, or (None) where that is expected to pay. The choice goes to the log."""
+def for_decoding(
+    model: Llama, fast: bool | None, new_tokens: int, batch: int, padded: bool, longest: int | None = None
+) -> Llama | FastLlama:
+    """The model, or what is faster: as asked, or (None) where that is expected to pay. The choice goes to the log,
+    unless nothing was asked and a text of `longest` tokens, all that the model can write, would not pay either.
+    """
     if fast is False:
         return model
     weight = model.lm_head.weight
@@ -192,9 +195,9 @@ def for_decoding(model: Llama, fast: bool | None, new_tokens: int, batch: int, p
         return model
     needed = pays_from(model, batch > 1, padded)
     if fast is None and new_tokens < needed:
-        log.info(
-            "decoding without compiling, which takes a while once and would pay from %s new tokens on", f"{needed:,}"
-        )
+        if longest is None or needed < longest:
+            told = "decoding without compiling, which takes a while once and would pay from %s new tokens on"
+            log.info(told, f"{needed:,}")
         return model
     quick = FastLlama(model)
     try:

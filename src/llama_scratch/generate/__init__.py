@@ -7,7 +7,8 @@ command  python -m llama_scratch.generate
 """
 
 from llama_scratch.generate.chat import ChatError, ChatTemplate
-from llama_scratch.generate.loop import Step, choose, context_length, generate, pad_left, stream
+from llama_scratch.generate.loop import GenerationError, Step, choose, context_length, generate, pad_left, stream
 from llama_scratch.generate.text import Writing
 
-__all__ = ["ChatError", "ChatTemplate", "Step", "Writing", "choose", "context_length", "generate", "pad_left", "stream"]
+__all__ = ["ChatError", "ChatTemplate", "GenerationError", "Step", "Writing", "choose", "context_length", "generate",
+           "pad_left", "stream"]  # fmt: skip

@@ -12,25 +12,26 @@ A template is a program, and runs in Jinja's sandbox: it sees the messages and t
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from itertools import count
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from llama_scratch.tokenizer.files import naming, read_file, read_settings, token_name
-from llama_scratch.tokenizer.tokenizer import CONFIG, OLD_CONFIG, Tokenizer, TokenizerError
+from llama_scratch.generate.chat_environment import environment, plain
+from llama_scratch.tokenizer import Tokenizer
+from llama_scratch.tokenizer.settings import CONFIG, TEMPLATE, read_directory_settings, read_templates, token_names
+
+__all__ = ["TEMPLATE", "ChatError", "ChatTemplate", "Message"]
 
 ROLE = re.compile(r"[\w-]+")
-TEMPLATE = "chat_template.jinja"
-Message = Mapping[str, str]  # role and content
+SPACES_BEFORE, SPACES_BEHIND = re.compile(r"[^\S\x1c-\x1f]+\Z"), re.compile(r"\A[^\S\x1c-\x1f]+")
+TO_BE_CONTINUED = "to be continued here "  # a template may strip the space
+REASONING = ("reasoning_content", "thinking", "reasoning")
+Message = Mapping[str, Any]  # role, content (a text, or a list of parts), and what else the template knows
 
 
 class ChatError(ValueError):
@@ -38,94 +39,142 @@ class ChatError(ValueError):
 
 
 class ChatTemplate:
-    """Renders messages, each a mapping of `role` and `content`, and a beginning of the answer."""
+    """Renders messages, each a mapping of `role`, `content` and what else the template knows, and a beginning of the
+    answer.
 
-    def __init__(self, template: str, tokenizer: Tokenizer, names: Mapping[str, str] | None = None) -> None:
-        """`names`: what the template may call bos_token, eos_token and so on; by default, those two of the tokenizer.
+    `render` and `encode` take what transformers' apply_chat_template gives to a template: `tools`, as JSON schemas,
+    `documents`, and variables by their names; `add_generation_prompt`, by default True; and `continue_final_message`,
+    where the last message is the beginning of the answer. Its `content` is continued, or the field that is named.
+    """
+
+    def __init__(
+        self, template: str | Mapping[str, str], tokenizer: Tokenizer, names: Mapping[str, str] | None = None
+    ) -> None:
+        """`template`: a text, or several by name: "default", and "tool_use" where there are tools. `names`: what the
+        template may call bos_token, eos_token and so on; by default those of the tokenizer.
 
         Raises ChatError for what is no template.
         """
-        special = {i: name for name, i in tokenizer.special_tokens.items()}
-        ends = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
-        self._names = {key: special[i] for key, i in ends.items() if i is not None} | dict(names or {})
-        self._tokenizer, self._source = tokenizer, template
+        self._sources = {"default": template} if isinstance(template, str) else dict(template)
+        if "default" not in self._sources:
+            found = ", ".join(sorted(self._sources))
+            raise ChatError(f"the chat templates are called {found}, expected one that is called 'default'")
+        self._names = dict(tokenizer.names) | dict(names or {})
+        self._tokenizer = tokenizer
         longest_first = sorted(tokenizer.special_tokens, key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         try:
-            self._template = _environment().from_string(template)
+            self._templates = {name: environment().from_string(text) for name, text in self._sources.items()}
         except jinja2.TemplateError as error:
             raise ChatError(f"no chat template: {error}") from None
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str], tokenizer: Tokenizer) -> ChatTemplate | None:
         """The template in `directory`; None where there is none. Raises TokenizerError or ChatError naming the file."""
-        path = Path(directory) / TEMPLATE
-        settings = read_settings(Path(directory) / OLD_CONFIG) | read_settings(Path(directory) / CONFIG)
-        template: str | None
-        if path.exists():
-            try:
-                template = read_file(path).decode()
-            except UnicodeDecodeError as error:
-                raise TokenizerError(f"{path} is no UTF-8: {error.reason} at byte {error.start}") from None
-        else:
-            path = Path(directory) / CONFIG
-            with naming(path):
-                template = _default(settings.get("chat_template"))
-        if template is None:
+        directory = Path(directory)
+        settings = read_directory_settings(directory)
+        templates = read_templates(directory, settings)
+        if not templates:
             return None
-        with naming(Path(directory) / CONFIG):
-            names = {key: name for key in settings if key.endswith("_token") and (name := token_name(settings, key))}
         try:
-            return cls(template, tokenizer, names)
+            return cls(templates, tokenizer, token_names(settings))
         except ChatError as error:
+            path = directory / (TEMPLATE if (directory / TEMPLATE).exists() else CONFIG)
             raise ChatError(f"{path}: {error}") from None
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message], **given: Any) -> list[int]:
         """The ids of a conversation up to where the answer begins. Special tokens are the template's alone.
 
         A message may be stripped of the spaces around it. A template that does more to one than that leaves no mark to
         follow: it is rendered as it is, as long as no message has the name of a special token in it. Raises ChatError
-        for one that has, for what the template itself refuses, and for half of a surrogate pair.
+        for one that has, for one in tools and the like, for what the template itself refuses, and for half of a
+        surrogate pair.
         """
-        for message in messages:
-            if not ROLE.fullmatch(message["role"]):
-                raise ChatError(f"the role is {message['role'][:80]!r}, expected a word, for instance 'user'")
+        if not messages:
+            raise ChatError("there is no message, expected at least one")
+        messages = [_checked(number, message) for number, message in enumerate(messages, start=1)]
+        self._check_the_rest(messages, given)
         ids: list[int] = []
-        for is_special, text in self._parts(messages):
+        for is_special, text in self._swallowed(self._parts(messages, given)):
             special = self._tokenizer.special_tokens
             ids += [special[text]] if is_special else self._tokenizer.encode(text, follows=bool(ids))
         return ids
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | str = False,
+        **variables: Any,
+    ) -> str:
         """The text of a conversation up to where the answer begins. Raises ChatError."""
-        given = [dict(message) for message in messages]
+        if add_generation_prompt and continue_final_message:
+            raise ChatError("add_generation_prompt and continue_final_message are given, expected one of them")
+        given = [_with_reasoning(_without_none(plain(message))) for message in messages]
+        prompts = not continue_final_message if add_generation_prompt is None else add_generation_prompt
+        name = "tool_use" if tools is not None and "tool_use" in self._templates else "default"
+        if continue_final_message:
+            field = continue_final_message if isinstance(continue_final_message, str) else "content"
+            last = _marked_end(given, field, self._sources[name])
         try:
-            return self._template.render(
-                messages=given, tools=None, documents=None, add_generation_prompt=True, **self._names
+            text = self._templates[name].render(
+                messages=given,
+                tools=_schemas(tools),
+                documents=plain(documents),
+                add_generation_prompt=prompts,
+                **self._names | plain(variables),
             )
         except Exception as error:  # whatever a template may do wrong
-            raise ChatError(f"the chat template refuses these messages: {error}") from None
+            raise ChatError(f"the chat template refuses these messages: {error}{_unusual(given)}") from None
+        return _cut(text, last) if continue_final_message else text
 
-    def _parts(self, messages: Sequence[Message]) -> list[tuple[bool, str]]:
+    def _check_the_rest(self, messages: Sequence[Message], given: Mapping[str, Any]) -> None:
+        """Raises ChatError for a special token's name where it cannot be told from the template's own."""
+        places = [
+            (f"message {number}", _with_texts(message, repeat(""))) for number, message in enumerate(messages, start=1)
+        ]
+        for place, value in [*places, *given.items()]:
+            for text in _strings(value):
+                if found := self._special.search(text):
+                    name = found[0]
+                    raise ChatError(f"{place} has the special token's name {name!r} outside of its text, expected none")
+
+    def _parts(self, messages: Sequence[Message], given: Mapping[str, Any]) -> list[tuple[bool, str]]:
         """The rendered text cut at its special tokens: whether it is one, and the text."""
-        contents = [message["content"] for message in messages]
-        word = next(word for word in map("said{}at".format, count()) if word not in self._source)
-        marks = [f"{word}{i}." if content.strip() else content for i, content in enumerate(contents)]
-        marked = [{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)]
-        text, frame = self.render(messages), re.split(rf"{word}(\d+)\.", self.render(marked))
+        contents = [text for message in messages for text in _texts(message.get("content"))]
+        sources = "".join(self._sources.values())
+        word = next(word for word in map("said{}at".format, count()) if word not in sources)
+        marks = iter([f"{word}{i}." if content.strip() else content for i, content in enumerate(contents)])
+        marked = [_with_texts(message, marks) for message in messages]
+        text, frame = self.render(messages, **given), re.split(rf"{word}(\d+)\.", self.render(marked, **given))
         frame[1::2] = [contents[int(i)] for i in frame[1::2]]
         said = _what_was_said(text, frame)
         if said is None:
             return self._parts_as_it_is(text, "".join(frame[::2]), contents)
         parts = [(False, "")]
-        for own, message in zip(frame[::2], [*said, ""], strict=True):
+        for own, content in zip(frame[::2], [*said, ""], strict=True):
             for i, piece in enumerate(self._special.split(own)):
                 if i % 2:
                     parts += [(True, piece), (False, "")]
                 else:
                     parts[-1] = (False, parts[-1][1] + piece)
-            parts[-1] = (False, parts[-1][1] + message)
-        return [part for part in parts if part[1]]
+            parts[-1] = (False, parts[-1][1] + content)
+        return parts
+
+    def _swallowed(self, parts: Sequence[tuple[bool, str]]) -> Iterator[tuple[bool, str]]:
+        """Without the spaces that special tokens swallow, and without what is empty then."""
+        for at, (is_special, text) in enumerate(parts):
+            if not is_special:
+                before, behind = (parts[i][1] if 0 <= i < len(parts) else "" for i in (at - 1, at + 1))
+                if self._tokenizer.strips.get(behind, (False, False))[0]:
+                    text = SPACES_BEFORE.sub("", text)
+                if self._tokenizer.strips.get(before, (False, False))[1]:
+                    text = SPACES_BEHIND.sub("", text)
+            if text:
+                yield is_special, text
 
     def _parts_as_it_is(self, text: str, own: str, contents: Sequence[str]) -> list[tuple[bool, str]]:
         """Where it cannot be told what is the template's: every special token is, if it cannot be anybody else's."""
@@ -135,7 +184,7 @@ class ChatTemplate:
                 "there is a special token's name in a message, and the chat template changes messages, so that it "
                 "cannot be told from the template's own"
             )
-        return [(bool(i % 2), piece) for i, piece in enumerate(pieces) if piece]
+        return [(bool(i % 2), piece) for i, piece in enumerate(pieces)]
 
 
 def _what_was_said(text: str, frame: Sequence[str]) -> list[str] | None:
@@ -150,29 +199,111 @@ def _what_was_said(text: str, frame: Sequence[str]) -> list[str] | None:
     return list(found.groups()[1::2]) if found else None
 
 
-def _default(found: Any) -> str | None:
-    """The template that tokenizer_config.json gives: a text, or several by name, of which one is the default."""
-    if isinstance(found, list):
-        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-        found = named.get("default")
-    if found is not None and not isinstance(found, str):
-        raise TokenizerError(f"chat_template is {str(found)[:80]}, expected a text, or a list with one named 'default'")
-    return found
+def _checked(number: int, message: Message) -> Message:
+    """A copy of a message, with what is None left out. Raises ChatError for one that has no role."""
+    if not isinstance(message, Mapping):
+        raise ChatError(f"message {number} is {str(message)[:80]!r}, expected an object with role and content")
+    message = _without_none(plain(message))
+    role = message.get("role")
+    if not isinstance(role, str) or not ROLE.fullmatch(role):
+        found = f"the role is {str(role)[:80]!r}" if role is not None else "there is no role"
+        raise ChatError(f"message {number}: {found}, expected a word, for instance 'user'")
+    return message
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    """As transformers'."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {"raise_exception": _raise, "strftime_now": lambda form: datetime.now().strftime(form)}
-    return environment
+def _without_none(message: Message) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if value is not None}
 
 
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """What was thought before an answer, under every name that templates have for it."""
+    found = next((message[key] for key in REASONING if key in message), None)
+    return message if found is None else {"thinking": found, **message, "reasoning_content": found}
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None,
-             separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:  # fmt: skip
-    """Jinja's own escapes for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _texts(content: Any) -> Iterator[str]:
+    """What a content says: itself, or its parts, which are texts or objects with `text`."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list | tuple):
+        for part in content:
+            yield from _texts(part)
+    elif isinstance(content, Mapping) and isinstance(content.get("text"), str):
+        yield content["text"]
+
+
+def _with_texts(message: Message, texts: Iterator[str]) -> dict[str, Any]:
+    """A message that says `texts` instead."""
+
+    def changed(content: Any) -> Any:
+        if isinstance(content, str):
+            return next(texts)
+        if isinstance(content, list | tuple):
+            return type(content)([changed(part) for part in content])
+        if isinstance(content, Mapping) and isinstance(content.get("text"), str):
+            return {**content, "text": next(texts)}
+        return content
+
+    return {key: changed(value) if key == "content" else value for key, value in message.items()}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in `value`, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(key)
+            yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+
+
+def _schemas(tools: Sequence[Mapping[str, Any]] | None) -> Any:
+    """Raises ChatError for a function: transformers makes a schema of its docstring."""
+    for number, tool in enumerate(tools or [], start=1):
+        if not isinstance(tool, Mapping):
+            how = "transformers.utils.get_json_schema makes one of a function"
+            raise ChatError(f"tool {number} is {type(tool).__name__}, expected a JSON schema as a dict; {how}")
+    return plain(tools)
+
+
+def _marked_end(messages: Sequence[dict[str, Any]], field: str, template: str) -> str:
+    """Writes where the text of the last message ends, in place, and returns that text. Raises ChatError."""
+    if not messages:
+        raise ChatError("there is no message, expected one to continue")
+    message, number = messages[-1], len(messages)
+    fields = [key for key in REASONING if message.get(key) == message.get(field)] if field in REASONING else [field]
+    if message.get(field) is None or not any(key in template for key in fields):
+        where = f"message {number}" if message.get(field) is None else "the chat template"
+        raise ChatError(f"{where} has no {field!r}, expected one to continue")
+    if isinstance(message[field], str):
+        text = message[field]
+        message.update(dict.fromkeys(fields, text + TO_BE_CONTINUED))
+        return text
+    parts = message[field] if isinstance(message[field], list | tuple) else []
+    for part in reversed(parts):
+        if isinstance(part, dict) and isinstance(part.get("text"), str):
+            text = part["text"]
+            part["text"] = text + TO_BE_CONTINUED
+            return text
+    raise ChatError(f"message {number} has no text in its {field!r}, expected one to continue")
+
+
+def _cut(text: str, last: str) -> str:
+    """What stands before the end of the last message. Raises ChatError where the template has left it out."""
+    at = text.rfind(TO_BE_CONTINUED.strip())
+    if at < 0 or last.strip() not in text:
+        raise ChatError("the chat template does not write the last message as it is, so it cannot be continued")
+    return text[:at] if text.startswith(TO_BE_CONTINUED, at) else text[:at].rstrip()
+
+
+def _unusual(messages: Sequence[Message]) -> str:
+    """Which message is none of the usual kind, as a hint."""
+    for number, message in enumerate(messages, start=1):
+        content = message.get("content")
+        if not isinstance(content, str):
+            what = "no content" if content is None else f"content of type {type(content).__name__}"
+            return f"; message {number} ({message.get('role')}) has {what}, where most templates expect a text"
+    return ""

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,16 +20,19 @@ import torch
 import tyro
 
 from llama_scratch.checkpoint.files import CheckpointError
+from llama_scratch.checkpoint.found import check_directory
 from llama_scratch.checkpoint.hf_directory import read_config
 from llama_scratch.checkpoint.pretrained import Llama
-from llama_scratch.command_line import flag, is_usable
+from llama_scratch.command_line import flag, is_usable, parse
 from llama_scratch.generate.chat import TEMPLATE, ChatError, ChatTemplate, Message
-from llama_scratch.generate.loop import context_length
+from llama_scratch.generate.loop import GenerationError, context_length
 from llama_scratch.generate.sampling import Sampling
 from llama_scratch.generate.text import Stopped, Writing
 from llama_scratch.model.config_rules import check
-from llama_scratch.tokenizer.source import JSON, MODEL
-from llama_scratch.tokenizer.tokenizer import CONFIG, Tokenizer
+from llama_scratch.tokenizer import Tokenizer
+from llama_scratch.tokenizer.settings import CONFIG, JSON, MODEL
+
+TOGETHER = 0.05  # seconds between the lines of one paste, at most
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class GenerateConfig:
     """Where to compute."""
     fast: bool | None = None
     """Compile the step of one token first, or do not; not said: where it is expected to pay."""
+    ignore: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A key of config.json to read as if it were not there; may be given several times."""
     json: bool = False
     """Print one JSON object at the end and nothing else: text, ids, log-probabilities, why it stopped, times."""
 
@@ -95,18 +102,18 @@ class Session:
 
     def __init__(self, config: GenerateConfig) -> None:
         self.config = config
-        _check_directory(config.directory)
+        _check_directory(config.directory, config.ignore)
         self.tokenizer = Tokenizer.from_pretrained(config.directory)  # before the weights, which take longer
         self.template = _template(config, self.tokenizer)
         dtype = getattr(torch, config.dtype) if config.dtype else None
-        self.model = Llama.from_pretrained(config.directory, dtype=dtype, device=config.device)
+        self.model = Llama.from_pretrained(config.directory, dtype=dtype, device=config.device, ignore=config.ignore)
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         self.messages: list[Message] = []
 
     def answer(self, prompt: str) -> Writing:
         """What the model is about to write; to be iterated over."""
         if self.template is None:
-            return self._write(self.tokenizer.encode(prompt, bos=True))
+            return self._write(self.tokenizer.encode_prompt(prompt))
         self.messages.append({"role": "user", "content": prompt})
         try:
             ids = self.template.encode(self.messages)
@@ -129,10 +136,9 @@ class Session:
                        fast=c.fast, log_probabilities=c.json)  # fmt: skip
 
 
-def _check_directory(directory: Path) -> None:
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory} is no directory, expected one with a checkpoint and its tokenizer")
-    read_config(directory / "config.json")
+def _check_directory(directory: Path, ignore: tuple[str, ...]) -> None:
+    check_directory(directory)
+    read_config(directory / "config.json", ignore)
     if not any((directory / name).is_file() for name in (JSON, MODEL)):
         raise CheckpointError(f"{directory} has neither {JSON} nor {MODEL}: there is no way from text to tokens")
 
@@ -149,12 +155,16 @@ def _template(config: GenerateConfig, tokenizer: Tokenizer) -> ChatTemplate | No
 
 
 def show(writing: Writing) -> None:
-    """Prints a text while it is written; Ctrl-C ends it."""
+    """Prints a text while it is written; Ctrl-C ends it. Raises GenerationError, behind what has come so far."""
     try:
         for piece in writing:
             print(piece, end="", flush=True)
     except KeyboardInterrupt:
         writing.stopped = Stopped.INTERRUPTED
+    except GenerationError:
+        if writing.text and not writing.text.endswith("\n"):
+            print(flush=True)
+        raise
     if not writing.text.endswith("\n"):
         print(flush=True)
     _tell(summary(writing))
@@ -179,7 +189,7 @@ ENDED = {
 
 
 def as_json(writing: Writing) -> str:
-    """A text and how it came about. Raises ValueError where the model's logits are not finite."""
+    """A text and how it came about. Raises GenerationError where the model's logits are not finite."""
     for _ in writing:
         pass
     return json.dumps(
@@ -214,9 +224,12 @@ def _prompts(first: str | None) -> Iterator[str]:
     if first is not None:
         yield first
     asking = sys.stdin.isatty()
+    if asking:
+        with suppress(ImportError):  # not everywhere: history and arrow keys for input()
+            import readline  # noqa: F401
     while True:
         try:
-            prompt = input("> " if asking else "")
+            prompt = _pasted(input("> ")) if asking else input()
         except (EOFError, KeyboardInterrupt):
             if asking:
                 print()
@@ -224,6 +237,14 @@ def _prompts(first: str | None) -> Iterator[str]:
         if not prompt.strip():
             return
         yield prompt
+
+
+def _pasted(first: str) -> str:
+    """The line with those that came with it: a paste of several lines is one prompt."""
+    lines = [first]
+    while select.select([sys.stdin], [], [], TOGETHER)[0]:
+        lines.append(input())
+    return "\n".join(lines)
 
 
 def _tell(line: str) -> None:
@@ -245,17 +266,28 @@ def run(config: GenerateConfig) -> int:
     return 130 if writing.stopped is Stopped.INTERRUPTED else 0
 
 
+class Once:
+    """Lets a message through once: what is said of a model holds for each of its answers."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is new."""
+        message = record.getMessage()
+        new = message not in self._said
+        self._said.add(message)
+        return new
+
+
 def main() -> None:
     """The command line: every field of GenerateConfig."""
     try:
-        config = tyro.cli(
-            GenerateConfig,
-            prog="python -m llama_scratch.generate",
-            description=__doc__,
-            config=(tyro.conf.DisallowNone,),
-        )
+        config = parse(GenerateConfig, "python -m llama_scratch.generate", __doc__, config=(tyro.conf.DisallowNone,))
         if not config.json:  # what is compiled, and how long it took
             logging.basicConfig(format="[%(message)s]")
+            for handler in logging.getLogger().handlers:
+                handler.addFilter(Once())
             logging.getLogger("llama_scratch").setLevel(logging.INFO)
         sys.exit(run(config))
     except BrokenPipeError:  # nobody reads any more, as behind `| head`: quietly, and without another try at the end

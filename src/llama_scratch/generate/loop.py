@@ -21,6 +21,10 @@ from llama_scratch.model.llama import Llama
 GREEDY = Sampling(temperature=0.0)
 
 
+class GenerationError(ValueError):
+    """No token can be chosen: the model's logits are not finite. The message says where, and what to try."""
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
     """One new token of every row."""
@@ -58,7 +62,7 @@ def generate(
     """`tokens` followed by up to `max_new_tokens` new ones, the prompt included, as transformers' `generate`.
 
     temperature 0 takes the likeliest token, a higher one samples; sampling.py has the knobs, all of them off at None.
-    The rest is as in `stream`, which also has the log-probabilities.
+    The rest, errors included, is as in `stream`, which also has the log-probabilities.
     """
     knobs = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     steps = stream(model, tokens, max_new_tokens, knobs, use_cache, attention_mask, stop_ids, generator, fast)
@@ -84,12 +88,13 @@ def stream(
     token then costs a third on a CPU. None does so where it is expected to pay.
 
     Raises ValueError, before the first step, for a prompt that this cannot go on from, a negative count, and where
-    prompt and new tokens are more than the model's context.
+    prompt and new tokens are more than the model's context; GenerationError at a step whose logits are not finite.
     """
     _check(tokens, attention_mask, model.config.vocab_size, max_new_tokens)
     _check_length(tokens, attention_mask, model.config, max_new_tokens)
     fast = fast if use_cache else False
-    step = for_decoding(model, fast, max_new_tokens, len(tokens), attention_mask is not None)
+    longest = context_length(model.config)
+    step = for_decoding(model, fast, max_new_tokens, len(tokens), attention_mask is not None, longest)
     return _steps(model, step, tokens, max_new_tokens, knobs, use_cache, attention_mask, stop_ids, generator)
 
 
@@ -112,9 +117,10 @@ def _steps(
     unseen = tokens
     reads_text = cache is None or attention_mask is not None or knobs.repetition_penalty is not None
     with _evaluating(model):
-        for _ in range(max_new_tokens):
+        for number in range(1, max_new_tokens + 1):
             logits = ask(unseen, cache, attention_mask, last_only=True)[:, -1]
-            chosen = choose(logits, tokens, knobs, attention_mask, generator)
+            usable = _usable(logits, running, number, model)
+            chosen = choose(usable, tokens, knobs, attention_mask, generator)
             if not all_running:  # what can be spared is: a token of a small model takes 2 ms, a small operation 0.02
                 chosen = chosen.where(running, filler)
             unseen = chosen[:, None]
@@ -128,6 +134,39 @@ def _steps(
             yield Step(chosen, running, logits)
             if not (all_running or running.any()):
                 return
+
+
+def _usable(logits: Tensor, running: Tensor, number: int, model: Llama) -> Tensor:
+    """The logits, where every row that runs can choose a token by them; a row that has stopped gets zeros for NaN.
+
+    The largest tells: it is NaN where any is, infinite where there is no distribution. (−∞ alone excludes a token.)
+    """
+    wide = logits.float()
+    largest = wide.gather(-1, likeliest(wide)[:, None])
+    if largest.isfinite().all():
+        return logits
+    bad = ~largest.isfinite()[:, 0] & running
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise GenerationError(_overflow(logits[row], row if len(logits) > 1 else None, number, model))
+    return logits.masked_fill(~running[:, None], 0)
+
+
+def _overflow(logits: Tensor, row: int | None, number: int, model: Llama) -> str:
+    """What is known about logits that are not finite, and what to try."""
+    kind = "NaN" if logits.isnan().any() else "infinite"
+    where = f"new token {number}" if row is None else f"new token {number} of row {row}"
+    dtype = model.lm_head.weight.dtype
+    name = str(dtype).removeprefix("torch.")
+    broken = [key for key, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        others = f" (and {len(broken) - 1} other weights)" if len(broken) > 1 else ""
+        cause = f"{broken[0]}{others} is not finite in {name}"
+    else:
+        cause = f"probably an overflow in {name}" + (", which ends at 65,504" if dtype == torch.float16 else "")
+    remedy = {torch.float16: "try --dtype bfloat16 or float32", torch.bfloat16: "try --dtype float32"}
+    advice = remedy.get(dtype, "the checkpoint is damaged: get it anew")
+    return f"the logits of {where} are {kind}, expected finite numbers: {cause}; {advice}"
 
 
 def choose(

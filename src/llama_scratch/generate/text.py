@@ -50,6 +50,8 @@ class Writing:
                  knobs: Sampling = GREEDY, stop: Sequence[str] = (), generator: torch.Generator | None = None,
                  fast: bool | None = None, log_probabilities: bool = False) -> None:  # fmt: skip
         context = context_length(model.config)
+        if not prompt:
+            raise ValueError("the prompt is empty and the tokenizer puts nothing in front, expected one token or more")
         if len(prompt) >= context:
             raise ValueError(
                 f"the prompt has {len(prompt)} tokens, expected fewer than the model's context of {context}"

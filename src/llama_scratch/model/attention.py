@@ -38,7 +38,7 @@ def attend(q: Queries, k: Keys, v: Keys, mask: Mask, dropout: float = 0.0, sdpa:
     lowest = torch.finfo(q.dtype).min
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5 + (~mask).to(q.dtype) * lowest
     if q.dtype == torch.float16:  # there the sum may overflow to −∞, and a whole row of it would be NaN
-        scores = scores.clamp(min=lowest)
+        scores = scores.masked_fill(scores.amax(dim=-1, keepdim=True) == -torch.inf, lowest)
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
     return F.dropout(weights, dropout) @ v
 

@@ -8,8 +8,8 @@ THE LETTERS, in shapes, formulas and documentation throughout:
        (cached ones and this call's)      R  N / G, queries a group  L  num_hidden_layers
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -27,10 +27,14 @@ Mask = Bool[Tensor, "#B 1 T S"]  # True where a query may look
 Padding = Int[Tensor, "B S"]  # 1 for a real token, 0 for padding
 
 
-@dataclass(frozen=True)
+@dataclass
 class LlamaConfig:
-    """The architecture fields and defaults of transformers' LlamaConfig (5.23). Raises ConfigError on a bad value."""
+    """The architecture fields and defaults of transformers' LlamaConfig (5.23). Raises ConfigError on a bad value.
 
+    Afterwards only what is no part of the architecture can be assigned, as peft and trainers do: rules.ASSIGNABLE.
+    """
+
+    model_type: ClassVar[str] = "llama"  # peft chooses by it which weights to adapt
     vocab_size: int = 32000
     hidden_size: int = 4096
     intermediate_size: int = 11008
@@ -64,3 +68,12 @@ class LlamaConfig:
         rules.check_fields(vars(self))
         rope = rules.rope_parameters(self.rope_parameters, self.head_dim, self.max_position_embeddings)
         object.__setattr__(self, "rope_parameters", rope)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self) or name not in self.__dataclass_fields__:  # not while __init__ fills the fields in
+            rules.check_assignment(vars(self), name, value)
+        object.__setattr__(self, name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, and model_type: where other programs look for the configuration of a model."""
+        return {"model_type": self.model_type} | asdict(self)

@@ -79,8 +79,29 @@ def check_fields(values: Mapping[str, Any]) -> None:
     """Every field by its rule."""
     for name, rule in RULES.items():
         check(name, values[name], *rule)
-    V = values["vocab_size"]
-    check("pad_token_id", values["pad_token_id"], f"an id below vocab_size = {V}", lambda v: v is None or -V <= v < V)
+    check_pad(values["pad_token_id"], values["vocab_size"])
+
+
+# What may change after a model is built: ids to stop at and to fill with, and what is only kept for other programs.
+ASSIGNABLE = ("pad_token_id", "bos_token_id", "eos_token_id", "use_cache", "pretraining_tp", "dtype")
+
+
+def check_assignment(values: Mapping[str, Any], name: str, value: Any) -> None:
+    """Raises ConfigError for a field that modules have been built from, and for a bad value of another."""
+    if name not in values:
+        raise ConfigError(f"{name} is not a field of LlamaConfig: it has {', '.join(values)}")
+    if name not in ASSIGNABLE and value != values[name]:
+        found = f"{name} is {values[name]!r} and cannot become {value!r}: a model is built from it"
+        raise ConfigError(f"{found}; make another with dataclasses.replace(config, {name}=...)")
+    if name in RULES:
+        check(name, value, *RULES[name])
+    if name == "pad_token_id":
+        check_pad(value, values["vocab_size"])
+
+
+def check_pad(pad: Any, V: int) -> None:
+    """The padding token is one of the vocabulary, or counted from its end, as torch takes it."""
+    check("pad_token_id", pad, f"an id below vocab_size = {V}", lambda v: v is None or -V <= v < V)
 
 
 LENGTH = "original_max_position_embeddings"
@@ -116,5 +137,16 @@ def rope_parameters(parameters: Any, head_dim: int, max_position_embeddings: int
             rule = SWITCH if name in ("truncate", "finetuned") else NUMBER
             check(where + name, rope.get(name), rule[0], lambda v, k=key, r=rule: ("?" in k and v is None) or r[1](v))
     for name in sorted(rope.keys() - {"rope_type", *(key.rstrip("?") for key in keys)}):
-        check(where + name, rope[name], "absent: it is not supported", lambda v: v is None)
+        if not _says_nothing(name, rope, config.max_position_embeddings):
+            expected = "absent: this type has no such key; remove it if it is a leftover, or load without it"
+            check(where + name, rope.pop(name), f"{expected}: --ignore rope_scaling.{name}", lambda _: False)
+        rope.pop(name)
     return rope
+
+
+def _says_nothing(name: str, rope: Mapping[str, Any], longest: int) -> bool:
+    """Whether a key that the type has no use for asks for nothing else than the type does."""
+    value = rope[name]
+    if name == LENGTH:  # nothing is computed from it, here and in transformers; others stretch dynamic's from there
+        return value is None or rope["rope_type"] != "dynamic" or value == longest
+    return not value or (name in ("factor", "attn_factor", "extrapolation_factor") and value == 1)

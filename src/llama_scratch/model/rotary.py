@@ -21,11 +21,13 @@ from torch import Tensor
 
 from llama_scratch.model.config import LlamaConfig, Positions, Rotation
 
+LENGTH_MATTERS = ("dynamic", "longrope")  # rope_types whose frequencies change as a text grows
+
 
 def inverse_frequencies(config: LlamaConfig, length: int) -> tuple[Float32[Tensor, " half"], float]:
     """θ in radians per position, and the factor on cosine and sine, for a call whose largest position is `length` − 1.
 
-    Only dynamic and longrope depend on the length. transformers' dynamic remembers the longest call so far: after it
+    Only LENGTH_MATTERS depend on the length. transformers' dynamic remembers the longest call so far: after it
     a shorter call past max_position_embeddings gets the longer one's frequencies; here its own."""
     rope, H, longest = config.rope_parameters, config.head_dim, config.max_position_embeddings
     base: Any = rope["rope_theta"]
@@ -77,7 +79,7 @@ def _yarn(periods: Tensor, rope: dict[str, Any], H: int) -> tuple[Tensor, float]
         return 1.0 if rope["factor"] <= 1 else 0.1 * scale * math.log(rope["factor"]) + 1.0
 
     low, high = (pair_that_turns(float(rope.get(key) or usual)) for key, usual in (("beta_fast", 32), ("beta_slow", 1)))
-    if rope.get("truncate") is not False:
+    if rope.get("truncate", True):  # null is false, as in transformers
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, H - 1)
     keep = 1 - ((torch.arange(H // 2, dtype=torch.float32, device="cpu") - low) / (high - low or 0.001)).clamp(0, 1)
@@ -89,7 +91,9 @@ def _yarn(periods: Tensor, rope: dict[str, Any], H: int) -> tuple[Tensor, float]
 
 def angles(config: LlamaConfig, positions: Positions, dtype: torch.dtype) -> Rotation:
     """Cosine and sine of p·θ_i, times the attention factor, for both halves of the channels, rounded to `dtype`."""
-    theta, factor = inverse_frequencies(config, int(positions.max()) + 1)
+    # read where it matters only: a number that depends on data stops torch.export, the meta device, and a GPU's queue
+    length = int(positions.max()) + 1 if config.rope_parameters["rope_type"] in LENGTH_MATTERS else 1
+    theta, factor = inverse_frequencies(config, length)
     both = (positions[..., None].float() * theta.to(positions.device)).repeat(1, 1, 2)
     return torch.stack((both.cos() * factor, both.sin() * factor)).to(dtype)
 

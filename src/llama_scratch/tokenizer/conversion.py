@@ -10,7 +10,7 @@ SentencePiece does. That is why its ids of "a\n  b" and " Hello" are others; wit
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llama_scratch.tokenizer.sentencepiece_file import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, Model, special_tokens
@@ -26,25 +26,32 @@ def is_convertible(model: Model) -> bool:
     return plain and {character for text in normal for character in text} <= normal
 
 
-def from_sentencepiece(model: Model, bos: str | None) -> bytes:
-    """The tokenizer.json of a model that is convertible, which puts the token called `bos` first."""
+def from_sentencepiece(
+    model: Model, starts: Sequence[str], ends: Sequence[str], added: Sequence[dict[str, Any]] = ()
+) -> bytes:
+    """The tokenizer.json of a model that is convertible, which puts the tokens called `starts` before every text and
+    `ends` behind; `added` are its entries of added tokens.
+    """
     normal = {piece.text: (-piece.score, -len(piece.text)) for piece in model.pieces if piece.kind == NORMAL}
     text: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
     if model.adds_a_space:
         text.insert(0, {"type": "Prepend", "prepend": SPACE})
     if model.removes_spaces:
-        ends, several = {"Regex": rf"\A +|[ {SPACE}]+\z"}, {"Regex": " {2,}"}
+        edges, several = {"Regex": rf"\A +|[ {SPACE}]+\z"}, {"Regex": " {2,}"}
         text.insert(0, {"type": "Replace", "pattern": several, "content": " "})
-        text.insert(0, {"type": "Replace", "pattern": ends, "content": ""})
+        text.insert(0, {"type": "Replace", "pattern": edges, "content": ""})
     back = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}]
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if len(text) > 1 else []
     unknown = next(piece.text for piece in model.pieces if piece.kind == UNKNOWN)
     vocab = {piece.text: i for i, piece in enumerate(model.pieces)}
+    new = {entry["content"] for entry in added}
+    own = {name: i for name, i in special_tokens(model).items() if name not in new}
     return tokenizer_json(
         {"unk_token": unknown, "fuse_unk": True, "byte_fallback": model.byte_fallback, "vocab": vocab}
         | {"merges": merges(normal)},
-        special_tokens(model),
-        bos,
+        special_entries(own) + list(added),
+        starts,
+        ends,
         normalizer={"type": "Sequence", "normalizers": text},
         decoder={"type": "Sequence", "decoders": [*back, {"type": "Fuse"}, *strip]},
     )
@@ -65,26 +72,39 @@ def merges(order: Mapping[str, tuple[float, ...]]) -> list[tuple[str, str]]:
     return [(left, right) for _, _, left, right in sorted(pairs)]
 
 
-def tokenizer_json(model: dict[str, Any], special: Mapping[str, int], bos: str | None, **parts: Any) -> bytes:
-    """The file: a byte-pair model, its special tokens, of which `bos` goes before every text, and what else it has."""
+def special_entries(special: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The entries of special tokens among the added tokens of a tokenizer.json."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [{"id": i, "content": name, "special": True} | flags for name, i in special.items()]
+    return [{"id": i, "content": name, "special": True} | flags for name, i in special.items()]
+
+
+def tokenizer_json(
+    model: dict[str, Any], added: Sequence[dict[str, Any]], starts: Sequence[str], ends: Sequence[str], **parts: Any
+) -> bytes:
+    """The file: a byte-pair model, its added tokens, of which `starts` go before every text and `ends` behind, and what
+    else it has.
+    """
     whole: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": added,
+        "added_tokens": sorted(added, key=lambda entry: entry["id"]),
         "normalizer": None,
     }
-    whole |= {"pre_tokenizer": None, "post_processor": _template(bos, special) if bos else None}
+    whole |= {"pre_tokenizer": None, "post_processor": _template(added, starts, ends)}
     return json.dumps(whole | parts | {"model": {"type": "BPE"} | model}, ensure_ascii=False).encode()
 
 
-def _template(bos: str, special: Mapping[str, int]) -> dict[str, Any]:
-    """BOS before a text, and before each of two."""
+def _template(added: Sequence[dict[str, Any]], starts: Sequence[str], ends: Sequence[str]) -> dict[str, Any] | None:
+    """What goes around a text, and around each of two; None where nothing does."""
+    if not starts and not ends:
+        return None
     first, second = (
-        [{"SpecialToken": {"id": bos, "type_id": i}}, {"Sequence": {"id": name, "type_id": i}}]
-        for i, name in enumerate("AB")
+        [{"SpecialToken": {"id": name, "type_id": i}} for name in starts]
+        + [{"Sequence": {"id": text, "type_id": i}}]
+        + [{"SpecialToken": {"id": name, "type_id": i}} for name in ends]
+        for i, text in enumerate("AB")
     )
-    token = {"id": bos, "ids": [special[bos]], "tokens": [bos]}
-    return {"type": "TemplateProcessing", "single": first, "pair": first + second, "special_tokens": {bos: token}}
+    ids = {entry["content"]: entry["id"] for entry in added}
+    tokens = {name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in (*starts, *ends)}
+    return {"type": "TemplateProcessing", "single": first, "pair": first + second, "special_tokens": tokens}

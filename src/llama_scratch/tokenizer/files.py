@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scratch.checkpoint.files import CheckpointError, size
+from llama_scratch.checkpoint.found import refuse_pointer
 
 # Llama 3's tokenizer.json, among the largest there are, has 17 MB; a file is read whole, so its size is checked before
 LARGEST = 1 << 28
@@ -33,6 +34,7 @@ def read_file(path: Path) -> bytes:
     try:
         if (found := size(path)) > LARGEST:
             raise TokenizerError(f"{path} has {found} bytes, expected at most {LARGEST}")
+        refuse_pointer(path)
         return path.read_bytes()
     except CheckpointError as error:
         raise TokenizerError(str(error)) from None

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tokenizers import Tokenizer
 
+from llama_scratch.tokenizer.added import Added, placed
 from llama_scratch.tokenizer.decoders import read_decoders
 from llama_scratch.tokenizer.detokenize import Decoding
 from llama_scratch.tokenizer.files import TokenizerError, parse_object
+from llama_scratch.tokenizer.post_processor import ids_around
 from llama_scratch.tokenizer.sentencepiece_file import SPACE
 
 T = TypeVar("T")
@@ -23,6 +25,7 @@ PARTS = {
     "normalizer": ({"Prepend", "Replace", "NFC", "NFKC"}, "normalizers"),
     "pre_tokenizer": ({"Split", "ByteLevel", "Metaspace", "Digits", "Punctuation"}, "pretokenizers"),
     "decoder": ({"ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip"}, "decoders"),
+    "post_processor": ({"TemplateProcessing", "ByteLevel", "BertProcessing", "RobertaProcessing"}, "processors"),
 }
 LARGEST_ID = 1 << 24
 LONGEST_PATTERN = 1 << 12
@@ -30,15 +33,30 @@ LONGEST_PATTERN = 1 << 12
 MOST_PARTS = 12
 
 
-def read_tokenizer(content: bytes, named: Sequence[str]) -> tuple[Tokenizer, Tokenizer, Decoding, dict[str, int]]:
+class Read(NamedTuple):
     """The library's tokenizer, which never cuts or pads, for a text, and for one that follows a special token; how to
-    decode; and the special tokens, among them those `named` by tokenizer_config.json. Raises TokenizerError.
+    decode; the special tokens; those that swallow spaces before or behind them; what goes before and behind a text.
+    """
+
+    library: Tokenizer
+    following: Tokenizer
+    decoding: Decoding
+    special: dict[str, int]
+    strips: dict[str, tuple[bool, bool]]
+    starts: list[int]
+    ends: list[int]
+
+
+def read_tokenizer(content: bytes, named: Sequence[str], added: Sequence[Added] = ()) -> Read:
+    """Special are also the tokens `named` by tokenizer_config.json; `added` stand beside the file. Raises
+    TokenizerError.
     """
     raw = parse_object(content)
     library = call_library(lambda: Tokenizer.from_str(content.decode()))
     # the library has accepted the types of all fields that follow
     _check_model(raw["model"])
-    if _make_special(raw, named):
+    changed = _add(raw, added, library.get_vocab(with_added_tokens=True))
+    if _make_special(raw, named) or changed:
         library = call_library(lambda: Tokenizer.from_str(json.dumps(raw)))
     parts = {key: list(_parts(raw, key)) for key in PARTS}
     if most := [key for key in PARTS if len(parts[key]) > MOST_PARTS]:
@@ -55,7 +73,12 @@ def read_tokenizer(content: bytes, named: Sequence[str]) -> tuple[Tokenizer, Tok
     for name in special.keys() - {raw["model"].get("unk_token")}:
         if special[name] in encode(library, name):
             raise TokenizerError(f"the text {name[:80]!r} becomes a special token, expected it to stay text")
-    return library, following, read_decoders(parts["decoder"], vocab, frozenset(special.values())), special
+    decoding = read_decoders(parts["decoder"], vocab, frozenset(special.values()))
+    strips = {token["content"]: (token["lstrip"], token["rstrip"]) for token in raw.get("added_tokens", [])}
+    starts, ends = ids_around(parts["post_processor"], frozenset(vocab.values()))
+    if call_library(lambda: library.encode("a").ids) != [*starts, *encode(library, "a"), *ends]:
+        raise TokenizerError("post_processor has several parts that add tokens, expected one")
+    return Read(library, following, decoding, special, strips, starts, ends)
 
 
 def encode(library: Tokenizer, text: str) -> list[int]:
@@ -86,6 +109,19 @@ def _following(raw: Mapping[str, Any], pre_tokenizers: Sequence[dict[str, Any]])
     for part in first:
         part["prepend_scheme"] = "never"
     return call_library(lambda: Tokenizer.from_str(json.dumps(raw))) if first else None
+
+
+def _add(raw: dict[str, Any], added: Sequence[Added], vocab: Mapping[str, int]) -> bool:
+    """Adds what the file does not have among its added tokens; says whether there was one."""
+    raw["added_tokens"] = raw.get("added_tokens") or []
+    there = {token["content"] for token in raw["added_tokens"]}
+    # what the file itself says of a token holds
+    tokens = [token._replace(id=None) if token.content in vocab else token for token in added]
+    new = {name: token for name, token in placed(tokens, vocab).items() if name not in there}
+    new = {name: token for name, token in new.items() if token[1].file or name not in vocab}
+    for name, (i, token) in new.items():
+        raw["added_tokens"].append({"id": i, "content": name, "special": token.special} | dict(token.flags))
+    return bool(new)
 
 
 def _make_special(raw: Mapping[str, Any], named: Sequence[str]) -> bool:

@@ -111,8 +111,15 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
     raise ValueError(f"a number longer than 64 bits, at byte {at}")
 
 
-def read_processor(content: bytes) -> sentencepiece.SentencePieceProcessor:
-    """The library's own reading, which checks much more. Raises TokenizerError."""
+# a normalizer_spec (field 3) with add_dummy_prefix (3) = 0: of a message that is there twice the last value holds
+NO_SPACE = b"\x1a\x02\x18\x00"
+
+
+def read_processor(content: bytes, space: bool = True) -> sentencepiece.SentencePieceProcessor:
+    """The library's own reading, which checks much more; without `space` it puts none in front of a text, whatever the
+    file says. Raises TokenizerError.
+    """
+    content = content if space else content + NO_SPACE
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=content)
     except (RuntimeError, ValueError) as error:  # ValueError: its message quotes bytes that are no UTF-8

@@ -7,8 +7,10 @@ special tokens are not in the file.
 from __future__ import annotations
 
 import binascii
+from collections.abc import Sequence
 
-from llama_scratch.tokenizer.conversion import merges, tokenizer_json
+from llama_scratch.tokenizer.added import Added
+from llama_scratch.tokenizer.conversion import merges, special_entries, tokenizer_json
 from llama_scratch.tokenizer.files import TokenizerError
 from llama_scratch.tokenizer.sentencepiece_file import LONGEST_PIECE
 
@@ -23,25 +25,32 @@ NAMED = {
     8: "eom_id", 9: "eot_id", 10: "python_tag",
 }  # fmt: skip
 SPECIAL = 256
+ENDS = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
 
 
-def from_tiktoken(content: bytes) -> bytes:
-    """Raises TokenizerError for a file that is damaged."""
+def from_tiktoken(content: bytes, added: Sequence[Added] = ()) -> bytes:
+    """Special tokens are called as `added` says, or else as Llama 3's. Raises TokenizerError for a damaged file."""
     ranks = _ranks(content)
-    names = [NAMED.get(i) for i in range(SPECIAL)]
-    reserved = (f"reserved_special_token_{i}" for i in range(SPECIAL))
-    special = {f"<|{name or next(reserved)}|>": len(ranks) + i for i, name in enumerate(names)}
+    special = _special(len(ranks)) | {token.id: token.content for token in added if token.id is not None}
+    ids = {name: i for i, name in sorted(special.items()) if len(ranks) <= i < len(ranks) + SPECIAL}
     alphabet = dict(enumerate(byte_alphabet()))
     vocab = {token.decode("latin-1").translate(alphabet): rank for token, rank in ranks.items()}
     words = {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": False}
     to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return tokenizer_json(
         {"ignore_merges": True, "vocab": vocab, "merges": merges({text: (rank,) for text, rank in vocab.items()})},
-        special,
-        "<|begin_of_text|>",
+        special_entries(ids),
+        [special[len(ranks)]],
+        [],
         pre_tokenizer={"type": "Sequence", "pretokenizers": [words, to_bytes]},
         decoder=to_bytes,
     )
+
+
+def _special(first: int) -> dict[int, str]:
+    """Llama 3's, from id `first` on."""
+    reserved = (f"reserved_special_token_{i}" for i in range(SPECIAL))
+    return {first + i: f"<|{NAMED.get(i) or next(reserved)}|>" for i in range(SPECIAL)}
 
 
 def _ranks(content: bytes) -> dict[bytes, int]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scratch.checkpoint.files import write_file, write_json
+from llama_scratch.tokenizer.added import added_tokens
 from llama_scratch.tokenizer.files import (
     USUAL,
     TokenizerError,
@@ -31,12 +32,23 @@ from llama_scratch.tokenizer.files import (
     read_settings,
     token_name,
 )
-from llama_scratch.tokenizer.source import JSON, MODEL, Source, read_source
+from llama_scratch.tokenizer.settings import (
+    ADDED,
+    CONFIG,
+    FILES,
+    JSON,
+    MODEL,
+    all_names,
+    more_templates,
+    read_directory_settings,
+    read_kept,
+)
+from llama_scratch.tokenizer.source import Source, read_source
 from llama_scratch.tokenizer.training import train_model
 
 __all__ = ["Tokenizer", "TokenizerError"]
 
-CONFIG, OLD_CONFIG, GENERATION = "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"
+GENERATION = "generation_config.json"
 # after these Llama 3 stops, whichever of them its tokenizer_config.json calls the end
 ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
 
@@ -47,16 +59,23 @@ class Tokenizer:
     vocab_size      one more than the largest id
     bos_id, eos_id  None where there is no such token
     special_tokens  the id of every special token by its name
+    names           the name of every token that a chat template may refer to, by its key: "bos_token" and so on
+    starts, ends    what the tokenizer itself puts before and behind a text: BOS, EOS or nothing, as its files say
+    strips          special tokens that swallow the spaces before and behind them: whether they do, by name
     stop_ids        where a text ends: the EOS, Llama 3's ends of a message and of a turn, generation_config.json's
     """
 
-    def __init__(self, source: Source, settings: Mapping[str, Any]) -> None:
-        """Raises TokenizerError when `settings`, those of a tokenizer_config.json, name a token that is not there."""
-        self._source, self._settings = source, settings
+    def __init__(self, source: Source, settings: Mapping[str, Any], kept: Mapping[str, bytes] | None = None) -> None:
+        """`kept`: files that are saved with it. Raises TokenizerError when `settings`, those of a
+        tokenizer_config.json, name a token that is not there.
+        """
+        self._source, self._settings, self._kept = source, settings, kept or {}
+        self.starts, self.ends, self.strips = source.starts, source.ends, source.strips
         self.special_tokens = source.special_tokens
+        self.names = all_names(settings, source.names)
         self.vocab_size = max(source.decoding.pieces, default=-1) + 1
-        self.bos_id = named_token({**settings, **source.names}, "bos_token", self.special_tokens)
-        self.eos_id = named_token({**settings, **source.names}, "eos_token", self.special_tokens)
+        self.bos_id = named_token({**source.names, **settings}, "bos_token", self.special_tokens)
+        self.eos_id = named_token({**source.names, **settings}, "eos_token", self.special_tokens)
         ends = [self.special_tokens[name] for name in ENDS if name in self.special_tokens]
         self.stop_ids = list(dict.fromkeys(ends if self.eos_id is None else [self.eos_id, *ends]))
 
@@ -65,14 +84,16 @@ class Tokenizer:
         """The tokenizer in `directory`. Raises TokenizerError naming the file."""
         directory = Path(directory)
         path = directory / (JSON if (directory / JSON).exists() else MODEL)
-        settings = read_settings(directory / OLD_CONFIG) | read_settings(directory / CONFIG)
+        settings = read_directory_settings(directory)
+        older = read_settings(directory / ADDED)
         with naming(directory / CONFIG):
             named = [name for key in USUAL if (name := token_name(settings, key))]
+            added = added_tokens(settings, older)
         content = read_file(path)
         with naming(path):
-            source = read_source(path.name, content, named)
+            source = read_source(path.name, content, named, added, settings)
         with naming(directory / CONFIG):
-            tokenizer = cls(source, settings)
+            tokenizer = cls(source, settings, read_kept(directory))
         generation = read_settings(directory / GENERATION)
         with naming(directory / GENERATION):
             ends = end_ids(generation, tokenizer.vocab_size)
@@ -88,20 +109,20 @@ class Tokenizer:
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes the file that the tokenizer came from, a tokenizer.json, and the tokenizer_config.json with which
-        transformers gives the same ids.
+        transformers gives the same ids; and all that came with it: chat templates, added tokens, names of tokens.
 
         A SentencePiece model that no tokenizer.json can equal (tokenizers.conversion.is_convertible) goes without.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        files = self._source.files()
+        files = {**self._kept, **self._source.files()}
+        others = {directory / name for name in FILES} | set(more_templates(directory))
+        for path in others - {directory / name for name in files}:  # another tokenizer's
+            path.unlink(missing_ok=True)
         for name, content in files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
             write_file(directory / name, partial(Path.write_bytes, data=content))
-        for name in {JSON, MODEL} - files.keys():  # another tokenizer's
-            (directory / name).unlink(missing_ok=True)
-        names = {i: name for name, i in self.special_tokens.items()}
-        ends = (("bos_token", self.bos_id), ("eos_token", self.eos_id))
-        tokens = {key: names[i] for key, i in ends if i is not None}
+        tokens = {key: self.names[key] for key in USUAL if key in self.names}
         kept = {name: value for name, value in self._settings.items() if name != "auto_map"}  # it names code to run
         config = {"clean_up_tokenization_spaces": False} | tokens | kept | dict(self._source.settings)
         write_json(directory / CONFIG, config)
@@ -119,6 +140,13 @@ class Tokenizer:
         before = [self.bos_id] if bos and self.bos_id is not None else []
         encode = self._source.encode_following if follows else self._source.encode
         return before + encode(text) + ([self.eos_id] if eos and self.eos_id is not None else [])
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of `text` for a model to go on from, between what the tokenizer itself puts before and behind a text.
+
+        Raises TokenizerError for half of a surrogate pair.
+        """
+        return [*self.starts, *self.encode(text), *self.ends]
 
     def decode(self, ids: Iterable[int], special: bool = False) -> str:
         """The text of `ids`; special tokens are left out unless `special`, bytes that are no UTF-8 become U+FFFD.

@@ -6,7 +6,8 @@
         random-00000.safetensors     the state of the random numbers, a file a process
 
 The schedule and the windows of a step are functions of its number: they have no state. A checkpoint is written under
-another name, flushed to disk and renamed, and removed under another name too: what is called step-… is whole.
+another name, flushed to disk and renamed, and removed under another name too: what is called step-… is whole. One run
+at a time is in OUT: it holds a lock in OUT/checkpoints from its start to its end.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import dataclasses
 import errno
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
-from llama_scratch.checkpoint.files import flush, read_json, write_json
+from llama_scratch.checkpoint.atomic import InUseError, atomic_directory, locked, remove_directory, settle
+from llama_scratch.checkpoint.files import read_json, write_json
 from llama_scratch.checkpoint.pretrained import Llama
+from llama_scratch.model.config_rules import ConfigError
 from llama_scratch.tokenizer import Tokenizer
 from llama_scratch.training.distributed import Team
 
-FOLDER, RUN, OPTIMIZER = "checkpoints", "run.json", "optimizer"
+FOLDER, RUN, OPTIMIZER, LOCK = "checkpoints", "run.json", "optimizer", "run"
 NAME = re.compile(r"step-(\d{8})")
 DISK_ERROR = re.compile(rf"(?:Errno |os error |OSError\()({errno.ENOSPC}|{errno.EFBIG}|{errno.EDQUOT}|{errno.EIO})\b")
 
@@ -59,13 +61,8 @@ def save(out: Path, step: int, trained: Trained, team: Team, keep: int) -> Path:
     """A checkpoint after `step` steps, of which the last `keep` stay. All processes must call it. Raises OSError; then
     the other checkpoints are as they were.
     """
-    folder = out / FOLDER
-    final, staging = folder / f"step-{step:08}", folder / f".saving-step-{step:08}"
-    if team.is_first:
-        remove_leftovers(out)
-        staging.mkdir(parents=True)
-    team.wait()
-    try:
+    final = out / FOLDER / f"step-{step:08}"
+    with _made_by_all(final, team) as staging:
         with disk_errors(staging):
             state = get_optimizer_state_dict(trained.model, trained.optimizers)
             save_shards(state, checkpoint_id=staging / OPTIMIZER, no_dist=team.size == 1)
@@ -75,15 +72,43 @@ def save(out: Path, step: int, trained: Trained, team: Team, keep: int) -> Path:
                 whole.save_pretrained(staging)
                 trained.tokenizer.save_pretrained(staging)
         team.wait()
-        if team.is_first:
-            _settle(staging, final)
-            for path in list(saved_steps(out).values())[:-keep]:
-                remove(path)
-    finally:
-        if team.is_first:
-            shutil.rmtree(staging, ignore_errors=True)
+    if team.is_first:
+        for path in list(saved_steps(out).values())[:-keep]:
+            remove_directory(path)
     team.wait()
     return final
+
+
+@contextmanager
+def _made_by_all(final: Path, team: Team) -> Iterator[Path]:
+    """Yield the same new directory in every process; the first one puts it into its place."""
+    if team.is_first:
+        with atomic_directory(final) as staging:
+            team.from_first(str(staging))
+            yield staging
+    else:
+        yield Path(team.from_first(""))
+
+
+@contextmanager
+def sole_run(out: Path, team: Team) -> Iterator[None]:
+    """Nobody else trains in `out`. Raises ConfigError where somebody does.
+
+    What a kill has left of a save or a removal is tidied up.
+    """
+    if not team.is_first:
+        yield
+        return
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file, expected a directory")
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(out / FOLDER / LOCK, wait=False))
+        except InUseError:
+            taken = f"--out {out}: another process is training there"
+            raise ConfigError(f"{taken}; wait until it is done, or name another --out") from None
+        settle(out / FOLDER)
+        yield
 
 
 def restore(checkpoint: Path, trained: Trained, team: Team) -> None:
@@ -116,17 +141,10 @@ def recorded(out: Path) -> dict[str, Any] | None:
     return read_json(out / RUN) if (out / RUN).exists() else None
 
 
-def remove(path: Path) -> None:
-    """In one instant, as far as its name goes."""
-    gone = path.with_name(f".removing-{path.name}")
-    path.rename(gone)
-    shutil.rmtree(gone)
-
-
-def remove_leftovers(out: Path) -> None:
-    """Of a save or a removal that was killed."""
-    for path in (*(out / FOLDER).glob(".saving-*"), *(out / FOLDER).glob(".removing-*")):
-        shutil.rmtree(path)
+def remove_all(out: Path) -> None:
+    """The checkpoints; other files beside them stay."""
+    for path in saved_steps(out).values():
+        remove_directory(path)
 
 
 @contextmanager
@@ -150,15 +168,6 @@ def disk_errors(path: Path) -> Iterator[None]:
                 code = int(number[1])
                 raise OSError(code, os.strerror(code), str(path)) from error
         raise
-
-
-def _settle(staging: Path, final: Path) -> None:
-    for path in staging.rglob("*"):
-        flush(path)
-    if final.exists():  # a run that went on from an earlier checkpoint
-        remove(final)
-    staging.rename(final)
-    flush(final.parent)
 
 
 def _random_state() -> dict[str, torch.Tensor]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 
 from llama_scratch.command_line import flag, is_usable
 from llama_scratch.model.config_rules import check
@@ -20,75 +21,85 @@ Compile = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that a run depends on. Raises ConfigError, naming the flag, for a value that cannot be."""
+    """All settings of a run. Raises ConfigError, naming the flag, for an invalid value."""
 
     data: tuple[Path, ...] = ()
-    """Text files, .jsonl files, either with .gz, folders of them, or globs; none: the text that ships with Python."""
+    """Text to train on: files, folders or globs of text or JSON (.jsonl, .ndjson, .json), plain or gzipped (.gz).
+    Without it: the documentation that comes with Python."""
     out: Path = Path("out")
-    """Where the checkpoint, log.jsonl and loss.png go."""
+    """Directory for the trained model, its checkpoints, log.jsonl and loss.png."""
     preset: Preset = "tiny"
-    """The dial: sizes, steps and learning rate, shown below; each of them is a flag that overrides it."""
+    """Size of the whole run: layers, width, context, batch, steps, learning rate. Each can be overridden by its own
+    flag; the defaults shown here are those of the chosen preset."""
     resume: bool = False
-    """Go on with the run in --out from its last checkpoint, as it was told when it started."""
+    """Resume the run in --out from its last checkpoint, with its original settings."""
+    overwrite: bool = False
+    """Replace the run or the checkpoint in --out by a new run."""
     init_from: Path | None = None
-    """Start from the weights, sizes and tokenizer of this Hugging Face directory: fine-tuning."""
+    """Fine-tune: start from the weights, model sizes, tokenizer and chat template of this Hugging Face directory."""
+    ignore: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Key of --init-from's config.json to leave unread; may be given several times."""
     text_field: str = "text"
-    """Of a line of a .jsonl file."""
+    """JSON field that holds the text. Conversations ("messages", "conversations") and Alpaca's "instruction", "input",
+    "output" are found without it and need the chat template of --init-from."""
     tokens: Path | None = None
-    """Where the text is kept tokenised (None: OUT/tokens); runs may share it."""
+    """Directory for the tokenised text, which several runs may share (default: OUT/tokens)."""
     held_out: float = 0.1
-    """Share of the text, its end, that is validated on; at most a million characters."""
+    """Fraction of the text, taken from its end, that is used for validation only; at most a million characters."""
     processes: int | None = None
-    """That tokenise a large text; None: one for each core."""
+    """Worker processes for tokenising (default: one per core)."""
     steps: int = 720
-    """Optimiser steps."""
+    """Optimizer steps."""
     batch_size: int = 8
-    """Windows a step, in all processes together."""
+    """Sequences per optimizer step, over all processes and accumulated parts."""
     accumulate: int = 1
-    """Parts that each process computes its share of a batch in: less memory, the same step."""
+    """Gradient accumulation: split each process's share of the batch into this many parts, to save memory."""
     context: int = 128
-    """Tokens a window, and the longest text that the model will have seen."""
+    """Tokens per sequence; also the longest text that the model is trained for."""
     vocab_size: int = 1024
-    """Pieces of the tokenizer."""
+    """Vocabulary size of the tokenizer that is learned from the text."""
     hidden_size: int = 128
-    """Width of the residual stream."""
+    """Width of the model."""
     layers: int = 4
-    """Number of blocks."""
+    """Transformer layers."""
     heads: int = 4
-    """Query heads; every two share a key/value head."""
+    """Attention (query) heads, an even number: each key/value head is shared by two."""
     optimizer: Kind = "muon"
-    """muon: for the matrices of the layers, AdamW for the rest; it needs half the steps. adamw: for all."""
+    """muon: Muon for the matrices of the layers, AdamW for the rest; needs half the steps. adamw: AdamW for all."""
     learning_rate: float = 4e-3
-    """The highest; a tenth of it is left at the end."""
+    """Peak learning rate; it decays along a cosine to a tenth of this."""
     warmup: int = 45
-    """Steps of rising learning rate."""
+    """Steps over which the learning rate rises to its peak."""
     weight_decay: float = 0.5
-    """Of matrices; norms and biases are not decayed."""
+    """Weight decay of matrices; norms and biases have none."""
     clip: float = 1.0
-    """The largest norm of all gradients together."""
+    """Maximum norm of the gradient; a larger one is scaled down to it."""
     eval_every: int = 144
-    """Steps between validations, each with a sample."""
+    """Steps between validations; each also writes a sample text to log.jsonl."""
     save_every: int = 144
-    """Steps between checkpoints to resume from."""
+    """Steps between checkpoints."""
     keep: int = 2
-    """Checkpoints that stay."""
+    """How many of the latest checkpoints to keep."""
     seed: int = 0
-    """Of weights and windows."""
+    """Random seed for initial weights and batches."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to compute."""
+    """Device to train on: cpu, cuda, cuda:1, ..."""
     dtype: Dtype = "float32"
-    """Of the products; weights and optimiser are float32 in any case."""
+    """Autocast dtype of matrix products; weights and optimizer state stay float32."""
     compile: Compile = "auto"
-    """torch.compile; auto: where there is a compiler and the run is long enough to gain by it."""
+    """Use torch.compile. auto: if a compiler is found and the run is long enough to gain from it."""
     recompute: bool = False
-    """Activations are computed again for the backward pass: less memory, a third more time."""
+    """Activation checkpointing: recompute activations in the backward pass, for less memory and a third more time."""
     parallel: Parallel = "auto"
-    """Under torchrun: a copy of the model a process, or a part (fsdp); auto: a part above 0.5 G parameters."""
+    """Under torchrun. ddp: a copy of the model per process; fsdp: a shard of it. auto: fsdp from 500 M parameters."""
+    json: bool = False
+    """Print the result as one line of JSON, too, as is done whenever the output is not a terminal."""
 
     def __post_init__(self) -> None:
         whole = ("steps", "batch_size", "accumulate", "eval_every", "save_every", "keep", "warmup", "layers", "heads")
         for name in whole:
             check(flag(name), getattr(self, name), "1 or more", lambda v: v >= 1)
+        check("--overwrite", self.overwrite, "left out beside --resume", lambda v: not (v and self.resume))
         check("--seed", self.seed, "0 or more", lambda v: v >= 0)
         check("--processes", self.processes, "1 or more", lambda v: v is None or v >= 1)
         check("--context", self.context, "2 or more: a window predicts all its tokens but the first", lambda v: v >= 2)

@@ -75,6 +75,13 @@ class Team:
             if self.is_first:
                 self.wait()
 
+    def from_first(self, text: str) -> str:
+        """The first process's text, in all of them."""
+        told = [text]
+        if self.size > 1:
+            dist.broadcast_object_list(told, src=0, device=torch.device(self.device))
+        return told[0]
+
     def part(self, batch: Tensor) -> Tensor:
         """This process's rows; together the processes have them all."""
         return batch.chunk(self.size)[self.rank].to(self.device)

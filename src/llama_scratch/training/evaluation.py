@@ -47,7 +47,7 @@ def nats_of(model: Llama, inputs: Tensor, labels: Tensor) -> float:
 
 def sample(model: Llama, tokenizer: Tokenizer, length: int, seed: int, device: str) -> str:
     """Text of so many tokens that the model writes from nothing but the start of a document."""
-    start = tokenizer.encode("", bos=True) or [tokenizer.eos_id or 0]
+    start = tokenizer.starts or [tokenizer.eos_id or 0]
     dice = torch.Generator(device).manual_seed(seed)
     tokens = torch.tensor([start], device=device)
     ids = generate(model, tokens, length - len(start), temperature=0.7, stop_ids=[], generator=dice, fast=False)

@@ -21,10 +21,11 @@ from tqdm import tqdm
 from llama_scratch.checkpoint.files import write_file
 from llama_scratch.training.speed import Scale
 
+LOG, TENSORBOARD = "log.jsonl", "tensorboard"
 EVERY = 10  # steps a row
 VALIDATION = "validation_bits_per_byte"
 Row = dict[str, Any]
-LINE = "{percentage:3.0f}% |{bar:16}| step {n}/{total}{desc}  {elapsed} gone, {remaining} left"
+LINE = "{percentage:3.0f}% |{bar:16}| step {n}/{total}{desc}  {elapsed} elapsed, {remaining} left"
 
 
 class Journal:
@@ -33,7 +34,7 @@ class Journal:
     """
 
     def __init__(self, out: Path, scale: Scale, done: int = 0, shown: bool = True) -> None:
-        self._path, self._scale, self._shown = out / "log.jsonl", scale, shown
+        self._path, self._scale, self._shown = out / LOG, scale, shown
         self.history: list[Row] = read_log(self._path, done) if done and shown else []
         self._begun = self._done = self._noted = done
         self._losses: list[Tensor] = []
@@ -115,7 +116,7 @@ class Journal:
         validated = f" (held out {validations[-1]:.3f})" if validations else ""
         self._bar.set_description_str(
             f"  loss {row['loss']:.3f} = {row['bits_per_byte']:.2f} bits/byte{validated}  "
-            f"{row['tokens_per_second'] / 1000:.1f}k tokens/s = {row['share_of_peak']:.0%} of peak", refresh=False
+            f"{row['tokens_per_second'] / 1000:.1f}k tokens/s ({row['share_of_peak']:.0%} of peak)", refresh=False
         )  # fmt: skip
         if self._board is not None:
             for name, value in row.items():
@@ -144,4 +145,4 @@ def _tensorboard(out: Path, done: int) -> Any:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(out / "tensorboard"), purge_step=done or None)
+    return SummaryWriter(str(out / TENSORBOARD), purge_step=done or None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import torch
 
 from llama_scratch.checkpoint.pretrained import Llama
-from llama_scratch.data import Corpus
+from llama_scratch.data import Corpus, find_files
 from llama_scratch.data.baselines import unigram_bits_per_byte, xz_bits_per_byte
 from llama_scratch.data.corpus import VALIDATION_TEXT
 from llama_scratch.training.config import TrainConfig
@@ -23,35 +24,48 @@ def introduction(config: TrainConfig, corpus: Corpus, model: Llama, scale: Scale
     source = f"from {config.init_from}" if config.init_from else f"preset {config.preset}"
     compiled = is_compiled(config.compile, scale, team.device)
     total = scale.flops_per_token * scale.tokens_per_step * scale.steps
+    files = len(find_files(config.data))
+    origin = f"{files} file{'s' if files != 1 else ''}" if files else "the documentation of Python"
     return "\n".join(
         (
             f"model   {parameters:.2f} M parameters, {source}: {sizes.num_hidden_layers} layers of width "
-            f"{sizes.hidden_size}, {sizes.num_attention_heads} heads, {sizes.vocab_size} pieces",
-            f"text    {len(corpus.training):,} tokens to train on, {len(corpus.validation):,} held out, in "
-            f"{corpus.directory}/",
-            f"run     {config.steps} steps of {config.batch_size} windows of {config.context} tokens, learning rate "
-            f"{config.learning_rate:.2g}, {total:.1e} operations" + (f"; goes on after step {done}" if done else ""),
-            f"device  {team.size} × {team.device}, {config.dtype}, {'compiled' if compiled else 'not compiled'}; a "
-            f"product of matrices reaches {scale.peak_flops / team.size / 1e9:,.0f} GFLOP/s",
+            f"{sizes.hidden_size}, {sizes.num_attention_heads} heads, vocabulary of {sizes.vocab_size}",
+            f"text    {origin}: {len(corpus.training):,} tokens to train on, {len(corpus.validation):,} held out; "
+            f"tokenised in {corpus.directory}/",
+            f"run     {config.steps} steps of {config.batch_size} x {config.context} tokens, peak learning rate "
+            f"{config.learning_rate:.2g}, {total:.1e} floating-point operations"
+            + (f"; goes on after step {done}" if done else ""),
+            f"device  {team.size} x {team.device}, {config.dtype}, {'compiled' if compiled else 'not compiled'}",
+            f"peak    {scale.peak_flops / 1e9:,.0f} GFLOP/s, measured just now: the fastest product of two square "
+            f"matrices{' on one device, times their number' if team.size > 1 else ''}; training is compared with it",
         )
     )
 
 
+def baselines(config: TrainConfig) -> dict[str, float]:
+    """Bits a byte of the held-out text without a model, by what they are."""
+    text = ((config.tokens or config.out / "tokens") / VALIDATION_TEXT).read_bytes()
+    return {"single bytes": unigram_bits_per_byte(text), "xz -9": xz_bits_per_byte(text)}
+
+
 def summary(config: TrainConfig, history: list[Row]) -> str:
     """The end of a run in a few lines: a sample, how well, against what, how long, and what can be done with it."""
-    text = ((config.tokens or config.out / "tokens") / VALIDATION_TEXT).read_bytes()
+    single, packed = baselines(config).values()
     validated = [row for row in history if VALIDATION in row]
     last = history[-1]
     return "\n".join(
         (
-            *((validated[-1]["sample"], "") if validated else ()),
-            f"validation  {validated[-1][VALIDATION]:.3f} bits/byte" if validated else "validation  none so far",
-            f"            {unigram_bits_per_byte(text):.3f} is the entropy of its single bytes, "
-            f"{xz_bits_per_byte(text):.3f} what xz -9 makes of it",
-            f"training    {last['step']} steps in {last['seconds']:.0f} s, {last['tokens_per_second']:,} tokens/s, "
-            f"last loss {last['loss']:.3f} nats/token (torch {torch.__version__})",
-            f"saved       {config.out}/ as a Hugging Face checkpoint, log.jsonl"
+            *(("What the model writes:", "", validated[-1]["sample"], "") if validated else ()),
+            f"validation  {validated[-1][VALIDATION]:.3f} bits/byte on held-out text, less is better"
+            if validated
+            else "validation  none so far",
+            f"            for comparison, on the same held-out text: {single:.3f} from the frequencies of single "
+            f"bytes, {packed:.3f} by xz -9",
+            f"training    {last['step']} steps in {last['seconds']:.0f} s, last {last['tokens_per_second']:,} tokens/s "
+            f"({last['share_of_peak']:.0%} of peak), loss {last['loss']:.3f} nats/token (torch {torch.__version__})",
+            f"saved       {config.out}/: a Hugging Face checkpoint, log.jsonl"
             + (" and loss.png" if (config.out / "loss.png").exists() else "; loss.png needs matplotlib"),
+            f"try it      python -m llama_scratch.generate {shlex.quote(str(config.out))} 'Once upon a time'",
             f'open it     llama_scratch.Llama.from_pretrained("{config.out}") or '
             f'transformers.AutoModelForCausalLM.from_pretrained("{config.out}")',
         )

@@ -1,7 +1,12 @@
-r"""Floating point operations: how many a token takes, and how many the machine does a second at best.
+r"""Floating-point operations: how many a token takes, and how many per second the machine does at best.
 
     forward = 2 P + 2 L T D        P  weights that are multiplied by: all matrices, the embedding only as a head
     backward = 2 · forward         2 L T D: scores and reading, each D · T / 2 pairs under the causal mask a layer
+
+The peak is measured when a run starts: the fastest of the products of two square matrices that fit into 0.15 s, in the
+run's dtype, on its device. "30 % of peak" says that training does 30 % as many operations per second; the rest of the
+time goes to memory traffic, small operations and the optimizer. It is a yardstick, not a limit: where the machine was
+busy during the measurement, a share may come out above 100 %.
 
 Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1.
 """
@@ -27,18 +32,18 @@ LEAST_ROUNDS = 10  # products; the first ones find threads asleep
 
 @dataclass(frozen=True)
 class Scale:
-    """What numbers of steps and nats are worth in other units."""
+    """Numbers to convert steps and nats into tokens, bytes and operations."""
 
     steps: int
     tokens_per_step: int
     tokens_per_byte: float
     flops_per_token: int
     peak_flops: float
-    """Of all processes together."""
+    """Operations per second, of all processes together."""
 
 
 def measure(model: Llama, corpus: Corpus, config: TrainConfig, team: Team) -> Scale:
-    """Of a run, on this machine."""
+    """The Scale of a run, with the peak measured on this machine."""
     return Scale(
         steps=config.steps,
         tokens_per_step=config.batch_size * config.context,
@@ -49,7 +54,7 @@ def measure(model: Llama, corpus: Corpus, config: TrainConfig, team: Team) -> Sc
 
 
 def is_compiled(compile: Compile, scale: Scale, device: str) -> bool:
-    """What the flag comes to: a function of the run and never of how fast the machine was just now."""
+    """Whether --compile compiles this run: decided by the run's size, never by how fast the machine was just now."""
     total = scale.flops_per_token * scale.tokens_per_step * scale.steps
     return compile == "on" or (compile == "auto" and can_compile(device) and total >= WORTH_COMPILING)
 

@@ -19,9 +19,9 @@ NOT_DIFFERENTIATED = ("chunks", "at scale 8")
 
 
 def ask(component: str, implementation: Any, case: Case) -> dict[str, Tensor]:
-    """Label -> gradient; a fresh case is needed for each call, since it remembers what was drawn from it."""
-    built = _Remembering(implementation)
-    answers = importlib.import_module(f"llama_reference.questions.checks.{component}").ask(built, case)
+    """Label -> gradient."""
+    built, inputs = _Remembering(implementation), _Inputs(case)
+    answers = importlib.import_module(f"llama_reference.questions.checks.{component}").ask(built, inputs)
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros((), dtype=torch.float64)
     for label, answer in answers.items():
@@ -29,8 +29,29 @@ def ask(component: str, implementation: Any, case: Case) -> dict[str, Tensor]:
         if not any(part in label for part in NOT_DIFFERENTIATED):
             total = total + (answer * weight.to(answer.dtype)).double().sum()
     total.backward()
-    leaves = {f"input {i}": x for i, x in enumerate(case.drawn)} | built.parameters
+    leaves = {f"input {i}": x for i, x in enumerate(inputs.drawn)} | built.parameters
     return {f"gradient of {name}": x.grad for name, x in leaves.items() if x.grad is not None}
+
+
+class _Inputs:
+    """The case, and every input drawn from it in this one question, in order; the case itself keeps none."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self.drawn: list[Tensor] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._case, name)
+
+    def normal(self, *shape: int, scale: float = 1.0, salt: int = 0) -> Tensor:
+        x = self._case.normal(*shape, scale=scale, salt=salt)
+        self.drawn.append(x)
+        return x
+
+    def hidden(self, scale: float = 1.0, salt: int = 0) -> Tensor:
+        x = self._case.hidden(scale, salt)
+        self.drawn.append(x)
+        return x
 
 
 class _Remembering:
