@@ -54,7 +54,7 @@ class Kind:
     @cached_property
     def path(self) -> Path:
         """Where it is kept: another processor, torch or version of this code has another place."""
-        made_by = [Path(__file__).with_name(name).read_text() for name in ("step.py", "compiler.py")]
+        made_by = [Path(__file__).with_name(name).read_text() for name in ("kernel.py", "compiler.py")]
         parts = json.dumps([dataclasses.astuple(self), torch.__version__, _processor(), made_by])
         return home() / f"step-{hashlib.sha256(parts.encode()).hexdigest()[:24]}.so"
 
