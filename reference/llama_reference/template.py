@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.resources import files
 
-import tyro
+from llama_reference.command_line import Parser
 
 
-@dataclass(frozen=True)
-class Template:
-    """Print an adapter to start from, every function of it explained."""
-
-    name: tyro.conf.Positional[str] = "torch"
-    """Which one; there is one so far."""
-
-    def main(self) -> int:
-        """Run the command, and return its exit status."""
-        print(files("llama_reference").joinpath("templates", "adapter.py").read_text(encoding="utf-8"), end="")
-        return 0
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command, and return its exit status."""
+    Parser(prog="llama-reference template", description=__doc__).parse_args(arguments)
+    print(files("llama_reference").joinpath("templates", "adapter.py").read_text(encoding="utf-8"), end="")
+    return 0

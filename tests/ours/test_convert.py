@@ -60,7 +60,7 @@ def test_hugging_face(kind, variant, tmp_path):
     assert has(converted(write_hf(tmp_path / "source", config, state, kind, shards=2)), config, state)
 
 
-OURS = Path(verify.__file__).parents[1] / "tests" / "adapters" / "ours.py"
+OURS = Path(__file__).parents[1] / "adapters" / "ours.py"
 WRITERS = {
     "safetensors": lambda path, *made: write_hf(path, *made, "safetensors"),
     "bin": lambda path, *made: write_hf(path, *made, "bin", shards=2),
@@ -74,7 +74,7 @@ WRITERS = {
 def test_layer_by_layer_the_result_is_what_transformers_reads_in_it(source, tmp_path, capsys):
     config, state = made("GQA", vocab_size=102)
     converted(WRITERS[source](tmp_path / "source", config, state))
-    status = verify.main([str(tmp_path / "converted"), "--implementation", str(OURS)])
+    status = verify.main([str(tmp_path / "converted"), str(OURS)])
     assert status == 0, capsys.readouterr().out
 
 

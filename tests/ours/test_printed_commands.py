@@ -19,9 +19,10 @@ from docs import commands
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-OF_THE_CHECKOUT = [*ROOT.glob("docs/**/*.py"), *ROOT.glob("benchmarks/*.py"), ROOT / "reference/llama_reference/templates/adapter.py"]
+TEMPLATE = ROOT / "reference" / "llama_reference" / "templates" / "adapter.py"
+OF_THE_CHECKOUT = [*ROOT.glob("docs/**/*.py"), *ROOT.glob("benchmarks/*.py"), TEMPLATE]
 INSTALLED = [*ROOT.glob("reference/**/*.py"), *ROOT.glob("src/**/*.py")]  # wherever it is: its environment is active
-STARTS = r"(?:\.venv/bin/\w|make [a-z]|pytest |python -m )"
+STARTS = r"(?:\.venv/bin/\w|make [a-z]|pytest |python -m |llama-reference [a-z])"
 # what stands for something of the reader's
 NAMED = {
     "docs/NAME.md": "docs/rms_norm.md", '"NAME"': "rms_norm", "FIGURE": "decay", "SRC DST": "SRC DST2",
@@ -34,7 +35,8 @@ SHORTENED = {
     r".*llama_scratch\.train .*--data": " --steps 2 --device cpu",
     # minutes each, some rewrite the book, and one is called by a program only: `startable` asks for the module
     r".*(docs|benchmarks|fast\.compiler)": None,
-    r"(python -m llama_(scratch|reference)|llama-reference)": " --help",  # DIR and the like stand for something of the reader's
+    # DIR and the like stand for something of the reader's
+    r"(python -m llama_(scratch|reference)|llama-reference)": " --help",
 }
 
 
