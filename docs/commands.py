@@ -41,7 +41,12 @@ ELSEWHERE = {
     PYTEST: "make test",
     f"{PYTEST} --benchmark-only": ".ci/run, with --small",
     f"{PYTEST} --implementation my_adapter.py": "tests/test_report.py",
-    f"{PYTEST} --implementation docs/my_norm.py tests/test_rms_norm.py": "tests/ours/test_docs.py",
+    f"{KIT} check my_adapter.py --quick": "tests/ours/test_kit_package.py",
+    f"{KIT} check my_adapter.py": "tests/ours/test_kit_package.py",
+    f"{KIT} check docs/my_norm.py": "tests/ours/test_docs.py",
+    "pip install 'CHECKOUT[kit]'": "tests/ours/test_kit_package.py",
+    "llama-reference template > my_llama.py": "tests/ours/test_kit_package.py",
+    "llama-reference check my_llama.py": "tests/ours/test_kit_package.py",
 }
 SHORTER = {
     "--steps 2000": "--steps 2 --layers 1 --vocab-size 400 --device cpu",

@@ -216,12 +216,14 @@ def test_the_readme_shows_what_the_suite_says_of_a_norm_with_a_mistake():
     readme = (ROOT / "README.md").read_text()
     assert f"```python\n{(DOCS / 'my_norm.py').read_text()}```\n" in readme
     assert (DOCS / "my_norm.py").read_text().count("\n") <= 30
-    command = re.search(r"^\.venv/bin/pytest (--implementation docs/my_norm\.py \S+)", readme, re.MULTILINE)
-    stated = re.search(r"^```text\n(WRONG: rms_norm\n.*?)```", readme, re.MULTILINE | re.DOTALL)
-    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # not as a worker
-    line = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *command[1].split()]
-    done = subprocess.run(line, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300)
-    assert without_digits(stated[1]) in without_digits(done.stdout)
+    assert "\n.venv/bin/llama-reference check docs/my_norm.py  # prints:\n" in readme
+    stated = re.findall(r"^```text\n(WRONG: rms_norm\n.*?)```", readme, re.MULTILINE | re.DOTALL)
+    assert len(stated) == 2
+    line = [sys.executable, "-m", "llama_reference", "check", "docs/my_norm.py"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    for text in stated:
+        assert without_digits(text) in without_digits(done.stdout)
 
 
 def without_digits(said: str) -> str:

@@ -31,6 +31,7 @@ NAMED = {
 # behind a command: what makes it short
 SHORTENED = {
     r"make ": " --dry-run",  # minutes each; CI runs make test, lint and docs
+    r"pip ": " --dry-run --no-index --no-deps --no-build-isolation",  # CI builds and installs it
     r"\S*pytest": " --collect-only -q -n0",  # minutes each; what they find is other tests' affair
     r".*llama_scratch\.train .*--data": " --steps 2 --device cpu",
     # minutes each, some rewrite the book, and one is called by a program only: `startable` asks for the module
