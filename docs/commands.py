@@ -44,6 +44,7 @@ ELSEWHERE = {
     f"{KIT} check my_adapter.py --quick": "tests/ours/test_kit_package.py",
     f"{KIT} check my_adapter.py": "tests/ours/test_kit_package.py",
     f"{KIT} check docs/my_norm.py": "tests/ours/test_docs.py",
+    f"{KIT} check docs/my_norm.py --component rms_norm": "tests/ours/test_docs.py",
     "pip install 'CHECKOUT[kit]'": "tests/ours/test_kit_package.py",
     "llama-reference template > my_llama.py": "tests/ours/test_kit_package.py",
     "llama-reference check my_llama.py": "tests/ours/test_kit_package.py",

@@ -7,7 +7,6 @@ import base64
 import importlib
 import io
 import json
-import os
 import pkgutil
 import re
 import subprocess
@@ -216,10 +215,10 @@ def test_the_readme_shows_what_the_suite_says_of_a_norm_with_a_mistake():
     readme = (ROOT / "README.md").read_text()
     assert f"```python\n{(DOCS / 'my_norm.py').read_text()}```\n" in readme
     assert (DOCS / "my_norm.py").read_text().count("\n") <= 30
-    assert "\n.venv/bin/llama-reference check docs/my_norm.py  # prints:\n" in readme
+    assert "\n.venv/bin/llama-reference check docs/my_norm.py --component rms_norm  # prints:\n" in readme
     stated = re.findall(r"^```text\n(WRONG: rms_norm\n.*?)```", readme, re.MULTILINE | re.DOTALL)
     assert len(stated) == 2
-    line = [sys.executable, "-m", "llama_reference", "check", "docs/my_norm.py"]
+    line = [sys.executable, "-m", "llama_reference", "check", "docs/my_norm.py", "--component", "rms_norm"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     for text in stated:

@@ -27,17 +27,19 @@ STARTS = r"(?:\.venv/bin/\w|make [a-z]|pytest |python -m |llama-reference [a-z])
 NAMED = {
     "docs/NAME.md": "docs/rms_norm.md", '"NAME"': "rms_norm", "FIGURE": "decay", "SRC DST": "SRC DST2",
     "path/to/your_adapter.py": "my_adapter.py", "verify DIR": "verify out", "KIND PATH": "--help",
+    "COMMAND": "template",
 }  # fmt: skip
 # behind a command: what makes it short
 SHORTENED = {
     r"make ": " --dry-run",  # minutes each; CI runs make test, lint and docs
-    r"pip ": " --dry-run --no-index --no-deps --no-build-isolation",  # CI builds and installs it
+    r"pip ": " --help",  # test_kit_package.py builds and installs it
+    r"\S*llama-reference check": " --help",  # the same test runs it: a minute, and other statuses than 0
     r"\S*pytest": " --collect-only -q -n0",  # minutes each; what they find is other tests' affair
     r".*llama_scratch\.train .*--data": " --steps 2 --device cpu",
     # minutes each, some rewrite the book, and one is called by a program only: `startable` asks for the module
     r".*(docs|benchmarks|fast\.compiler)": None,
     # DIR and the like stand for something of the reader's
-    r"(python -m llama_(scratch|reference)|llama-reference)": " --help",
+    r"(python -m llama_(scratch|reference)( COMMAND)?|llama-reference)": " --help",
 }
 
 
@@ -104,6 +106,8 @@ def run(command: str, folder: Path, **variables: str) -> subprocess.CompletedPro
 
 def failed(command: str, folder: Path, **variables: str) -> str | None:
     """None, or what a command that does not end well says."""
+    if command.startswith(("pip ", "pytest ", "llama-reference ")):  # said to be for the environment of the reader's Llama
+        variables["PATH"] = f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}"
     if command.startswith("chromium"):  # a browser is not required
         return None
     done = run(shortened(command), folder, **variables)

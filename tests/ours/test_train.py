@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -391,6 +392,9 @@ class TestTheCommandLine:
             "AutoModel",
         ):
             assert word in done.stdout
+        told = next(row for row in done.stdout.splitlines() if row.startswith("try it")).partition("python ")[2]
+        line = [sys.executable, *shlex.split(told), "--max-new-tokens", "3"]
+        assert subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120).returncode == 0
         numbers = json.loads(done.stdout.splitlines()[-1])
         assert numbers["step"] == 60
         assert numbers[VALIDATION] < 3

@@ -82,7 +82,7 @@ class ChatTemplate:
             path = directory / (TEMPLATE if (directory / TEMPLATE).exists() else CONFIG)
             raise ChatError(f"{path}: {error}") from None
 
-    def encode(self, messages: Sequence[Message], **given: Any) -> list[int]:
+    def encode(self, messages: Sequence[Any], **given: Any) -> list[int]:
         """The ids of a conversation up to where the answer begins. Special tokens are the template's alone.
 
         A message may be stripped of the spaces around it. A template that does more to one than that leaves no mark to
@@ -102,9 +102,9 @@ class ChatTemplate:
 
     def render(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Any],
         *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Any] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | str = False,
@@ -199,7 +199,7 @@ def _what_was_said(text: str, frame: Sequence[str]) -> list[str] | None:
     return list(found.groups()[1::2]) if found else None
 
 
-def _checked(number: int, message: Message) -> Message:
+def _checked(number: int, message: Any) -> Message:
     """A copy of a message, with what is None left out. Raises ChatError for one that has no role."""
     if not isinstance(message, Mapping):
         raise ChatError(f"message {number} is {str(message)[:80]!r}, expected an object with role and content")
@@ -260,7 +260,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _schemas(tools: Sequence[Mapping[str, Any]] | None) -> Any:
+def _schemas(tools: Sequence[Any] | None) -> Any:
     """Raises ChatError for a function: transformers makes a schema of its docstring."""
     for number, tool in enumerate(tools or [], start=1):
         if not isinstance(tool, Mapping):

@@ -52,20 +52,21 @@ def summary(config: TrainConfig, history: list[Row]) -> str:
     """The end of a run in a few lines: a sample, how well, against what, how long, and what can be done with it."""
     single, packed = baselines(config).values()
     validated = [row for row in history if VALIDATION in row]
+    validation = "none so far"
+    if validated:
+        validation = f"{validated[-1][VALIDATION]:.3f} bits/byte on held-out text, less is better"
     last = history[-1]
     return "\n".join(
         (
             *(("What the model writes:", "", validated[-1]["sample"], "") if validated else ()),
-            f"validation  {validated[-1][VALIDATION]:.3f} bits/byte on held-out text, less is better"
-            if validated
-            else "validation  none so far",
+            f"validation  {validation}",
             f"            for comparison, on the same held-out text: {single:.3f} from the frequencies of single "
             f"bytes, {packed:.3f} by xz -9",
             f"training    {last['step']} steps in {last['seconds']:.0f} s, last {last['tokens_per_second']:,} tokens/s "
             f"({last['share_of_peak']:.0%} of peak), loss {last['loss']:.3f} nats/token (torch {torch.__version__})",
             f"saved       {config.out}/: a Hugging Face checkpoint, log.jsonl"
             + (" and loss.png" if (config.out / "loss.png").exists() else "; loss.png needs matplotlib"),
-            f"try it      python -m llama_scratch.generate {shlex.quote(str(config.out))} 'Once upon a time'",
+            f"try it      python -m llama_scratch.generate {shlex.quote(str(config.out))} --prompt 'The '",
             f'open it     llama_scratch.Llama.from_pretrained("{config.out}") or '
             f'transformers.AutoModelForCausalLM.from_pretrained("{config.out}")',
         )
