@@ -5,7 +5,6 @@ component's question must be within budget. Once per draw transformers and the f
 reordering that the component has. The thorough profile draws until each has been asked 2,000 times.
 """
 
-import importlib
 import math
 import random
 
@@ -14,6 +13,7 @@ import torch
 
 from llama_reference.judge import comparison
 from llama_reference.questions import properties
+from llama_reference.questions.checks import CHECKS
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.cases import DTYPES, Case
 from llama_reference.standard.correct_variants import REORDERINGS
@@ -35,7 +35,7 @@ def draws_of_each() -> int:
 def drawn(component: str, number: int) -> Case:
     """The same cases in every run."""
     dice = random.Random(f"{component} {number}")
-    variants = importlib.import_module(f"llama_reference.questions.checks.{component}").VARIANTS
+    variants = CHECKS[component].variants
     return Case(dice.choice(variants), dice.choice(DTYPES), FIRST_SEED + number)
 
 
@@ -114,7 +114,7 @@ def test_properties_hold_in_another_order(component):
 
 def held(claim: properties.Claim, implementation, seed: int) -> bool:
     try:
-        claim.check(implementation, properties.Dice(FIRST_SEED + seed))
+        claim.check(implementation, properties.SeededDraw(FIRST_SEED + seed))
     except AssertionError:
         return False
     return True

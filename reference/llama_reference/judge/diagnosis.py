@@ -29,7 +29,6 @@ from torch import Tensor
 from llama_reference import mistakes
 from llama_reference.judge.comparison import (
     NO_GRADIENTS,
-    Answers,
     ask,
     cases,
     gradient_variants,
@@ -39,6 +38,7 @@ from llama_reference.judge.comparison import (
 from llama_reference.mistakes import Mistake
 from llama_reference.questions import properties
 from llama_reference.questions.checks import gradients
+from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget
 from llama_reference.standard.cases import Case
 

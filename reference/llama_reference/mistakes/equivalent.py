@@ -6,7 +6,7 @@ at the largest position of a call (dynamic, longrope): there positions that star
 
 from __future__ import annotations
 
-from llama_reference.mistakes import Mistake, mistake
+from llama_reference.mistakes.mistake import Mistake, mistake
 from llama_reference.standard.stepwise import Plain
 
 

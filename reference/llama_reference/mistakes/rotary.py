@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from llama_reference.mistakes import mistake
+from llama_reference.mistakes.mistake import mistake
 from llama_reference.standard.stepwise import Plain
 
 

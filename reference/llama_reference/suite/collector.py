@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import transformers
 
 from llama_reference import mistakes
 from llama_reference.judge import error_growth
+from llama_reference.mistakes.equivalent import EQUIVALENT
 from llama_reference.questions.activations import Inputs, record
 from llama_reference.questions.layer_checks import Exam
 from llama_reference.report import terminal as report
@@ -135,10 +135,7 @@ def message(report: pytest.TestReport) -> str:
 
 def equivalents() -> list[tuple[str, str, str]]:
     """Mistakes that nothing can tell from right: they are no mistakes, and not counted."""
-    if importlib.util.find_spec("llama_reference.mistakes.equivalent") is None:
-        return []
-    listed = importlib.import_module("llama_reference.mistakes.equivalent").EQUIVALENT
-    return [(known.component, known.name, known.why) for known in listed]
+    return [(known.component, known.name, known.why) for known in EQUIVALENT]
 
 
 def strayed(adapter: Any) -> Iterator[tuple[str, list[tuple[float, float]]]]:

@@ -20,6 +20,11 @@ VARIANTS = (
 SCALES = (1e-3, 1.0, 8.0)  # an attention that is nearly uniform, usual, and nearly one-hot
 
 
+IN_CHUNKS = "in chunks"
+# Of a saturated softmax, and through a cache.
+NOT_DIFFERENTIATED = frozenset({IN_CHUNKS, "layer 0 at scale 8", "layer 2 at scale 8"})
+
+
 def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
     handle = implementation.build(case.config, case.state, case.dtype)
     real = case.mask.bool()  # what a padded position answers is nobody's business
@@ -29,7 +34,7 @@ def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
             y = implementation.attention(handle, layer, case.hidden(scale), case.positions, case.mask)
             answers[f"layer {layer} at scale {scale:g}"] = y[real]
     answers["no padding"] = implementation.attention(handle, 0, case.hidden(), case.positions, None)
-    answers["in chunks"] = in_chunks(implementation, handle, case)[real]
+    answers[IN_CHUNKS] = in_chunks(implementation, handle, case)[real]
     return answers
 
 

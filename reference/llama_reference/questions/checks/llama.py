@@ -9,6 +9,8 @@ from llama_reference.standard import cases
 from llama_reference.standard.cases import LENGTH, PADS, SPLIT, Case
 
 VARIANTS = tuple(cases.VARIANTS)
+IN_CHUNKS = "in chunks"
+NOT_DIFFERENTIATED = frozenset({IN_CHUNKS})
 
 
 def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
@@ -17,7 +19,7 @@ def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
     return {
         "padded batch": implementation.llama(handle, case.tokens, case.positions, case.mask)[real],
         "no padding": implementation.llama(handle, case.tokens, case.positions, None),
-        "in chunks": in_chunks(implementation, handle, case)[real],
+        IN_CHUNKS: in_chunks(implementation, handle, case)[real],
     }
 
 
