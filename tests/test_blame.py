@@ -15,6 +15,7 @@ from llama_reference.questions.activations import Inputs
 from llama_reference.standard import oracle
 from llama_reference.standard.cases import DTYPES, Case
 from llama_reference.standard.correct_variants import REORDERINGS
+from llama_reference.standard.outcome import Outcome
 
 LAYER = 1
 ASKED = ("build", "new_cache", "rms_norm", "rotary", "attention", "swiglu", "block", "llama")
@@ -115,7 +116,7 @@ def test_the_innermost_wrong_component_is_guilty(every_dtype, plant, component, 
     logits = {
         finding.status for finding in findings if finding.name == "llama" and finding.how != layer_checks.SILENCED
     }
-    assert logits == {localization.WRONG}
+    assert logits == {Outcome.WRONG}
 
 
 def test_a_rounding_in_another_place_shows_in_bits_only():
@@ -189,7 +190,7 @@ def test_a_right_implementation_is_clean(implementation, every_dtype):
 @pytest.mark.parametrize("variant", ["rope dynamic", "rope longrope", "tied", "one group"])
 def test_transformers_itself_is_clean(variant):
     findings = localization.find(oracle, questions(Case(variant)))
-    assert {finding.status for finding in findings} == {localization.BITWISE}
+    assert {finding.status for finding in findings} == {Outcome.BITWISE}
 
 
 def test_without_a_mask_every_row_counts(implementation):
@@ -236,7 +237,7 @@ def test_what_is_not_offered_is_not_passed(hard):
     lacking = like(oracle, swiglu=swiglu)
     del lacking.rotary, lacking.new_cache
     findings = localization.find(lacking, hard)
-    missing = {(finding.name, finding.how) for finding in findings if finding.status == localization.MISSING}
+    missing = {(finding.name, finding.how) for finding in findings if finding.status == Outcome.NOT_OFFERED}
     chunked = {(name, layer_checks.IN_CHUNKS) for name in ("attention", "block", "llama")} | {
         ("kv_cache", layer_checks.STEP_BY_STEP)
     }
@@ -246,7 +247,7 @@ def test_what_is_not_offered_is_not_passed(hard):
 
 
 def test_an_implementation_without_build_offers_nothing(hard):
-    assert [finding.status for finding in localization.find(SimpleNamespace(), hard)] == [localization.MISSING]
+    assert [finding.status for finding in localization.find(SimpleNamespace(), hard)] == [Outcome.NOT_OFFERED]
 
 
 @pytest.mark.parametrize(
@@ -295,12 +296,12 @@ def test_a_case_whose_reference_overflows_is_void():
     loud = {key: w * 1e5 if "down_proj" in key else w for key, w in case.state.items()}
     asked = layer_checks.prepare(case.config, loud, case.dtype, Inputs(case.tokens, case.positions, case.mask))
     findings = localization.find(oracle, asked)
-    assert localization.VOID in {finding.status for finding in findings}
+    assert Outcome.VOID in {finding.status for finding in findings}
     assert not all(finding.good for finding in findings)
     assert localization.guilty(findings) == []
 
 
 def test_the_run_on_its_own_activations_strays_where_the_mistake_is(hard):
     steps = running(mutated(has_another_activation), hard)
-    first = next(step for step in steps if step.status != localization.BITWISE)
+    first = next(step for step in steps if step.status != Outcome.BITWISE)
     assert (first.name, first.layer) == ("swiglu", LAYER)

@@ -15,8 +15,11 @@ import tyro
 
 from llama_reference.report import exports, suite_page, terminal
 from llama_reference.report.files import write
-from llama_reference.report.results import NOT_OFFERED, Results
+from llama_reference.report.results import (
+    Results,
+)
 from llama_reference.report.summary import asked, is_judged, verdict
+from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import chosen
 from llama_reference.suite.runner import AdapterError, run
 
@@ -89,7 +92,7 @@ class Check:
 def status(results: Results) -> int:
     """The exit status that a run ends with."""
     judged = [name for name in asked(results) if is_judged(results, name)]
-    broken = any(trouble.kind != NOT_OFFERED for trouble in results.troubles)
+    broken = any(trouble.kind != Outcome.NOT_OFFERED for trouble in results.troubles)
     if not judged and not broken:
         return 2
     return 0 if verdict(results)[0] else 1

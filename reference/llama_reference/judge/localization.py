@@ -32,9 +32,8 @@ from llama_reference.questions.layer_checks import IN_CHUNKS, ONE_PASS, SILENCED
 from llama_reference.standard import budget
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.cases import LENGTH, ROPES, Case
+from llama_reference.standard.outcome import Outcome
 from llama_reference.standard.random_rounding import Chance
-
-BITWISE, WITHIN, WRONG, MISSING, VOID = "bitwise", "within", "WRONG", "not offered", "void"
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,13 @@ class Finding:
     name: str
     where: str
     how: str
-    status: str
+    status: Outcome
     verdict: Verdict | None = None
     problem: str = ""
 
     @property
     def good(self) -> bool:
-        return self.status in (BITWISE, WITHIN)
+        return self.status in (Outcome.BITWISE, Outcome.WITHIN)
 
     def __str__(self) -> str:
         return str(self.verdict) if self.verdict else f"{self.where}, {self.how}: {self.problem}"
@@ -61,7 +60,7 @@ def find(implementation: Any, exam: Exam) -> list[Finding]:
     """The implementation's result on every question: a failure to answer is a finding too, never an exception."""
     about = (None, "build", "build", "of the model")
     if getattr(implementation, "build", None) is None:
-        return [Finding(*about, MISSING, problem="not offered: no function build")]
+        return [Finding(*about, Outcome.NOT_OFFERED, problem="not offered: no function build")]
     try:
         handle = implementation.build(exam.config, exam.state, exam.dtype)
     except Exception as error:
@@ -74,7 +73,7 @@ def guilty(findings: list[Finding], bitwise: bool = False) -> list[Finding]:
 
     bitwise: whoever has not transformers' bits fails, which alone shows a rounding in another place.
     """
-    failed = _causes([f for f in findings if f.status == WRONG or (bitwise and f.status == WITHIN)])
+    failed = _causes([f for f in findings if f.status == Outcome.WRONG or (bitwise and f.status == Outcome.WITHIN)])
     excused = {outer for finding in failed for outer in _around(finding.name, finding.layer)}
     blamed = [finding for finding in failed if (finding.name, finding.layer) not in excused]
     blamed += _of_the_head(failed, blamed)
@@ -112,12 +111,12 @@ def judged(layer: int | None, name: str, where: str, how: str, answer: Tensor, t
     """The finding on an answer. An answer that cannot be compared, by its shape or type, is wrong."""
     about = (layer, name, where, how)
     if not (theirs.isfinite().all() and exact.isfinite().all()):
-        return Finding(*about, VOID, problem="void, the reference itself is not finite")
+        return Finding(*about, Outcome.VOID, problem="void, the reference itself is not finite")
     try:
         verdict = budget.judge(f"{where}, {how}", answer, theirs, exact, dtype)
     except Exception as error:
         return _unanswered(*about, error)
-    return Finding(*about, BITWISE if verdict.bitwise else WITHIN if verdict.within else WRONG, verdict)
+    return Finding(*about, verdict.outcome, verdict)
 
 
 @torch.no_grad()
@@ -126,7 +125,7 @@ def _find(implementation: Any, handle: Any, question: Question, dtype: torch.dty
     asked = question.name if question.name != "kv_cache" else "llama" if question.layer is None else "attention"
     needed = (asked, "new_cache") if question.how in (IN_CHUNKS, STEP_BY_STEP) else (asked,)
     if lacking := [name for name in needed if getattr(implementation, name, None) is None]:
-        return Finding(*about, MISSING, problem=f"not offered: no function {lacking[0]}")
+        return Finding(*about, Outcome.NOT_OFFERED, problem=f"not offered: no function {lacking[0]}")
     try:
         answer = question.ask(implementation, handle)
     except Exception as error:
@@ -156,14 +155,16 @@ def _reconsidered(found: Finding, question: Question, exam: Exam) -> Finding:
 
     verdict = found.verdict
     [verdict] = budget.second_opinion([verdict], errors)
-    return replace(found, status=WITHIN if verdict.within else WRONG, verdict=verdict)
+    return replace(found, status=Outcome.WITHIN if verdict.within else Outcome.WRONG, verdict=verdict)
 
 
 def _unanswered(layer: int | None, name: str, where: str, how: str, error: Exception) -> Finding:
     message = " ".join(str(error).split())
     if isinstance(error, NotImplementedError):
-        return Finding(layer, name, where, how, MISSING, problem=f"not offered: {message or 'NotImplementedError'}")
-    return Finding(layer, name, where, how, WRONG, problem=f"{type(error).__name__}: {message}")
+        return Finding(
+            layer, name, where, how, Outcome.NOT_OFFERED, problem=f"not offered: {message or 'NotImplementedError'}"
+        )
+    return Finding(layer, name, where, how, Outcome.WRONG, problem=f"{type(error).__name__}: {message}")
 
 
 def _around(name: str, layer: int | None) -> Iterator[tuple[str, int | None]]:
@@ -223,7 +224,7 @@ def examined(variant: str, dtype: torch.dtype, seed: int = 0) -> Exam:
 
 
 def _first(findings: Iterable[Finding], bitwise: bool = False) -> list[Finding]:
-    return next(([f] for f in findings if f.status == WRONG or (bitwise and f.status == WITHIN)), [])
+    return next(([f] for f in findings if f.status == Outcome.WRONG or (bitwise and f.status == Outcome.WITHIN)), [])
 
 
 def _own(names: Iterable[str], implementation: Any, seed: int) -> Iterator[Finding]:
@@ -247,9 +248,9 @@ def _properties(implementation: Any) -> Iterator[Finding]:
         for claim in properties.of(name):
             with torch.no_grad():
                 held = claim.holds(implementation)
-            yield Finding(
-                None, name, name, f"property: {claim.name}", WITHIN if held else WRONG, problem="does not hold"
-            )
+            outcome = Outcome.WITHIN if held else Outcome.WRONG
+            how = f"property: {claim.name}"
+            yield Finding(None, name, name, how, outcome, problem="does not hold")
 
 
 def _put(
@@ -262,4 +263,4 @@ def _put(
         yield _unanswered(None, name, name, how, error)
         return
     for v in verdicts:
-        yield Finding(None, name, name, how, BITWISE if v.bitwise else WITHIN if v.within else WRONG, v)
+        yield Finding(None, name, name, how, v.outcome, v)
