@@ -17,7 +17,7 @@ from llama_reference.questions.checks import CHECKS
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.cases import DTYPES, Case
 from llama_reference.standard.correct_variants import REORDERINGS
-from llama_reference.standard.random_rounding import Chance
+from llama_reference.standard.random_rounding import RandomRounding
 from tests.profiles import among, is_thorough
 
 # by what a draw costs: the cheap components are drawn more often
@@ -49,7 +49,7 @@ def alarms(component: str, case: Case, implementations: dict) -> list[str]:
     theirs, exact = (comparison.ask(component, source, case) for source in (oracle, formula))
 
     def chance(seed):
-        answers = comparison.ask(component, Chance(seed), case)
+        answers = comparison.ask(component, RandomRounding(seed), case)
         return {label: budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers}
 
     found = []

@@ -19,7 +19,7 @@ from llama_reference.questions.checks import CHECKS, kv_cache, llama
 from llama_reference.standard import budget, cases, formula, oracle
 from llama_reference.standard.budget import ORACLE_ULPS
 from llama_reference.standard.cases import HARD, LENGTH, Case
-from llama_reference.standard.oracle.rotary import forget, inverse_frequencies
+from llama_reference.standard.oracle.rotary import inverse_frequencies, reset_rotary
 
 WITHOUT_A_BOUND = {
     "generate": "answers are ids: equal or not",
@@ -60,7 +60,7 @@ def test_casting_a_model_rounds_its_frequencies_and_building_it_in_the_dtype_doe
     assert ((cast.float() - exact) * 4000).abs().max() > 0.3  # rad, at position 4000
     ours = oracle.build(case.config, case.state, torch.bfloat16)
     assert torch.equal(ours.model.rotary_emb.inv_freq, exact)
-    assert torch.equal(forget(ours).model.rotary_emb.inv_freq, exact)
+    assert torch.equal(reset_rotary(ours).model.rotary_emb.inv_freq, exact)
 
 
 def test_float64_transformers_is_not_float64_and_the_formula_is():

@@ -15,8 +15,8 @@ from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.cases import Case
-from llama_reference.standard.random_rounding import Chance
-from llama_reference.standard.stepwise import Plain
+from llama_reference.standard.random_rounding import RandomRounding
+from llama_reference.standard.stepwise import StepwiseLlama
 
 # Components without a gradient, and why.
 NO_GRADIENTS = {name: check.no_gradients for name, check in CHECKS.items() if check.no_gradients}
@@ -55,7 +55,7 @@ def reference(component: str, case: Case) -> tuple[Answers, Answers]:
 def reference_gradients(component: str, variant: str, dtype: torch.dtype, seed: int = 0) -> tuple[Answers, Answers]:
     """transformers' gradients, and the exact ones, by autograd in float64."""
     theirs = gradients.ask(component, oracle, Case(variant, dtype, seed))
-    return theirs, gradients.ask(component, Plain(torch.float64), Case(variant, dtype, seed, exact=True))
+    return theirs, gradients.ask(component, StepwiseLlama(torch.float64), Case(variant, dtype, seed, exact=True))
 
 
 def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
@@ -82,7 +82,7 @@ def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
 def chance_errors(component: str, case: Case, seed: int) -> dict[str, float]:
     """How far answers rounded by chance are off the formula, in ulps, by label."""
     _, exact = reference(component, case)
-    answers = ask(component, Chance(seed), case)
+    answers = ask(component, RandomRounding(seed), case)
     return {label: budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers}
 
 

@@ -24,7 +24,7 @@ from llama_reference.questions.checks import CHECKS, gradients
 from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.cases import HARD, ROPES, VARIANTS, Case, weights
-from llama_reference.standard.stepwise import Plain
+from llama_reference.standard.stepwise import StepwiseLlama
 
 ENOUGH = 100  # times what the budget allows
 LARGER = 1.05
@@ -107,7 +107,7 @@ def before_and_tolerances(component: str, case: Case, differentiated: bool = Fal
     """Transformers' answers, and how many ulps off the formula each may be in another implementation."""
     answers = ask(component, oracle, case, differentiated)
     if differentiated:  # which the formula in NumPy has none of
-        exact = ask(component, Plain(torch.float64), replace(case, exact=True), differentiated)
+        exact = ask(component, StepwiseLlama(torch.float64), replace(case, exact=True), differentiated)
     else:
         exact = ask(component, formula, case)
     errors = {label: budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers}

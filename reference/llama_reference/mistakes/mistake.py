@@ -1,4 +1,4 @@
-"""Known mistakes, executable: each is llama_reference.standard.stepwise.Plain with one step done wrong.
+"""Known mistakes, executable: each is llama_reference.standard.stepwise.StepwiseLlama with one step done wrong.
 
 `why` says what is done instead of what, `seen` where that was reported or found ("own": thought of, no public source).
 `ways` are other forms of the same mistake, where a right program written otherwise turns into another wrong one by it.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_reference.standard.stepwise import Plain
+from llama_reference.standard.stepwise import StepwiseLlama
 
 Steps = Mapping[str, Callable[..., Any]]
 
@@ -38,7 +38,7 @@ class Mistake:
 def mistake(
     name: str, why: str, seen: str = "own", ways: Iterable[Steps] = (), **steps: Callable[..., Any]
 ) -> tuple[str, str, str, Any, tuple[Any, ...]]:
-    """A mistake whose `steps` replace methods of Plain; other `ways` replace others."""
+    """A mistake whose `steps` replace methods of StepwiseLlama; other `ways` replace others."""
     first, *others = (_with(name, form) for form in (steps, *ways))
     return name, why, seen, first, tuple(others)
 
@@ -49,5 +49,7 @@ def wide(x: Tensor) -> Tensor:
 
 
 def _with(name: str, steps: Steps) -> Any:
-    assert all(hasattr(Plain, step) for step in steps), f"{name} replaces a step that Plain does not have"
-    return type(name, (Plain,), dict(steps))()
+    assert all(hasattr(StepwiseLlama, step) for step in steps), (
+        f"{name} replaces a step that StepwiseLlama does not have"
+    )
+    return type(name, (StepwiseLlama,), dict(steps))()

@@ -37,7 +37,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Exam:
+class LayerChecks:
     """All questions about one model. Its references are answered once, however many implementations sit it."""
 
     config: Config
@@ -48,7 +48,7 @@ class Exam:
 
 
 @torch.no_grad()
-def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, handle: Any = None) -> Exam:
+def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, handle: Any = None) -> LayerChecks:
     """The questions about the model of this configuration and these weights, on these tokens.
 
     handle: transformers' model, where there is one already; it must hold the same weights in the same dtype.
@@ -61,7 +61,7 @@ def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, ha
             Question(layer, name, where, how, ask, ask(oracle, theirs), ask(formula, exact))
             for layer, name, where, how, ask in _questions(config, state, dtype, recording)
         ]
-    return Exam(config, state, dtype, recording, questions)
+    return LayerChecks(config, state, dtype, recording, questions)
 
 
 def _questions(

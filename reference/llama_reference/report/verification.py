@@ -9,7 +9,7 @@ from typing import Any
 
 from llama_reference.judge.localization import (
     Finding,
-    guilty,
+    culprits,
 )
 from llama_reference.questions.activations import ATTENTION, MLP, NORM1, NORM2
 from llama_reference.standard.outcome import Outcome
@@ -62,7 +62,7 @@ class Verification:
         bits = next((step for step in self.running if step.status != Outcome.BITWISE), None)
         beyond = next((step for step in self.running if not step.good), None)
         far = "the same" if beyond is bits and bits is not None else spoken(beyond)
-        blamed = [("guilty", line) for line in _grouped(guilty(self.findings))] or [("guilty", "nothing")]
+        blamed = [("culprits", line) for line in _grouped(culprits(self.findings))] or [("culprits", "nothing")]
         lacking = [finding for finding in self.findings if finding.status in (Outcome.NOT_OFFERED, Outcome.VOID)]
         blamed += [("not judged", line) for line in _grouped(lacking)]
         return [*blamed, ("first difference in one pass", spoken(bits)), ("first beyond the budget in one pass", far)]
@@ -92,7 +92,7 @@ class Verification:
             **self.about,
             "agrees": self.agrees,
             "summary": self.summary(),
-            "guilty": [_values(finding) for finding in guilty(self.findings)],
+            "culprits": [_values(finding) for finding in culprits(self.findings)],
             "findings": [_values(finding) for finding in self.findings],
             "running": [_values(step) for step in self.running],
         }

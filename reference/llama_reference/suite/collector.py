@@ -14,7 +14,7 @@ from llama_reference import mistakes
 from llama_reference.judge import error_growth
 from llama_reference.mistakes.equivalent import EQUIVALENT
 from llama_reference.questions.activations import Inputs, record
-from llama_reference.questions.layer_checks import Exam
+from llama_reference.questions.layer_checks import LayerChecks
 from llama_reference.report import terminal as report
 from llama_reference.report.results import (
     ANSWERS,
@@ -141,6 +141,6 @@ def strayed(adapter: Any) -> Iterator[tuple[str, list[tuple[float, float]]]]:
         with torch.no_grad():
             inputs = Inputs(case.tokens, case.positions, case.mask)
             recording = record(build(case.config, case.state, dtype), inputs)
-        steps = error_growth.running(adapter, Exam(case.config, case.state, dtype, recording, []))
+        steps = error_growth.running(adapter, LayerChecks(case.config, case.state, dtype, recording, []))
         blocks = [step.verdict for step in steps if step.name == "block"]
         yield str(dtype).removeprefix("torch."), [(v.error, v.oracle_error) for v in blocks if v is not None]
