@@ -123,7 +123,7 @@ def held(claim: properties.Claim, implementation, seed: int) -> bool:
 def test_a_lucky_draw_of_transformers_is_no_fault_of_others():
     """The worst of 1,250 draws: right, and nearly four times as far off the formula as transformers."""
     case, (turned, _) = Case("rope yarn", torch.float16, 500663), REORDERINGS["complex rotary"]
-    theirs, exact = comparison.reference("attention", case)
+    theirs, exact = comparison.reference_answers("attention", case)
     answers = comparison.ask("attention", turned, case)
     alone = [budget.judge(label, answers[label], theirs[label], exact[label], case.dtype) for label in theirs]
     assert [verdict.label for verdict in alone if not verdict.within] == ["layer 0 at scale 8"]
@@ -133,7 +133,7 @@ def test_a_lucky_draw_of_transformers_is_no_fault_of_others():
 def test_an_answer_that_is_wrong_by_little_is_no_lucky_draw():
     """The second opinion forgives what rounding explains, and nothing else."""
     case = Case("one group", torch.bfloat16)
-    theirs, _ = comparison.reference("attention", case)
+    theirs, _ = comparison.reference_answers("attention", case)
     answers = {label: (answer.float() * 1.25).to(answer.dtype) for label, answer in theirs.items()}
     judged = comparison.verdicts("attention", case, answers)
     assert [verdict.label for verdict in judged if verdict.within and "scale 8" not in verdict.label] == []

@@ -40,15 +40,15 @@ def ask(component: str, implementation: Any, case: Case) -> Answers:
 
 
 @cache
-def standard(component: str, case: Case) -> Answers:
+def oracle_answers(component: str, case: Case) -> Answers:
     """What transformers answers; computed once, however often it is needed."""
     return ask(component, oracle, case)
 
 
 @cache
-def reference(component: str, case: Case) -> tuple[Answers, Answers]:
+def reference_answers(component: str, case: Case) -> tuple[Answers, Answers]:
     """What transformers and the formula answer."""
-    return standard(component, case), ask(component, formula, case)
+    return oracle_answers(component, case), ask(component, formula, case)
 
 
 @cache
@@ -65,8 +65,8 @@ def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
     """
     check = CHECKS[component]
     if check.judge is not None:
-        return check.judge(case, answers, standard(component, case))
-    theirs, exact = reference(component, case)
+        return check.judge(case, answers, oracle_answers(component, case))
+    theirs, exact = reference_answers(component, case)
     theirs = {label: theirs[label] for label in theirs if label in answers}
     judged = _judged(answers, theirs, exact, case.dtype)
     if settle := check.interchangeable:
@@ -81,7 +81,7 @@ def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
 @cache
 def chance_errors(component: str, case: Case, seed: int) -> dict[str, float]:
     """How far answers rounded by chance are off the formula, in ulps, by label."""
-    _, exact = reference(component, case)
+    _, exact = reference_answers(component, case)
     answers = ask(component, RandomRounding(seed), case)
     return {label: budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers}
 
