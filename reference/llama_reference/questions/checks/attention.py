@@ -1,10 +1,11 @@
 """Attention of the first and the last layer: over a padded batch in one pass, and in chunks over a cache."""
 
+from itertools import accumulate
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from llama_reference.questions import chunks
 from llama_reference.standard.cases import LENGTH, PADS, SPLIT, Case
 
 VARIANTS = (
@@ -41,10 +42,9 @@ def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
 def in_chunks(implementation: Any, handle: Any, case: Case, split: tuple[int, ...] = SPLIT) -> Tensor:
     """Layer 0 over the hidden states of the case, a chunk at a time."""
     cache = implementation.new_cache(handle, len(PADS), LENGTH)
-    parts, start = [], 0
-    for T in split:
-        now = slice(start, start + T)
-        x, positions, mask = case.hidden()[:, now], case.positions[:, now], case.mask[:, : now.stop]
-        parts.append(implementation.attention(handle, 0, x, positions, mask, cache))
-        start += T
-    return torch.cat(parts, dim=1)
+
+    def call(x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        return implementation.attention(handle, 0, x, positions, mask, cache)
+
+    edges = (0, *accumulate(split))
+    return chunks.in_chunks(call, edges, case.hidden(), case.positions, case.mask)

@@ -1,6 +1,5 @@
 """Claims about attention."""
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_reference.implementation import Config, State
+from llama_reference.questions.chunks import in_chunks
 from llama_reference.questions.properties.asking import (
     LENGTH,
     PADS,
@@ -191,8 +191,12 @@ def _split(source: Any, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tens
     x, at, mask = (f(edges[-1]) for f in (lambda n: hidden(seed, n), positions, padding))
     handle = built(source, case())
     cache = source.new_cache(handle, ROWS, edges[-1])
-    parts = [source.attention(handle, 1, x[:, a:b], at[:, a:b], mask[:, :b], cache) for a, b in pairwise(edges)]
-    return source.attention(handle, 1, x, at, mask)[mask.bool()], torch.cat(parts, dim=1)[mask.bool()]
+
+    def call(x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        return source.attention(handle, 1, x, positions, mask, cache)
+
+    parts = in_chunks(call, edges, x, at, mask)
+    return source.attention(handle, 1, x, at, mask)[mask.bool()], parts[mask.bool()]
 
 
 @CLAIMS.claim(examples=15)

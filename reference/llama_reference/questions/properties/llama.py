@@ -1,6 +1,5 @@
 """Claims about the whole model."""
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_reference.implementation import Config, State
+from llama_reference.questions.chunks import in_chunks
 from llama_reference.questions.properties.asking import (
     LENGTH,
     PADS,
@@ -129,8 +129,12 @@ def _split(source: Any, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tens
     tokens, at, mask = (f(edges[-1]) for f in (lambda n: text(seed, n), positions, padding))
     handle = built(source, case())
     cache = source.new_cache(handle, ROWS, edges[-1])
-    parts = [source.llama(handle, tokens[:, a:b], at[:, a:b], mask[:, :b], cache) for a, b in pairwise(edges)]
-    return source.llama(handle, tokens, at, mask)[mask.bool()], torch.cat(parts, dim=1)[mask.bool()]
+
+    def call(x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        return source.llama(handle, x, positions, mask, cache)
+
+    parts = in_chunks(call, edges, tokens, at, mask)
+    return source.llama(handle, tokens, at, mask)[mask.bool()], parts[mask.bool()]
 
 
 @CLAIMS.claim(examples=1)
