@@ -60,7 +60,7 @@ def within_budget(session: Session) -> Callable[[str, Case, str, Tensor], None]:
     """
 
     def check(component: str, case: Case, label: str, answer: Tensor) -> None:
-        theirs, exact = comparison.reference(component, case)
+        theirs, exact = comparison.reference_answers(component, case)
         verdict = budget.judge(label, answer, theirs[label], exact[label], case.dtype)
         Comparison(component, session, [verdict]).must_be_within_budget()
 

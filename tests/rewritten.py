@@ -45,14 +45,14 @@ class Textbook:
 
     def rotary(self, model, q, k, positions):
         cos, sin = self.angles(model, positions, q.dtype)
-        return self.turn(q, cos, sin), self.turn(k, cos, sin)
+        return self.rotate(q, cos, sin), self.rotate(k, cos, sin)
 
     def angles(self, model, positions, dtype):
         theta, sharpening = self.frequencies(model.config, int(positions.max()) + 1)
         angles = positions[:, None, :, None].float() * theta
         return [(f(angles) * sharpening).to(dtype) for f in (torch.cos, torch.sin)]
 
-    def turn(self, x, cos, sin):
+    def rotate(self, x, cos, sin):
         half = x.shape[-1] // 2
         a, b = x[..., :half], x[..., half:]
         return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
@@ -219,7 +219,7 @@ class Length8192(Textbook):
 
 
 class NeighbourPairs(Textbook):
-    def turn(self, x, cos, sin):
+    def rotate(self, x, cos, sin):
         a, b = x[..., 0::2], x[..., 1::2]
         return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
 
@@ -233,8 +233,8 @@ class LinearOnTheta(Textbook):
 
 
 class WrongWayRound(Textbook):
-    def turn(self, x, cos, sin):
-        return super().turn(x, cos, -sin)
+    def rotate(self, x, cos, sin):
+        return super().rotate(x, cos, -sin)
 
 
 class SoftmaxOverQueries(Textbook):
@@ -344,7 +344,7 @@ class KeysTurnedBack(Textbook):
 
     def rotary(self, model, q, k, positions):
         cos, sin = self.angles(model, positions, q.dtype)
-        return self.turn(q, cos, sin), self.turn(k, cos, -sin)
+        return self.rotate(q, cos, sin), self.rotate(k, cos, -sin)
 
 
 class Chunked(Textbook):

@@ -15,12 +15,13 @@ from llama_reference.questions.activations import Inputs
 from llama_reference.standard import oracle
 from llama_reference.standard.cases import DTYPES, Case
 from llama_reference.standard.correct_variants import REORDERINGS
+from llama_reference.standard.outcome import Outcome
 
 LAYER = 1
 ASKED = ("build", "new_cache", "rms_norm", "rotary", "attention", "swiglu", "block", "llama")
 
 
-def questions(case: Case) -> layer_checks.Exam:
+def questions(case: Case) -> layer_checks.LayerChecks:
     return layer_checks.prepare(case.config, case.state, case.dtype, Inputs(case.tokens, case.positions, case.mask))
 
 
@@ -110,12 +111,12 @@ def scales_its_embeddings(handle):
 )
 def test_the_innermost_wrong_component_is_guilty(every_dtype, plant, component, layers):
     findings = localization.find(mutated(plant), every_dtype)
-    found = [(finding.name, finding.layer) for finding in localization.guilty(findings)]
+    found = [(finding.name, finding.layer) for finding in localization.culprits(findings)]
     assert found == [(component, layer) for layer in layers]
     logits = {
         finding.status for finding in findings if finding.name == "llama" and finding.how != layer_checks.SILENCED
     }
-    assert logits == {localization.WRONG}
+    assert logits == {Outcome.WRONG}
 
 
 def test_a_rounding_in_another_place_shows_in_bits_only():
@@ -129,8 +130,8 @@ def test_a_rounding_in_another_place_shows_in_bits_only():
         norm.forward = forward
 
     findings = localization.find(mutated(rounds_once), questions(Case(dtype=torch.bfloat16)))
-    assert localization.guilty(findings) == []
-    assert [(f.name, f.layer) for f in localization.guilty(findings, bitwise=True)] == [("rms_norm", LAYER)]
+    assert localization.culprits(findings) == []
+    assert [(f.name, f.layer) for f in localization.culprits(findings, bitwise=True)] == [("rms_norm", LAYER)]
 
 
 class Forgetful(DynamicCache):
@@ -143,7 +144,7 @@ class Forgetful(DynamicCache):
 
 def test_a_mistake_of_the_cache_shows_in_chunks_only(hard):
     findings = localization.find(like(oracle, new_cache=lambda handle, *_: Forgetful(config=handle.config)), hard)
-    assert [(f.name, f.layer, f.how) for f in localization.guilty(findings)] == [
+    assert [(f.name, f.layer, f.how) for f in localization.culprits(findings)] == [
         ("kv_cache", LAYER, layer_checks.STEP_BY_STEP)
     ]
     assert all(f.good for f in findings if f.how not in (layer_checks.IN_CHUNKS, layer_checks.STEP_BY_STEP))
@@ -152,7 +153,7 @@ def test_a_mistake_of_the_cache_shows_in_chunks_only(hard):
 def test_a_mistake_of_the_mask_over_a_cache_is_one_of_attention(hard):
     """One token at a time needs no mask, and there the cache gives back what it should."""
     [known] = [m for m in mistakes.of("attention") if m.name == "not_causal_over_a_cache"]
-    found = localization.guilty(localization.find(known.implementation, hard))
+    found = localization.culprits(localization.find(known.implementation, hard))
     assert [(f.name, f.layer, f.how) for f in found] == [
         ("attention", layer, layer_checks.IN_CHUNKS) for layer in range(3)
     ]
@@ -165,7 +166,7 @@ def test_embedding_and_head_do_not_hide_behind_a_wrong_layer(hard, plant):
         for layer in handle.model.layers:
             layer.mlp.act_fn = nn.GELU()
 
-    found = localization.guilty(localization.find(mutated(both), hard))
+    found = localization.culprits(localization.find(mutated(both), hard))
     assert [(f.name, f.layer) for f in found] == [*(("swiglu", layer) for layer in range(3)), ("llama", None)]
     assert found[-1].how == layer_checks.SILENCED
 
@@ -173,14 +174,14 @@ def test_embedding_and_head_do_not_hide_behind_a_wrong_layer(hard, plant):
 @pytest.mark.parametrize("name", REORDERINGS)
 def test_computing_in_another_order_is_no_guilt(name, hard):
     reordered, _ = REORDERINGS[name]
-    assert localization.guilty(localization.find(reordered, hard)) == []
+    assert localization.culprits(localization.find(reordered, hard)) == []
 
 
 def test_a_right_implementation_is_clean(implementation, every_dtype):
     findings = localization.find(implementation, every_dtype)
     assert len(findings) == 3 * 10 + 5
     assert [str(finding) for finding in findings if not finding.good] == []
-    assert localization.guilty(findings) == []
+    assert localization.culprits(findings) == []
     steps = running(implementation, every_dtype)
     assert len(steps) == 3 * 5 + 2
     assert [str(step) for step in steps if not step.good] == []
@@ -189,7 +190,7 @@ def test_a_right_implementation_is_clean(implementation, every_dtype):
 @pytest.mark.parametrize("variant", ["rope dynamic", "rope longrope", "tied", "one group"])
 def test_transformers_itself_is_clean(variant):
     findings = localization.find(oracle, questions(Case(variant)))
-    assert {finding.status for finding in findings} == {localization.BITWISE}
+    assert {finding.status for finding in findings} == {Outcome.BITWISE}
 
 
 def test_without_a_mask_every_row_counts(implementation):
@@ -225,7 +226,7 @@ def test_a_wrong_function_alone_is_guilty_too(hard):
     def swiglu(handle, layer, x):
         return oracle.swiglu(handle, layer, x) * (2 if layer == LAYER else 1)
 
-    found = localization.guilty(localization.find(like(oracle, swiglu=swiglu), hard))
+    found = localization.culprits(localization.find(like(oracle, swiglu=swiglu), hard))
     assert [(finding.name, finding.layer) for finding in found] == [("swiglu", LAYER)]
 
 
@@ -236,17 +237,17 @@ def test_what_is_not_offered_is_not_passed(hard):
     lacking = like(oracle, swiglu=swiglu)
     del lacking.rotary, lacking.new_cache
     findings = localization.find(lacking, hard)
-    missing = {(finding.name, finding.how) for finding in findings if finding.status == localization.MISSING}
+    missing = {(finding.name, finding.how) for finding in findings if finding.status == Outcome.NOT_OFFERED}
     chunked = {(name, layer_checks.IN_CHUNKS) for name in ("attention", "block", "llama")} | {
         ("kv_cache", layer_checks.STEP_BY_STEP)
     }
     assert missing == {("rotary", "queries"), ("rotary", "keys"), ("swiglu", layer_checks.ONE_PASS), *chunked}
-    assert localization.guilty(findings) == []
+    assert localization.culprits(findings) == []
     assert {step.name for step in running(lacking, hard)} == {"rms_norm", "attention", "block", "llama"}
 
 
 def test_an_implementation_without_build_offers_nothing(hard):
-    assert [finding.status for finding in localization.find(SimpleNamespace(), hard)] == [localization.MISSING]
+    assert [finding.status for finding in localization.find(SimpleNamespace(), hard)] == [Outcome.NOT_OFFERED]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_an_implementation_without_build_offers_nothing(hard):
 )
 def test_an_answer_of_no_use_is_a_failure_with_its_reason(hard, answer, reason):
     wrong = like(oracle, swiglu=lambda *arguments: answer(arguments[-1]))
-    found = localization.guilty(localization.find(wrong, hard))
+    found = localization.culprits(localization.find(wrong, hard))
     assert [(finding.name, finding.layer) for finding in found] == [("swiglu", layer) for layer in range(3)]
     assert all(reason in str(finding) for finding in found)
     running(wrong, hard)
@@ -272,7 +273,7 @@ def test_a_model_that_cannot_be_built_is_a_finding(hard):
         raise KeyError("model.embed_tokens.weight")
 
     findings = localization.find(SimpleNamespace(build=build), hard)
-    assert [str(finding) for finding in localization.guilty(findings)] == [
+    assert [str(finding) for finding in localization.culprits(findings)] == [
         "build, of the model: KeyError: 'model.embed_tokens.weight'"
     ]
     assert running(SimpleNamespace(build=build), hard) == []
@@ -295,12 +296,12 @@ def test_a_case_whose_reference_overflows_is_void():
     loud = {key: w * 1e5 if "down_proj" in key else w for key, w in case.state.items()}
     asked = layer_checks.prepare(case.config, loud, case.dtype, Inputs(case.tokens, case.positions, case.mask))
     findings = localization.find(oracle, asked)
-    assert localization.VOID in {finding.status for finding in findings}
+    assert Outcome.VOID in {finding.status for finding in findings}
     assert not all(finding.good for finding in findings)
-    assert localization.guilty(findings) == []
+    assert localization.culprits(findings) == []
 
 
 def test_the_run_on_its_own_activations_strays_where_the_mistake_is(hard):
     steps = running(mutated(has_another_activation), hard)
-    first = next(step for step in steps if step.status != localization.BITWISE)
+    first = next(step for step in steps if step.status != Outcome.BITWISE)
     assert (first.name, first.layer) == ("swiglu", LAYER)

@@ -7,9 +7,9 @@ import torch
 
 from llama_reference.questions import greedy
 from llama_reference.questions.checks.generate import prompt
-from llama_reference.questions.greedy import DIVERGED, IDENTICAL, TIE_BREAK
 from llama_reference.standard import oracle
 from llama_reference.standard.cases import Case
+from llama_reference.standard.outcome import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def texts():
 def test_transformers_own_are_identical(texts):
     asked, theirs = texts
     rows, _ = greedy.classified("text", asked, theirs, theirs)
-    assert [row.kind for row in rows] == [IDENTICAL] * 3
+    assert [row.kind for row in rows] == [Outcome.IDENTICAL] * 3
     assert greedy.judge("text", asked, theirs, theirs).bitwise
 
 
@@ -31,7 +31,7 @@ def test_another_token_diverges_where_it_stands(texts):
     other = theirs.clone()
     other[1, -1] = (other[1, -1] + 1) % asked.config["vocab_size"]
     rows, verdict = greedy.classified("text", asked, other, theirs)
-    assert [row.kind for row in rows] == [IDENTICAL, DIVERGED, IDENTICAL]
+    assert [row.kind for row in rows] == [Outcome.IDENTICAL, Outcome.DIVERGED, Outcome.IDENTICAL]
     assert (rows[1].step, rows[1].chosen, rows[1].expected) == (asked.new - 1, other[1, -1], theirs[1, -1])
     assert rows[1].gap > rows[1].allowed
     assert not verdict.within
@@ -54,6 +54,6 @@ def test_either_of_two_equal_tokens_may_be_taken(texts):
     on = replace(asked, tokens=tokens, mask=mask, new=asked.new - 1)
     other = on.ask(oracle, oracle.build(asked.config, state, asked.dtype), use_cache=True)
     rows, verdict = greedy.classified("text", asked, other, theirs)
-    assert rows[0].kind == TIE_BREAK
+    assert rows[0].kind == Outcome.TIE_BREAK
     assert verdict.within
     assert not torch.equal(other[0, 10:], theirs[0, 10:])

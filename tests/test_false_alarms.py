@@ -5,7 +5,6 @@ component's question must be within budget. Once per draw transformers and the f
 reordering that the component has. The thorough profile draws until each has been asked 2,000 times.
 """
 
-import importlib
 import math
 import random
 
@@ -14,10 +13,11 @@ import torch
 
 from llama_reference.judge import comparison
 from llama_reference.questions import properties
+from llama_reference.questions.checks import CHECKS
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.cases import DTYPES, Case
 from llama_reference.standard.correct_variants import REORDERINGS
-from llama_reference.standard.random_rounding import Chance
+from llama_reference.standard.random_rounding import RandomRounding
 from tests.profiles import among, is_thorough
 
 # by what a draw costs: the cheap components are drawn more often
@@ -35,7 +35,7 @@ def draws_of_each() -> int:
 def drawn(component: str, number: int) -> Case:
     """The same cases in every run."""
     dice = random.Random(f"{component} {number}")
-    variants = importlib.import_module(f"llama_reference.questions.checks.{component}").VARIANTS
+    variants = CHECKS[component].variants
     return Case(dice.choice(variants), dice.choice(DTYPES), FIRST_SEED + number)
 
 
@@ -49,7 +49,7 @@ def alarms(component: str, case: Case, implementations: dict) -> list[str]:
     theirs, exact = (comparison.ask(component, source, case) for source in (oracle, formula))
 
     def chance(seed):
-        answers = comparison.ask(component, Chance(seed), case)
+        answers = comparison.ask(component, RandomRounding(seed), case)
         return {label: budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers}
 
     found = []
@@ -114,7 +114,7 @@ def test_properties_hold_in_another_order(component):
 
 def held(claim: properties.Claim, implementation, seed: int) -> bool:
     try:
-        claim.check(implementation, properties.Dice(FIRST_SEED + seed))
+        claim.check(implementation, properties.SeededDraw(FIRST_SEED + seed))
     except AssertionError:
         return False
     return True
@@ -123,7 +123,7 @@ def held(claim: properties.Claim, implementation, seed: int) -> bool:
 def test_a_lucky_draw_of_transformers_is_no_fault_of_others():
     """The worst of 1,250 draws: right, and nearly four times as far off the formula as transformers."""
     case, (turned, _) = Case("rope yarn", torch.float16, 500663), REORDERINGS["complex rotary"]
-    theirs, exact = comparison.reference("attention", case)
+    theirs, exact = comparison.reference_answers("attention", case)
     answers = comparison.ask("attention", turned, case)
     alone = [budget.judge(label, answers[label], theirs[label], exact[label], case.dtype) for label in theirs]
     assert [verdict.label for verdict in alone if not verdict.within] == ["layer 0 at scale 8"]
@@ -133,7 +133,7 @@ def test_a_lucky_draw_of_transformers_is_no_fault_of_others():
 def test_an_answer_that_is_wrong_by_little_is_no_lucky_draw():
     """The second opinion forgives what rounding explains, and nothing else."""
     case = Case("one group", torch.bfloat16)
-    theirs, _ = comparison.reference("attention", case)
+    theirs, _ = comparison.reference_answers("attention", case)
     answers = {label: (answer.float() * 1.25).to(answer.dtype) for label, answer in theirs.items()}
     judged = comparison.verdicts("attention", case, answers)
     assert [verdict.label for verdict in judged if verdict.within and "scale 8" not in verdict.label] == []

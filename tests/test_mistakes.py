@@ -7,7 +7,7 @@ from llama_reference.judge import comparison
 from llama_reference.mistakes import Mistake
 from llama_reference.mistakes.equivalent import EQUIVALENT
 from llama_reference.standard.cases import DTYPES, Case
-from llama_reference.standard.stepwise import Plain
+from llama_reference.standard.stepwise import StepwiseLlama
 
 ALL = [m for component in mistakes.COMPONENTS for m in mistakes.of(component)]
 IDS = [f"{m.component}-{m.name}" for m in ALL]
@@ -21,7 +21,7 @@ def test_there_are_many():
 @pytest.mark.parametrize("component", mistakes.COMPONENTS)
 def test_without_a_mistake_everything_is_accepted(component):
     """The control: what the mistakes are made of is right, to the bit, in every case that they are asked about."""
-    assert comparison.rejections(component, Plain()) == set()
+    assert comparison.rejections(component, StepwiseLlama()) == set()
 
 
 @pytest.mark.parametrize("known", ALL, ids=IDS)

@@ -1,7 +1,7 @@
 """Every known mistake, planted in a whole model: the suite detects it, and blames the component that it is in.
 
 Each mistake is a complete implementation in which one step is wrong, so that with a leaf its layer and the model are
-wrong too. "Detected" is: somebody is found guilty, of a wrong answer, a wrong gradient, or (the mistakes being made of
+wrong too. "Detected" is: there is a culprit, of a wrong answer, a wrong gradient, or (the mistakes being made of
 an implementation that has transformers' bits) of other bits. "Named correctly" is: of the one component that the
 mistake is listed under, and of no other.
 """
@@ -10,7 +10,7 @@ import pytest
 
 from llama_reference import mistakes
 from llama_reference.judge import localization
-from llama_reference.standard.stepwise import Plain
+from llama_reference.standard.stepwise import StepwiseLlama
 from tests.profiles import among, is_thorough
 
 ALL = {f"{m.component}-{m.name}": m for component in mistakes.COMPONENTS for m in mistakes.of(component)}
@@ -41,10 +41,10 @@ SAMPLE = (
 
 @pytest.mark.parametrize("which", among(ALL, SAMPLE))
 def test_the_component_that_a_mistake_is_in_is_guilty(which):
-    guilty = localization.of_the_suite(ALL[which].implementation)
-    assert guilty, "not detected"
+    culprits = localization.localize_by_suite(ALL[which].implementation)
+    assert culprits, "not detected"
     expected, _ = MISNAMED.get(which, ({ALL[which].component}, ""))
-    assert {finding.name for finding in guilty} == expected
+    assert {finding.name for finding in culprits} == expected
 
 
 def test_nearly_all_are_blamed_rightly():
@@ -54,4 +54,4 @@ def test_nearly_all_are_blamed_rightly():
 
 @pytest.mark.skipif(not is_thorough(), reason="asks everything: in the thorough profile")
 def test_nobody_is_guilty_where_nothing_is_wrong():
-    assert localization.of_the_suite(Plain()) == []
+    assert localization.localize_by_suite(StepwiseLlama()) == []

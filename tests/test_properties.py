@@ -13,7 +13,7 @@ from llama_reference.adapter_loader import load
 from llama_reference.questions import properties
 from llama_reference.questions.properties import Claim
 from llama_reference.standard import oracle
-from llama_reference.standard.stepwise import Plain
+from llama_reference.standard.stepwise import StepwiseLlama
 
 TESTS = Path(__file__).parent
 FOLDER = Path(properties.__file__).parent
@@ -23,7 +23,7 @@ IDS = [f"{claim.component}-{claim.name}" for claim in CLAIMS]
 KNOWN_FAILURES = load(TESTS / "adapters" / "huggingface.py").KNOWN_FAILURES
 
 
-class Rearranged(Plain):
+class Rearranged(StepwiseLlama):
     """The same mathematics in another order, as fused kernels and other authors write it."""
 
     def norm(self, x, gain, eps):
@@ -32,7 +32,7 @@ class Rearranged(Plain):
     def periods(self, base, channels):
         return torch.exp(torch.arange(0, channels, 2) * (torch.as_tensor(base).double().log() / channels)).float()
 
-    def turn(self, x, cos, sin):
+    def rotate(self, x, cos, sin):
         planes = torch.complex(*x.float().chunk(2, dim=-1)) * torch.complex(
             *(part[:, None, :, : part.shape[-1] // 2].float() for part in (cos, sin))
         )
@@ -64,7 +64,7 @@ class Rearranged(Plain):
         return scores.masked_fill(ratio < share, -torch.inf)
 
 
-class RemembersTheLongestCall(Plain):
+class RemembersTheLongestCall(StepwiseLlama):
     longest = 0
 
     def frequencies(self, config, length):
@@ -72,7 +72,7 @@ class RemembersTheLongestCall(Plain):
         return super().frequencies(config, self.longest)
 
 
-class CallsItselfInEveryRow(Plain):
+class CallsItselfInEveryRow(StepwiseLlama):
     """Adds the mean over the batch."""
 
     def swiglu(self, handle, layer, x):
@@ -80,21 +80,21 @@ class CallsItselfInEveryRow(Plain):
         return y + y.mean(0, keepdim=True)
 
 
-class MasksWithInfinity(Plain):
+class MasksWithInfinity(StepwiseLlama):
     def attend(self, q, k, v, seen, scale):
         R = q.shape[1] // k.shape[1]
         scores = q @ self.share(k, R).transpose(-2, -1) * scale
         return self.softmax(scores.masked_fill(~seen, -torch.inf)) @ self.share(v, R)
 
 
-class AddsInPlace(Plain):
+class AddsInPlace(StepwiseLlama):
     def block_step(self, handle, layer, x, positions, mask, cache):
         y = super().block_step(handle, layer, x, positions, mask, cache)
         x.copy_(y)
         return y
 
 
-class CountsItsCalls(Plain):
+class CountsItsCalls(StepwiseLlama):
     calls = 0
 
     def llama(self, handle, tokens, positions, mask, cache=None):
@@ -102,7 +102,7 @@ class CountsItsCalls(Plain):
         return super().llama(handle, tokens, positions + self.calls, mask, cache)
 
 
-class TiedByCopy(Plain):
+class TiedByCopy(StepwiseLlama):
     def build(self, config, state, dtype):
         copied = {"lm_head.weight": state["model.embed_tokens.weight"]} if config["tie_word_embeddings"] else {}
         return super().build(config | {"tie_word_embeddings": False}, state | copied, dtype)
@@ -111,19 +111,19 @@ class TiedByCopy(Plain):
         return {name: w for name, w in handle.weights.items() if name != "lm_head.weight"}
 
 
-class FiltersTheGreedy(Plain):
+class FiltersTheGreedy(StepwiseLlama):
     """Temperature 0 is taken for off."""
 
     def sampling(self, logits, tokens, temperature, top_k, top_p, min_p, repetition_penalty):
         return super().sampling(logits, tokens, temperature or 1.0, top_k, top_p, min_p, repetition_penalty)
 
 
-class StaysNarrow(Plain):
+class StaysNarrow(StepwiseLlama):
     def sampling(self, logits, *given):
         return super().sampling(logits, *given).to(logits.dtype)
 
 
-class WritesIntoTheLogits(Plain):
+class WritesIntoTheLogits(StepwiseLlama):
     def sampling(self, logits, *given):
         return logits.copy_(super().sampling(logits, *given))
 
@@ -168,7 +168,7 @@ def test_names_are_not_used_twice(component):
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=IDS)
 def test_the_references_have_it(claim: Claim):
-    assert claim.holds(Plain(), draws=2)
+    assert claim.holds(StepwiseLlama(), draws=2)
     assert claim.holds(oracle, draws=2) is expected_of_transformers(claim)
 
 

@@ -5,7 +5,7 @@ import pytest
 from llama_reference import mistakes
 from llama_reference.judge import diagnosis
 from llama_reference.standard.correct_variants import REORDERINGS
-from llama_reference.standard.stepwise import Plain
+from llama_reference.standard.stepwise import StepwiseLlama
 from tests import rewritten
 from tests.profiles import among, is_thorough
 
@@ -41,7 +41,7 @@ def test_of_what_nobody_knows_it_is_said_that_nobody_knows_it(name):
 @pytest.mark.parametrize("component", among(mistakes.COMPONENTS, QUICK))
 def test_what_is_right_looks_like_no_mistake(component):
     """Written independently, too: rounding is no mistake's mark unless a mistake rounds like that."""
-    assert named(component, Plain()) == []
+    assert named(component, StepwiseLlama()) == []
     assert named(component, rewritten.Textbook()) == []
 
 

@@ -22,17 +22,13 @@ from llama_reference.report import terminal as report
 from llama_reference.report.results import (
     ANSWERS,
     BIT_FOR_BIT,
-    BROKEN,
     BY_BUDGET,
     GRADIENTS,
-    HOLDS,
-    KNOWN_FAILURE,
-    NOT_OFFERED,
-    RAISED,
     Results,
     Trouble,
 )
 from llama_reference.standard.budget import Verdict
+from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.collector import Collector, equivalents
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +48,7 @@ def green() -> Results:
             results.add(component, "answers", "hard", [verdict(dtype=dtype)] * 3)
             if component not in comparison.NO_GRADIENTS:
                 results.add(component, "gradients", "hard", [verdict(dtype=dtype)] * 2)
-        results.properties[component] = {"it_is_so": HOLDS, "it_is_so_too": HOLDS}
+        results.properties[component] = {"it_is_so": Outcome.HOLDS, "it_is_so_too": Outcome.HOLDS}
         results.kills[component] = {known.name: ["formula", "oracle"] for known in mistakes.of(component)}
     results.depth = {"float32": [(1.0, 1.5), (2.0, 1.5)], "bfloat16": [(0.5, 0.5), (math.inf, 0.5)]}
     return results
@@ -107,23 +103,23 @@ def test_an_adapter_without_the_bits_is_judged_by_budget_and_the_report_says_so(
 @pytest.mark.parametrize(
     ("outcomes", "cell"),
     [
-        ([HOLDS] * 7, "7 hold"),
-        ([HOLDS, BROKEN, NOT_OFFERED, BROKEN], "2 of 4 BROKEN"),
-        ([NOT_OFFERED] * 3, "3 not offered"),
-        ([HOLDS, KNOWN_FAILURE, NOT_OFFERED], "1 hold, 1 known to fail, 1 not offered"),
+        ([Outcome.HOLDS] * 7, "7 hold"),
+        ([Outcome.HOLDS, Outcome.BROKEN, Outcome.NOT_OFFERED, Outcome.BROKEN], "2 of 4 BROKEN"),
+        ([Outcome.NOT_OFFERED] * 3, "3 not offered"),
+        ([Outcome.HOLDS, Outcome.KNOWN_FAILURE, Outcome.NOT_OFFERED], "1 hold, 1 known to fail, 1 not offered"),
     ],
 )
 def test_properties_are_counted_by_what_became_of_them(outcomes, cell):
     results = Results(properties={"loss": {f"claim {i}": outcome for i, outcome in enumerate(outcomes)}})
     assert line(results, "loss") == f"loss {cell}"
-    assert summary.verdict(results)[0] == (HOLDS in outcomes and BROKEN not in outcomes)
+    assert summary.verdict(results)[0] == (Outcome.HOLDS in outcomes and Outcome.BROKEN not in outcomes)
 
 
 def test_what_is_not_offered_is_neither_right_nor_out_of_sight():
     results = green()
     results.rows = [row for row in results.rows if row.component != "sampling"]
-    results.properties["sampling"] = {"it_is_so": NOT_OFFERED}
-    results.add_trouble(NOT_OFFERED, "sampling", "answers", "a test", "not offered: sampling")
+    results.properties["sampling"] = {"it_is_so": Outcome.NOT_OFFERED}
+    results.add_trouble(Outcome.NOT_OFFERED, "sampling", "answers", "a test", "not offered: sampling")
     assert line(results, "sampling").startswith("sampling not offered not offered – 1 not offered")
     assert report.table(results).splitlines()[0].endswith("; not offered: sampling")
     assert report.table(results).startswith("9 of 10 ")
@@ -132,15 +128,15 @@ def test_what_is_not_offered_is_neither_right_nor_out_of_sight():
 
 def test_a_comparison_without_a_verdict_is_wrong():
     results = green()
-    results.add_trouble(RAISED, "loss", "answers", "hard, float16", "ValueError: shapes differ")
-    results.add_trouble(RAISED, "loss", "answers", "hard, float16", "ValueError: shapes differ")
+    results.add_trouble(Outcome.RAISED, "loss", "answers", "hard, float16", "ValueError: shapes differ")
+    results.add_trouble(Outcome.RAISED, "loss", "answers", "hard, float16", "ValueError: shapes differ")
     assert line(results, "loss").startswith("loss WRONG, 1 raise WRONG, 1 raise bitwise 4")
     assert "loss: raises with hard, float16: ValueError: shapes differ" in report.table(results)
 
 
 def test_a_failed_test_of_no_component_is_told_beside():
     results = green()
-    results.add_trouble(BROKEN, "", "", "worker gw1", "ended")
+    results.add_trouble(Outcome.BROKEN, "", "", "worker gw1", "ended")
     assert summary.verdict(results) == (
         False,
         "10 of 10 components judged and right, 88 answers: transformers' bits; 1 other test failed",
@@ -163,7 +159,7 @@ def test_it_reads_at_a_hundred_columns_when_everything_is_wrong():
     for component in mistakes.COMPONENTS:
         for section in ("answers", "gradients"):
             results.add(component, section, "hard", [verdict(math.inf, bitwise=False)] * 444)
-        results.properties[component] = {f"claim {i}": BROKEN for i in range(17)}
+        results.properties[component] = {f"claim {i}": Outcome.BROKEN for i in range(17)}
         results.diagnoses[component] = ["looks like `one` (these are its bits): " + "a long story, " * 20]
     assert max(map(len, report.table(results).splitlines())) <= report.WIDTH
 
@@ -178,24 +174,27 @@ def test_two_processes_know_what_one_would():
     """Each has some of the rows, claims and mistakes; a claim is worth what the worst part of it is."""
     whole, first, second = green(), green(), green()
     first.rows, second.rows = whole.rows[::2], whole.rows[1::2]
-    first.properties, second.properties = {"loss": {"a": HOLDS, "b": BROKEN}}, {"loss": {"a": NOT_OFFERED, "b": HOLDS}}
+    first.properties, second.properties = (
+        {"loss": {"a": Outcome.HOLDS, "b": Outcome.BROKEN}},
+        {"loss": {"a": Outcome.NOT_OFFERED, "b": Outcome.HOLDS}},
+    )
     for half, kept in ((first, 0), (second, 1)):
         half.kills = {c: dict(list(kills.items())[kept::2]) for c, kills in whole.kills.items()}
-        half.add_trouble(RAISED, "loss", "answers", "hard", "the same")
+        half.add_trouble(Outcome.RAISED, "loss", "answers", "hard", "the same")
     first.diagnoses, second.diagnoses = {"loss": ["one"]}, {"block": ["two"]}
     first.merge(Results.of(second.values()))
     assert Counter(first.rows) == Counter(whole.rows)
-    assert first.properties == {"loss": {"a": NOT_OFFERED, "b": BROKEN}}
+    assert first.properties == {"loss": {"a": Outcome.NOT_OFFERED, "b": Outcome.BROKEN}}
     assert first.kills == whole.kills
     assert first.equivalents == whole.equivalents
     assert first.diagnoses == {"loss": ["one"], "block": ["two"]}
-    assert first.troubles == [Trouble(RAISED, "loss", "answers", "hard", "the same")]
+    assert first.troubles == [Trouble(Outcome.RAISED, "loss", "answers", "hard", "the same")]
 
 
 def test_what_is_written_is_read_again(tmp_path):
     results = wrong("attention", math.inf)
     results.add("loss", "answers", "hard", [verdict(math.nan, math.inf)])
-    results.add_trouble(BROKEN, "loss", "answers", "a test", "why")
+    results.add_trouble(Outcome.BROKEN, "loss", "answers", "a test", "why")
     results.diagnoses = {"attention": ["looks like nothing"]}
     written = report.write(results, tmp_path / "deep" / "down")
     assert [path.name for path in written] == ["report.json", "index.html"]
@@ -259,11 +258,11 @@ def test_the_page_escapes_whatever_it_quotes():
     results.about["implementation"] = HOSTILE
     results.add("loss", "answers", HOSTILE, [replace(verdict(99.0, bitwise=False), label=HOSTILE)])
     results.diagnoses["loss"] = [HOSTILE]
-    results.properties["loss"][HOSTILE] = BROKEN
+    results.properties["loss"][HOSTILE] = Outcome.BROKEN
     results.kills["loss"][HOSTILE] = []
     results.equivalents.append((HOSTILE, HOSTILE, HOSTILE))
     results.depth[HOSTILE] = []
-    results.add_trouble(BROKEN, "loss", "answers", HOSTILE, HOSTILE)
+    results.add_trouble(Outcome.BROKEN, "loss", "answers", HOSTILE, HOSTILE)
     parts = html.table([HOSTILE], [html.row(HOSTILE, [html.cell(HOSTILE, title=HOSTILE)])])
     page = Balanced(suite_page.render(results) + parts)
     assert page.text.count(HOSTILE) >= 13
@@ -282,7 +281,9 @@ def test_who_is_right_everywhere_and_lacks_gradients_is_told_nothing_of_budgets(
     results.rows = [row for row in results.rows if row.section == ANSWERS]
     for component in mistakes.COMPONENTS:
         if component not in comparison.NO_GRADIENTS:
-            results.add_trouble(NOT_OFFERED, component, GRADIENTS, "a test", f"{NOT_OFFERED}: parameters")
+            results.add_trouble(
+                Outcome.NOT_OFFERED, component, GRADIENTS, "a test", f"{Outcome.NOT_OFFERED}: parameters"
+            )
     assert "not offered" in {cell.text for name in mistakes.COMPONENTS for cell in summary.cells(results, name)}
     assert notes.on_numbers(results) == []
     results.add("rms_norm", ANSWERS, "one group", [verdict(1.0, bitwise=False)])
@@ -355,7 +356,7 @@ def test_a_broken_adapter_is_told_what_it_looks_like_and_what_it_lacks(tmp_path)
     results = report.read(tmp_path / "out" / "report.json")
     assert [row.component for row in results.rows] == ["loss"] * 3
     assert (
-        f"Failed tests ({sum(trouble.kind == BROKEN for trouble in results.troubles)})"
+        f"Failed tests ({sum(trouble.kind == Outcome.BROKEN for trouble in results.troubles)})"
         in Balanced((tmp_path / "out" / "index.html").read_text()).text
     )
 

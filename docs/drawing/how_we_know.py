@@ -7,7 +7,7 @@ from docs.drawing import BLUE, GREEN, ORANGE, figure
 from llama_reference import mistakes
 from llama_reference.judge import comparison, error_growth
 from llama_reference.questions.activations import Inputs, record
-from llama_reference.questions.layer_checks import Exam
+from llama_reference.questions.layer_checks import LayerChecks
 from llama_reference.report.suite_page import SECTIONS
 from llama_reference.standard import oracle
 from llama_reference.standard.cases import HARD, Case, weights
@@ -46,7 +46,7 @@ def error_by_layer(canvas: Figure) -> None:
     for dtype, colour in ((torch.float16, GREEN), (torch.bfloat16, ORANGE), (torch.float32, BLUE)):
         case = Case("hard", dtype)
         recording = record(oracle.build(config, state, dtype), Inputs(case.tokens, case.positions, case.mask))
-        steps = error_growth.running(ours, Exam(config, state, dtype, recording, []))
+        steps = error_growth.running(ours, LayerChecks(config, state, dtype, recording, []))
         errors = [step.verdict.error for step in steps if step.name == "block" and step.verdict]
         axes.plot([e * torch.finfo(dtype).eps for e in errors], "o-", ms=4, color=colour, label=str(dtype)[6:])
     axes.set(xlabel="layer", ylabel="largest error, relative to its row", yscale="log")

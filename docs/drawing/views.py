@@ -20,7 +20,7 @@ from llama_reference import mistakes
 from llama_reference.judge import comparison
 from llama_reference.questions.checks import gradients
 from llama_reference.standard.cases import HARD, ROPES, Case
-from llama_reference.standard.stepwise import Plain
+from llama_reference.standard.stepwise import StepwiseLlama
 
 Array = npt.NDArray[np.float64]
 Views = dict[str, Array]  # where it is seen -> what is seen
@@ -164,7 +164,7 @@ def sources(component: str) -> Iterator[Callable[[Any], Views]]:
 
 @cache
 def right(component: str) -> tuple[Views, ...]:
-    return tuple(ask(Plain()) for ask in sources(component))
+    return tuple(ask(StepwiseLlama()) for ask in sources(component))
 
 
 def picture(mistake: mistakes.Mistake) -> Picture | None:

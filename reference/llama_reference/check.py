@@ -14,8 +14,11 @@ from llama_reference.command_line import Parser, UsageError, check_writable
 from llama_reference.mistakes import COMPONENTS
 from llama_reference.report import exports, suite_page, terminal
 from llama_reference.report.files import write
-from llama_reference.report.results import NOT_OFFERED, Results
+from llama_reference.report.results import (
+    Results,
+)
 from llama_reference.report.summary import asked, is_judged, verdict
+from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import chosen
 from llama_reference.suite.runner import AdapterError, run
 
@@ -85,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
 def status(results: Results) -> int:
     """The exit status that a run ends with."""
     judged = [name for name in asked(results) if is_judged(results, name)]
-    broken = any(trouble.kind != NOT_OFFERED for trouble in results.troubles)
+    broken = any(trouble.kind != Outcome.NOT_OFFERED for trouble in results.troubles)
     if not judged and not broken:
         return 2
     return 0 if verdict(results)[0] else 1

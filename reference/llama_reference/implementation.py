@@ -15,6 +15,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+COMPONENTS = (
+    "rms_norm",
+    "rotary",
+    "attention",
+    "swiglu",
+    "block",
+    "kv_cache",
+    "llama",
+    "loss",
+    "sampling",
+    "generate",
+)
+
 Config = dict[str, Any]
 State = dict[str, Tensor]
 

@@ -115,7 +115,7 @@ def test_the_fused_kernel_computes_the_same_attention(dropout):
     def logits():
         return fused(case.tokens, attention_mask=case.mask, positions=case.positions)[real]
 
-    theirs, exact = (answers["padded batch"] for answers in comparison.reference("llama", case))
+    theirs, exact = (answers["padded batch"] for answers in comparison.reference_answers("llama", case))
     with torch.no_grad():
         fused.eval()
         verdict = budget.judge("sdpa", logits(), theirs, exact, case.dtype)

@@ -2,67 +2,60 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from llama_reference.questions import properties
-from llama_reference.questions.checks import gradients
+from llama_reference.questions.checks import CHECKS, gradients
+from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.budget import Verdict
-from llama_reference.standard.cases import DTYPES, Case
-from llama_reference.standard.random_rounding import Chance
-from llama_reference.standard.stepwise import Plain
-
-Answers = dict[str, Tensor]
+from llama_reference.standard.cases import Case
+from llama_reference.standard.random_rounding import RandomRounding
+from llama_reference.standard.stepwise import StepwiseLlama
 
 # Components without a gradient, and why.
-NO_GRADIENTS = {
-    "generate": "tokens are whole numbers",
-    "sampling": "choosing a token is not differentiated",
-    "kv_cache": "a cache holds numbers; whether a graph hangs on them is nobody's contract",
-}
+NO_GRADIENTS = {name: check.no_gradients for name, check in CHECKS.items() if check.no_gradients}
 
 
 def variants(component: str) -> tuple[str, ...]:
     """The variants of the hard model that a component is asked about, the most telling first."""
-    return tuple(importlib.import_module(f"llama_reference.questions.checks.{component}").VARIANTS)
+    return CHECKS[component].variants
 
 
 def cases(component: str, seed: int = 0) -> Iterator[Case]:
     """Every case that a component is asked about, the most telling first."""
-    dtypes = (torch.float32,) if component == "generate" else DTYPES  # greedy ties are a matter of rounding
-    return (Case(variant, dtype, seed) for variant in variants(component) for dtype in dtypes)
+    check = CHECKS[component]
+    return (Case(variant, dtype, seed) for variant in check.variants for dtype in check.dtypes)
 
 
 def ask(component: str, implementation: Any, case: Case) -> Answers:
     """The implementation's answers."""
     with torch.no_grad():
-        return importlib.import_module(f"llama_reference.questions.checks.{component}").ask(implementation, case)
+        return CHECKS[component].ask(implementation, case)
 
 
 @cache
-def standard(component: str, case: Case) -> Answers:
+def oracle_answers(component: str, case: Case) -> Answers:
     """What transformers answers; computed once, however often it is needed."""
     return ask(component, oracle, case)
 
 
 @cache
-def reference(component: str, case: Case) -> tuple[Answers, Answers]:
+def reference_answers(component: str, case: Case) -> tuple[Answers, Answers]:
     """What transformers and the formula answer."""
-    return standard(component, case), ask(component, formula, case)
+    return oracle_answers(component, case), ask(component, formula, case)
 
 
 @cache
 def reference_gradients(component: str, variant: str, dtype: torch.dtype, seed: int = 0) -> tuple[Answers, Answers]:
     """transformers' gradients, and the exact ones, by autograd in float64."""
     theirs = gradients.ask(component, oracle, Case(variant, dtype, seed))
-    return theirs, gradients.ask(component, Plain(torch.float64), Case(variant, dtype, seed, exact=True))
+    return theirs, gradients.ask(component, StepwiseLlama(torch.float64), Case(variant, dtype, seed, exact=True))
 
 
 def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
@@ -70,13 +63,13 @@ def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
 
     Answers may be fewer than transformers': a question leaves out those that need a function which is not offered.
     """
-    questions = importlib.import_module(f"llama_reference.questions.checks.{component}")
-    if own := getattr(questions, "judge", None):
-        return own(case, answers, standard(component, case))
-    theirs, exact = reference(component, case)
+    check = CHECKS[component]
+    if check.judge is not None:
+        return check.judge(case, answers, oracle_answers(component, case))
+    theirs, exact = reference_answers(component, case)
     theirs = {label: theirs[label] for label in theirs if label in answers}
     judged = _judged(answers, theirs, exact, case.dtype)
-    if settle := getattr(questions, "interchangeable", None):
+    if settle := check.interchangeable:
         given, settled_theirs, settled_exact = (
             {label: settle(label, x) for label, x in some.items()} for some in (answers, theirs, exact)
         )
@@ -88,8 +81,8 @@ def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
 @cache
 def chance_errors(component: str, case: Case, seed: int) -> dict[str, float]:
     """How far answers rounded by chance are off the formula, in ulps, by label."""
-    _, exact = reference(component, case)
-    answers = ask(component, Chance(seed), case)
+    _, exact = reference_answers(component, case)
+    answers = ask(component, RandomRounding(seed), case)
     return {label: budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers}
 
 
@@ -147,4 +140,6 @@ def _gradients_reject(component: str, implementation: Any) -> bool:
 
 
 def gradient_variants(component: str) -> tuple[str, ...]:
-    return ("hard", "tied") if component == "llama" else ("hard",)
+    """The variants whose gradients a known mistake is asked about."""
+    check = CHECKS[component]
+    return check.gradient_variants[: check.telling_gradients]

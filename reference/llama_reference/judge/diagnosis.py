@@ -29,16 +29,16 @@ from torch import Tensor
 from llama_reference import mistakes
 from llama_reference.judge.comparison import (
     NO_GRADIENTS,
-    Answers,
     ask,
     cases,
     gradient_variants,
-    reference,
+    reference_answers,
     reference_gradients,
 )
 from llama_reference.mistakes import Mistake
 from llama_reference.questions import properties
 from llama_reference.questions.checks import gradients
+from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget
 from llama_reference.standard.cases import Case
 
@@ -91,7 +91,7 @@ def looks_like(component: str, implementation: Any, seed: int = 0) -> list[Liken
     wrong = False
     for case in _trials(component, seed):
         answers = _answered(component, implementation, case)
-        theirs, exact = reference(component, case)
+        theirs, exact = reference_answers(component, case)
         wrong = (
             wrong or isinstance(answers, str) or not _within(answers, theirs, exact, costs(component, case), case.dtype)
         )
@@ -151,7 +151,7 @@ def _fits(suspect: Suspect, answers: Answers | str, mistake: Mistake, case: Case
     others = _mistaken(mistake, case)
     if isinstance(answers, str) or isinstance(others, str):
         return answers == others
-    theirs, _ = reference(mistake.component, case)
+    theirs, _ = reference_answers(mistake.component, case)
     if not _comparable(answers, others):
         return False
     if not _same_bits(answers, others):
@@ -185,7 +185,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 @cache
 def costs(component: str, case: Case) -> dict[str, float]:
     """How many ulps transformers is off the formula, by label: what rounding costs there."""
-    theirs, right = reference(component, case)
+    theirs, right = reference_answers(component, case)
     return {label: _furthest(theirs[label], right[label], case.dtype) for label in theirs}
 
 

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from llama_reference.judge.localization import Finding, judged
 from llama_reference.questions.activations import ATTENTION, MLP, NORM1, NORM2, Inputs
-from llama_reference.questions.layer_checks import Exam
+from llama_reference.questions.layer_checks import LayerChecks
 from llama_reference.standard import formula
 
 Step = tuple[int | None, str, str, Tensor | None]  # layer, NAME, module, what it answers (B, T, D)
 
 
 @torch.no_grad()
-def running(implementation: Any, exam: Exam) -> list[Finding]:
+def running(implementation: Any, exam: LayerChecks) -> list[Finding]:
     """The activations of a run by the implementation's own components, in the order of execution.
 
     The run starts from transformers' embeddings. It ends early at a block that does not answer; another component that

@@ -3,7 +3,7 @@
 Logits tell that something is wrong, never what; and the first activation that differs belongs to whoever was handed a
 wrong input just as often as to whoever made the mistake. So every component of every layer is asked alone, with the
 activations of transformers' own run. The implementation answers with its own parts, as they were built: with the eps,
-theta and mask that they really use. Of those that fail, the guilty ones are the innermost:
+theta and mask that they really use. Of those that fail, the culprits are the innermost:
 
     generate > llama > block > rms_norm, attention > rotary, kv_cache; swiglu
 
@@ -11,7 +11,7 @@ Over a cache, attention may be wrong by its mask or by what the cache gives back
 a time, without padding) and attention is right in one pass, it is the cache.
 
 What one run of the model does not show (gradients, the loss, choosing tokens, what else is done to caches) is asked of
-the whole suite: `of_the_suite`.
+the whole suite: `localize_by_suite`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,20 @@ from torch import Tensor
 from llama_reference.judge import comparison
 from llama_reference.questions import properties
 from llama_reference.questions.activations import Inputs
-from llama_reference.questions.layer_checks import IN_CHUNKS, ONE_PASS, SILENCED, STEP_BY_STEP, Exam, Question, prepare
+from llama_reference.questions.layer_checks import (
+    IN_CHUNKS,
+    ONE_PASS,
+    SILENCED,
+    STEP_BY_STEP,
+    LayerChecks,
+    Question,
+    prepare,
+)
 from llama_reference.standard import budget
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.cases import LENGTH, ROPES, Case
-from llama_reference.standard.random_rounding import Chance
-
-BITWISE, WITHIN, WRONG, MISSING, VOID = "bitwise", "within", "WRONG", "not offered", "void"
+from llama_reference.standard.outcome import Outcome
+from llama_reference.standard.random_rounding import RandomRounding
 
 
 @dataclass(frozen=True)
@@ -45,23 +52,23 @@ class Finding:
     name: str
     where: str
     how: str
-    status: str
+    status: Outcome
     verdict: Verdict | None = None
     problem: str = ""
 
     @property
     def good(self) -> bool:
-        return self.status in (BITWISE, WITHIN)
+        return self.status in (Outcome.BITWISE, Outcome.WITHIN)
 
     def __str__(self) -> str:
         return str(self.verdict) if self.verdict else f"{self.where}, {self.how}: {self.problem}"
 
 
-def find(implementation: Any, exam: Exam) -> list[Finding]:
+def find(implementation: Any, exam: LayerChecks) -> list[Finding]:
     """The implementation's result on every question: a failure to answer is a finding too, never an exception."""
     about = (None, "build", "build", "of the model")
     if getattr(implementation, "build", None) is None:
-        return [Finding(*about, MISSING, problem="not offered: no function build")]
+        return [Finding(*about, Outcome.NOT_OFFERED, problem="not offered: no function build")]
     try:
         handle = implementation.build(exam.config, exam.state, exam.dtype)
     except Exception as error:
@@ -69,12 +76,12 @@ def find(implementation: Any, exam: Exam) -> list[Finding]:
     return _settled([_find(implementation, handle, question, exam.dtype) for question in exam.questions], exam)
 
 
-def guilty(findings: list[Finding], bitwise: bool = False) -> list[Finding]:
-    """The first failed question of each guilty component: of those that fail, and nothing within them does.
+def culprits(findings: list[Finding], bitwise: bool = False) -> list[Finding]:
+    """The first failed question of each culprit: of those that fail, and nothing within them does.
 
     bitwise: whoever has not transformers' bits fails, which alone shows a rounding in another place.
     """
-    failed = _causes([f for f in findings if f.status == WRONG or (bitwise and f.status == WITHIN)])
+    failed = _causes([f for f in findings if f.status == Outcome.WRONG or (bitwise and f.status == Outcome.WITHIN)])
     excused = {outer for finding in failed for outer in _around(finding.name, finding.layer)}
     blamed = [finding for finding in failed if (finding.name, finding.layer) not in excused]
     blamed += _of_the_head(failed, blamed)
@@ -112,12 +119,12 @@ def judged(layer: int | None, name: str, where: str, how: str, answer: Tensor, t
     """The finding on an answer. An answer that cannot be compared, by its shape or type, is wrong."""
     about = (layer, name, where, how)
     if not (theirs.isfinite().all() and exact.isfinite().all()):
-        return Finding(*about, VOID, problem="void, the reference itself is not finite")
+        return Finding(*about, Outcome.VOID, problem="void, the reference itself is not finite")
     try:
         verdict = budget.judge(f"{where}, {how}", answer, theirs, exact, dtype)
     except Exception as error:
         return _unanswered(*about, error)
-    return Finding(*about, BITWISE if verdict.bitwise else WITHIN if verdict.within else WRONG, verdict)
+    return Finding(*about, verdict.outcome, verdict)
 
 
 @torch.no_grad()
@@ -126,7 +133,7 @@ def _find(implementation: Any, handle: Any, question: Question, dtype: torch.dty
     asked = question.name if question.name != "kv_cache" else "llama" if question.layer is None else "attention"
     needed = (asked, "new_cache") if question.how in (IN_CHUNKS, STEP_BY_STEP) else (asked,)
     if lacking := [name for name in needed if getattr(implementation, name, None) is None]:
-        return Finding(*about, MISSING, problem=f"not offered: no function {lacking[0]}")
+        return Finding(*about, Outcome.NOT_OFFERED, problem=f"not offered: no function {lacking[0]}")
     try:
         answer = question.ask(implementation, handle)
     except Exception as error:
@@ -135,35 +142,37 @@ def _find(implementation: Any, handle: Any, question: Question, dtype: torch.dty
 
 
 @torch.no_grad()
-def _settled(findings: list[Finding], exam: Exam) -> list[Finding]:
-    """The findings, once those that somebody would be found guilty by are beyond doubt (standard.budget)."""
+def _settled(findings: list[Finding], exam: LayerChecks) -> list[Finding]:
+    """Re-judge the doubtful findings that decide the culprits, with the allowance of standard.budget."""
     settled: set[int] = set()
-    while doubts := {id(f) for f in guilty(findings) if f.verdict and f.verdict.doubtful} - settled:
+    while doubts := {id(f) for f in culprits(findings) if f.verdict and f.verdict.doubtful} - settled:
         pairs = zip(findings, exam.questions, strict=True)
         findings = [_reconsidered(f, question, exam) if id(f) in doubts else f for f, question in pairs]
-        settled |= {id(f) for f in guilty(findings) if f.verdict and f.verdict.chance_error}
+        settled |= {id(f) for f in culprits(findings) if f.verdict and f.verdict.chance_error}
     return findings
 
 
-def _reconsidered(found: Finding, question: Question, exam: Exam) -> Finding:
+def _reconsidered(found: Finding, question: Question, exam: LayerChecks) -> Finding:
     """The finding, once it is known how far off rounding by chance is."""
     assert found.verdict is not None
 
     def errors(seed: int) -> dict[str, float]:
-        chance = Chance(seed)
+        chance = RandomRounding(seed)
         answer = question.ask(chance, chance.build(exam.config, exam.state, exam.dtype))
         return {verdict.label: budget.ulps(answer, question.exact, exam.dtype).max().item()}
 
     verdict = found.verdict
     [verdict] = budget.second_opinion([verdict], errors)
-    return replace(found, status=WITHIN if verdict.within else WRONG, verdict=verdict)
+    return replace(found, status=Outcome.WITHIN if verdict.within else Outcome.WRONG, verdict=verdict)
 
 
 def _unanswered(layer: int | None, name: str, where: str, how: str, error: Exception) -> Finding:
     message = " ".join(str(error).split())
     if isinstance(error, NotImplementedError):
-        return Finding(layer, name, where, how, MISSING, problem=f"not offered: {message or 'NotImplementedError'}")
-    return Finding(layer, name, where, how, WRONG, problem=f"{type(error).__name__}: {message}")
+        return Finding(
+            layer, name, where, how, Outcome.NOT_OFFERED, problem=f"not offered: {message or 'NotImplementedError'}"
+        )
+    return Finding(layer, name, where, how, Outcome.WRONG, problem=f"{type(error).__name__}: {message}")
 
 
 def _around(name: str, layer: int | None) -> Iterator[tuple[str, int | None]]:
@@ -194,28 +203,28 @@ ALONE, ABOVE = ("loss", "sampling"), ("kv_cache", "generate")
 DIFFERENTIATED = ("rms_norm", "rotary", "attention", "swiglu", "block", "llama", "loss")
 
 
-def of_the_suite(implementation: Any, seed: int = 0) -> list[Finding]:
-    """Whoever is guilty of anything that the suite rejects: of answers, else gradients, else properties, else bits.
+def localize_by_suite(implementation: Any, seed: int = 0) -> list[Finding]:
+    """The culprits of anything that the suite rejects: of answers, else gradients, else properties, else bits.
 
     Each kind is asked about only where the one before shows nothing, and stops at the first case that does.
     """
-    for accused in (
+    for ask in (
         lambda: _first(_own(ALONE, implementation, seed)),
-        *(lambda at=at: guilty(find(implementation, examined(*at, seed))) for at in EXAMINED),
+        *(lambda at=at: culprits(find(implementation, examined(*at, seed))) for at in EXAMINED),
         lambda: _first(_own(ABOVE, implementation, seed)),
         lambda: _first(_gradients(implementation, seed)),
         lambda: _first(_properties(implementation)),
         lambda: _first(_own(ALONE, implementation, seed), bitwise=True),
-        *(lambda at=at: guilty(find(implementation, examined(*at, seed)), bitwise=True) for at in EXAMINED),
+        *(lambda at=at: culprits(find(implementation, examined(*at, seed)), bitwise=True) for at in EXAMINED),
         lambda: _first(_own(ABOVE, implementation, seed), bitwise=True),
     ):
-        if found := accused():
+        if found := ask():
             return found
     return []
 
 
 @cache
-def examined(variant: str, dtype: torch.dtype, seed: int = 0) -> Exam:
+def examined(variant: str, dtype: torch.dtype, seed: int = 0) -> LayerChecks:
     """The exam on the hard case or a variant of it: longrope in its first context, which hard positions leave."""
     case = Case(variant, dtype, seed)
     positions = torch.arange(LENGTH).expand_as(case.tokens) if variant == "rope longrope" else case.positions
@@ -223,7 +232,7 @@ def examined(variant: str, dtype: torch.dtype, seed: int = 0) -> Exam:
 
 
 def _first(findings: Iterable[Finding], bitwise: bool = False) -> list[Finding]:
-    return next(([f] for f in findings if f.status == WRONG or (bitwise and f.status == WITHIN)), [])
+    return next(([f] for f in findings if f.status == Outcome.WRONG or (bitwise and f.status == Outcome.WITHIN)), [])
 
 
 def _own(names: Iterable[str], implementation: Any, seed: int) -> Iterator[Finding]:
@@ -247,9 +256,9 @@ def _properties(implementation: Any) -> Iterator[Finding]:
         for claim in properties.of(name):
             with torch.no_grad():
                 held = claim.holds(implementation)
-            yield Finding(
-                None, name, name, f"property: {claim.name}", WITHIN if held else WRONG, problem="does not hold"
-            )
+            outcome = Outcome.WITHIN if held else Outcome.WRONG
+            how = f"property: {claim.name}"
+            yield Finding(None, name, name, how, outcome, problem="does not hold")
 
 
 def _put(
@@ -262,4 +271,4 @@ def _put(
         yield _unanswered(None, name, name, how, error)
         return
     for v in verdicts:
-        yield Finding(None, name, name, how, BITWISE if v.bitwise else WITHIN if v.within else WRONG, v)
+        yield Finding(None, name, name, how, v.outcome, v)

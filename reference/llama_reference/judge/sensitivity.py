@@ -13,22 +13,21 @@ counted otherwise with the same tensors; of other sizes less is taken, with the 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from llama_reference.implementation import Config, State
+from llama_reference.questions.checks import CHECKS, gradients
+from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.cases import HARD, ROPES, VARIANTS, Case, weights
-from llama_reference.standard.stepwise import Plain
+from llama_reference.standard.stepwise import StepwiseLlama
 
 ENOUGH = 100  # times what the budget allows
 LARGER = 1.05
-_GRADIENTS = "gradients of "
 
 # Fields that cannot move an answer: another value to try, and why it changes nothing.
 UNMOVED: dict[str, tuple[Any, str]] = {
@@ -69,6 +68,7 @@ class Probe:
     component: str
     before: Case
     after: Case
+    gradients: bool = False  # whether it is looked for in the component's gradients
 
 
 @dataclass(frozen=True)
@@ -89,43 +89,43 @@ class Finding:
 
 def measure(probes: Iterable[Probe]) -> list[Finding]:
     """Every probe, asked; the answers before are computed once for each case and component."""
-    known: dict[tuple[int, str], tuple[dict[str, Tensor], dict[str, float]]] = {}
+    known: dict[tuple[int, str, bool], tuple[Answers, dict[str, float]]] = {}
     found = []
     for probe in list(probes):  # all alive at once, so that no two cases share an id
-        key = id(probe.before), probe.component
+        key = id(probe.before), probe.component, probe.gradients
         if key not in known:
-            known[key] = before_and_tolerances(probe.component, probe.before)
+            known[key] = before_and_tolerances(probe.component, probe.before, probe.gradients)
         before, allowed = known[key]
-        after = ask(probe.component, oracle, probe.after)
+        after = ask(probe.component, oracle, probe.after, probe.gradients)
         moved = {k: budget.ulps(after[k], before[k].double(), probe.before.dtype).max().item() for k in before}
-        found.append(Finding(probe.what, probe.component, max(moved[k] / allowed[k] for k in before)))
+        about = f"gradients of {probe.component}" if probe.gradients else probe.component
+        found.append(Finding(probe.what, about, max(moved[k] / allowed[k] for k in before)))
     return found
 
 
-def before_and_tolerances(component: str, case: Case) -> tuple[dict[str, Tensor], dict[str, float]]:
+def before_and_tolerances(component: str, case: Case, differentiated: bool = False) -> tuple[Answers, dict[str, float]]:
     """Transformers' answers, and how many ulps off the formula each may be in another implementation."""
-    answers = ask(component, oracle, case)
-    if component.startswith(_GRADIENTS):  # which the formula in NumPy has none of
-        exact = ask(component, Plain(torch.float64), replace(case, exact=True))
+    answers = ask(component, oracle, case, differentiated)
+    if differentiated:  # which the formula in NumPy has none of
+        exact = ask(component, StepwiseLlama(torch.float64), replace(case, exact=True), differentiated)
     else:
         exact = ask(component, formula, case)
     errors = {label: budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers}
     return answers, {label: budget.FACTOR * error + budget.ULPS for label, error in errors.items()}
 
 
-def ask(component: str, implementation: Any, case: Case) -> dict[str, Tensor]:
-    """The component's question; "gradients of NAME" asks for those."""
-    if component.startswith(_GRADIENTS):
-        gradients = importlib.import_module("llama_reference.questions.checks.gradients")
+def ask(component: str, implementation: Any, case: Case, differentiated: bool = False) -> Answers:
+    """The answers to the component's question, or their gradients."""
+    if differentiated:
         with torch.enable_grad():
-            return gradients.ask(component.removeprefix(_GRADIENTS), implementation, case)
+            return gradients.ask(component, implementation, case)
     with torch.no_grad():
-        return importlib.import_module(f"llama_reference.questions.checks.{component}").ask(implementation, case)
+        return CHECKS[component].ask(implementation, case)
 
 
 def asked_of_the_model(probe: Probe) -> Probe:
     """The same perturbation, looked for in the logits alone."""
-    return replace(probe, component="llama")
+    return replace(probe, component="llama", gradients=False)
 
 
 # the tensors
@@ -168,8 +168,9 @@ FIELDS: dict[str, tuple[str, Config, str]] = {
     "num_key_value_heads": ("hard", {"num_key_value_heads": 1}, "attention"),
     "head_dim": ("hard", {"head_dim": 18}, "attention"),
     "max_position_embeddings": ("rope dynamic", {"max_position_embeddings": 257}, "rotary"),
-    "pad_token_id": ("hard", {"pad_token_id": 7}, "gradients of llama"),
+    "pad_token_id": ("hard", {"pad_token_id": 7}, "llama"),
 }
+SEEN_IN_GRADIENTS = {"pad_token_id"}  # of its embedding, which answers show nothing of
 
 
 def field_probes(state: State | None = None) -> Iterator[Probe]:
@@ -178,7 +179,8 @@ def field_probes(state: State | None = None) -> Iterator[Probe]:
     for what, (variant, changed, component) in {**FIELDS, **dict(rope_fields())}.items():
         before = cases.setdefault(variant, Altered(variant, tensors=weights(HARD, 0) if state is None else state))
         after = Altered(variant, changed=changed)
-        yield Probe(what, component, before, replace(after, tensors=fitted(before.state, after.config)))
+        after = replace(after, tensors=fitted(before.state, after.config))
+        yield Probe(what, component, before, after, gradients=what in SEEN_IN_GRADIENTS)
 
 
 def rope_fields() -> Iterator[tuple[str, tuple[str, Config, str]]]:

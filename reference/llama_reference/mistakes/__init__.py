@@ -1,64 +1,37 @@
-"""Known mistakes, executable: each is llama_reference.standard.stepwise.Plain with one step done wrong.
+"""Known mistakes, executable, by component: NAME.py holds those in NAME."""
 
-`why` says what is done instead of what, `seen` where that was reported or found ("own": thought of, no public source).
-`ways` are other forms of the same mistake, where a right program written otherwise turns into another wrong one by it.
-"""
+from llama_reference.implementation import COMPONENTS
+from llama_reference.mistakes import (
+    attention,
+    block,
+    generate,
+    kv_cache,
+    llama,
+    loss,
+    rms_norm,
+    rotary,
+    sampling,
+    swiglu,
+)
+from llama_reference.mistakes.mistake import Mistake
 
-from __future__ import annotations
+__all__ = ["COMPONENTS", "Mistake", "of"]
 
-import importlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from llama_reference.standard.stepwise import Plain
-
-Steps = Mapping[str, Callable[..., Any]]
-
-COMPONENTS = ("rms_norm", "rotary", "attention", "swiglu", "block", "kv_cache", "llama", "loss", "sampling", "generate")
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A wrong version of one component."""
-
-    component: str
-    name: str
-    why: str
-    seen: str
-    implementation: Any
-    ways: tuple[Any, ...] = ()
-
-    @property
-    def forms(self) -> tuple[Mistake, ...]:
-        """The mistake in every form."""
-        return (self, *(replace(self, implementation=way, ways=()) for way in self.ways))
+_KNOWN = {
+    "rms_norm": rms_norm.MISTAKES,
+    "rotary": rotary.MISTAKES,
+    "attention": attention.MISTAKES,
+    "swiglu": swiglu.MISTAKES,
+    "block": block.MISTAKES,
+    "kv_cache": kv_cache.MISTAKES,
+    "llama": llama.MISTAKES,
+    "loss": loss.MISTAKES,
+    "sampling": sampling.MISTAKES,
+    "generate": generate.MISTAKES,
+}
+_MISTAKES = {name: tuple(Mistake(name, *entry) for entry in known) for name, known in _KNOWN.items()}
 
 
-def mistake(
-    name: str, why: str, seen: str = "own", ways: Iterable[Steps] = (), **steps: Callable[..., Any]
-) -> tuple[str, str, str, Any, tuple[Any, ...]]:
-    """A mistake whose `steps` replace methods of Plain; other `ways` replace others."""
-    first, *others = (_with(name, form) for form in (steps, *ways))
-    return name, why, seen, first, tuple(others)
-
-
-def wide(x: Tensor) -> Tensor:
-    """At least float32: what is exact stays so."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _with(name: str, steps: Steps) -> Any:
-    assert all(hasattr(Plain, step) for step in steps), f"{name} replaces a step that Plain does not have"
-    return type(name, (Plain,), dict(steps))()
-
-
-@cache
 def of(component: str) -> tuple[Mistake, ...]:
     """All known mistakes of a component."""
-    listed = importlib.import_module(f"llama_reference.mistakes.{component}").MISTAKES
-    return tuple(Mistake(component, *entry) for entry in listed)
+    return _MISTAKES[component]

@@ -3,22 +3,22 @@
 import torch
 import torch.nn.functional as F
 
-from llama_reference.mistakes import mistake, wide
-from llama_reference.standard.stepwise import Plain
+from llama_reference.mistakes.mistake import mistake, wide
+from llama_reference.standard.stepwise import StepwiseLlama
 
 
 def _without_bias(*parts):
     def linear(self, handle, name, x):
         if any(name.endswith(part) for part in parts):
             return F.linear(x, handle[name + ".weight"])
-        return Plain.linear(self, handle, name, x)
+        return StepwiseLlama.linear(self, handle, name, x)
 
     return linear
 
 
 def _projected(change):
     def project(self, handle, at, x):
-        return change(self, handle, *Plain.project(self, handle, at, x))
+        return change(self, handle, *StepwiseLlama.project(self, handle, at, x))
 
     return project
 
@@ -39,12 +39,12 @@ def _sink(self, scores):
 
 
 def _without_mask_over_a_cache(self, T, S, mask):
-    seen = Plain.may_look(self, T, S, mask)
+    seen = StepwiseLlama.may_look(self, T, S, mask)
     return seen if T == S else torch.ones_like(seen)
 
 
 def _without_causality_over_a_cache(self, T, S):
-    return Plain.causal(self, T, S) if T == S else torch.ones(T, S, dtype=torch.bool)
+    return StepwiseLlama.causal(self, T, S) if T == S else torch.ones(T, S, dtype=torch.bool)
 
 
 def _columns(looks):
@@ -61,7 +61,7 @@ def _k_permuted(heads):
     """k's rows as a conversion leaves them that undoes Meta's pairing with another number of heads than G."""
 
     def project(self, handle, at, x):
-        q, k, v = Plain.project(self, handle, at, x)
+        q, k, v = StepwiseLlama.project(self, handle, at, x)
         flat = self.merge(k)
         _, G, _, H = k.shape
         taken = heads(q.shape[1], G)
@@ -89,9 +89,9 @@ MISTAKES = [
     mistake("heads_tiled", "key/value heads are repeated as 0 1 0 1 (repeat) instead of 0 0 1 1 (repeat_interleave)",
             "jax-js#180, axlearn#842, candle-vllm#52", share=lambda _s, x, R: x.repeat(1, R, 1, 1)),
     mistake("groups_reversed", "query heads read the groups in reverse order",
-            share=lambda s, x, R: Plain.share(s, x.flip(1), R)),
+            share=lambda s, x, R: StepwiseLlama.share(s, x.flip(1), R)),
     mistake("one_group_for_all", "all query heads read group 0",
-            share=lambda s, x, R: Plain.share(s, x[:, :1].expand_as(x), R)),
+            share=lambda s, x, R: StepwiseLlama.share(s, x[:, :1].expand_as(x), R)),
     mistake("scale_missing", "scores are not scaled", scale=lambda _s, _c: 1.0),
     mistake("scale_from_hidden_over_heads", "the scale is √(hidden_size / heads) instead of √head_dim",
             scale=lambda _s, c: (c["hidden_size"] / c["num_attention_heads"]) ** -0.5),
@@ -108,7 +108,7 @@ MISTAKES = [
     mistake("aligned_top_left", "over a cache, query t sees keys 0 … t instead of those up to its own column",
             "pytorch#108108, onnx#8068, mlx#2835, gpt-fast#233",
             causal=lambda _s, T, S: torch.arange(S) <= torch.arange(T)[:, None],
-            ways=[{"causal": lambda s, T, S: Plain.causal(s, T, S) if T == 1 else torch.ones(T, S, dtype=torch.bool).tril(0)}]),
+            ways=[{"causal": lambda s, T, S: StepwiseLlama.causal(s, T, S) if T == 1 else torch.ones(T, S, dtype=torch.bool).tril(0)}]),
     mistake("no_mask_over_a_cache", "the mask is dropped whenever there is a cache: fine one token at a time",
             "TinyLLM#17, rasbt#697", may_look=_without_mask_over_a_cache),
     mistake("not_causal_over_a_cache", "only padding is masked whenever there is a cache",
@@ -128,7 +128,7 @@ MISTAKES = [
     mistake("no_softmax", "scores weigh the values as they are, negative ones as 0",
             softmax=lambda _s, x: F.relu(x) / x.shape[-1]),
     mistake("dropout_in_eval", "attention dropout is active outside training",
-            "nanoGPT#240, IBL_MtM#13", softmax=lambda s, x: F.dropout(Plain.softmax(s, x), 0.1)),
+            "nanoGPT#240, IBL_MtM#13", softmax=lambda s, x: F.dropout(StepwiseLlama.softmax(s, x), 0.1)),
     mistake("keys_and_values_swapped", "keys stand where values belong, and the reverse",
             project=_projected(lambda _s, _h, q, k, v: (q, v, k))),
     mistake("k_permuted_as_q", "converted from Meta's pairing, k's rows are permuted by the number of query heads",
@@ -150,8 +150,8 @@ MISTAKES = [
     mistake("q_bias_dropped", "q_proj has no bias", linear=_without_bias("q_proj")),
     mistake("v_bias_dropped", "v_proj has no bias", linear=_without_bias("v_proj")),
     mistake("values_turned", "the rotary embedding turns values too",
-            project=_projected(lambda s, h, q, k, v: (q, k, s.turn(v, *s.angles(h.config, torch.arange(v.shape[2])[None], v.dtype))))),
+            project=_projected(lambda s, h, q, k, v: (q, k, s.rotate(v, *s.angles(h.config, torch.arange(v.shape[2])[None], v.dtype))))),
     mistake("positions_restart", "attention turns queries and keys by 0 … T - 1 whatever positions it is given",
-            attention_step=lambda s, h, layer, x, p, mask, cache: Plain.attention_step(
+            attention_step=lambda s, h, layer, x, p, mask, cache: StepwiseLlama.attention_step(
                 s, h, layer, x, torch.arange(x.shape[1]).expand_as(p), mask, cache)),
 ]  # fmt: skip

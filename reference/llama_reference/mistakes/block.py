@@ -1,6 +1,6 @@
 """Mistakes in how a block puts its parts together."""
 
-from llama_reference.mistakes import mistake, wide
+from llama_reference.mistakes.mistake import mistake, wide
 
 FIRST, SECOND = "input_layernorm", "post_attention_layernorm"
 

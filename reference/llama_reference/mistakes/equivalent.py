@@ -6,20 +6,20 @@ at the largest position of a call (dynamic, longrope): there positions that star
 
 from __future__ import annotations
 
-from llama_reference.mistakes import Mistake, mistake
-from llama_reference.standard.stepwise import Plain
+from llama_reference.mistakes.mistake import Mistake, mistake
+from llama_reference.standard.stepwise import StepwiseLlama
 
 
 def _from_another_start(self, handle, tokens, positions, mask, cache=None):
-    return Plain.llama(self, handle, tokens, positions + 17, mask, cache)
+    return StepwiseLlama.llama(self, handle, tokens, positions + 17, mask, cache)
 
 
 def _turned_from_another_start(self, handle, layer, x, positions, mask, cache):
-    return Plain.attention_step(self, handle, layer, x, positions + 17, mask, cache)
+    return StepwiseLlama.attention_step(self, handle, layer, x, positions + 17, mask, cache)
 
 
 def _softmax_of_shifted(self, scores):
-    return Plain.softmax(self, scores - scores.amax(-1, keepdim=True))
+    return StepwiseLlama.softmax(self, scores - scores.amax(-1, keepdim=True))
 
 
 def _softmax_in_the_dtype(_self, scores):
@@ -27,7 +27,7 @@ def _softmax_in_the_dtype(_self, scores):
 
 
 def _both_negated(self, handle, at, x):
-    q, k, v = Plain.project(self, handle, at, x)
+    q, k, v = StepwiseLlama.project(self, handle, at, x)
     return -q, -k, v
 
 

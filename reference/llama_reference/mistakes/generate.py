@@ -2,8 +2,8 @@
 
 import torch
 
-from llama_reference.mistakes import mistake
-from llama_reference.standard.stepwise import Plain
+from llama_reference.mistakes.mistake import mistake
+from llama_reference.standard.stepwise import StepwiseLlama
 
 
 def _masked(change):
@@ -11,14 +11,14 @@ def _masked(change):
 
     def generate(self, handle, tokens, mask, new, use_cache, stop=()):
         mask = torch.ones_like(tokens) if mask is None else mask
-        return Plain.generate(self, handle, tokens, change(mask), new, use_cache, stop)
+        return StepwiseLlama.generate(self, handle, tokens, change(mask), new, use_cache, stop)
 
     return generate
 
 
 def _cut(change):
     def generate(self, handle, tokens, mask, new, use_cache, stop=()):
-        return change(Plain.generate(self, handle, tokens, mask, new, use_cache, stop), tokens.shape[1], new)
+        return change(StepwiseLlama.generate(self, handle, tokens, mask, new, use_cache, stop), tokens.shape[1], new)
 
     return generate
 
@@ -27,7 +27,7 @@ def _decoding(change):
     """Positions of single tokens changed; those of the prompt are right."""
 
     def next_positions(self, mask, T):
-        positions = Plain.next_positions(self, mask, T)
+        positions = StepwiseLlama.next_positions(self, mask, T)
         return change(positions) if T == 1 else positions
 
     return next_positions
@@ -35,19 +35,19 @@ def _decoding(change):
 
 def _fresh_cache(self, handle, tokens, positions, mask, cache=None):
     if cache is not None and tokens.shape[1] == 1:
-        return Plain.llama(self, handle, tokens, positions, mask[:, -1:], None)
-    return Plain.llama(self, handle, tokens, positions, mask, cache)
+        return StepwiseLlama.llama(self, handle, tokens, positions, mask[:, -1:], None)
+    return StepwiseLlama.llama(self, handle, tokens, positions, mask, cache)
 
 
 def _one_more(self, handle, tokens, mask, new, use_cache, stop=()):
-    return Plain.generate(self, handle, tokens, mask, new + 1, use_cache, stop)
+    return StepwiseLlama.generate(self, handle, tokens, mask, new + 1, use_cache, stop)
 
 
 def _stopping(change):
     """Generates with change(handle, stop) for stop ids."""
 
     def generate(self, handle, tokens, mask, new, use_cache, stop=()):
-        return Plain.generate(self, handle, tokens, mask, new, use_cache, change(handle, stop))
+        return StepwiseLlama.generate(self, handle, tokens, mask, new, use_cache, change(handle, stop))
 
     return generate
 
@@ -58,13 +58,13 @@ def _the_configurations(handle, stop):
 
 
 def _stop_id_left_out(self, handle, tokens, mask, new, use_cache, stop=()):
-    ids, T = Plain.generate(self, handle, tokens, mask, new, use_cache, stop), tokens.shape[1]
+    ids, T = StepwiseLlama.generate(self, handle, tokens, mask, new, use_cache, stop), tokens.shape[1]
     ids[:, T:] = ids[:, T:].where(~torch.isin(ids[:, T:], torch.tensor(stop, dtype=torch.long)), 0)
     return ids
 
 
 def _one_step_late(self, handle, tokens, mask, new, use_cache, stop=()):
-    ids = Plain.generate(self, handle, tokens, mask, new, use_cache, stop)
+    ids = StepwiseLlama.generate(self, handle, tokens, mask, new, use_cache, stop)
     return ids if ids.shape[1] == tokens.shape[1] + new else torch.cat((ids, ids[:, -1:]), dim=1)
 
 
@@ -74,14 +74,14 @@ def _draws_too(_self, logits):
 
 
 def _writes_into_the_mask(self, handle, tokens, mask, new, use_cache, stop=()):
-    ids = Plain.generate(self, handle, tokens, mask, new, use_cache, stop)
+    ids = StepwiseLlama.generate(self, handle, tokens, mask, new, use_cache, stop)
     if mask is not None:
         mask.fill_(1)
     return ids
 
 
 def _empty_is_one(self, handle, tokens, mask, new, use_cache, stop=()):
-    return Plain.generate(self, handle, tokens, mask, max(new, 1), use_cache, stop)
+    return StepwiseLlama.generate(self, handle, tokens, mask, max(new, 1), use_cache, stop)
 
 
 MISTAKES = [

@@ -3,27 +3,27 @@
 import torch
 import torch.nn.functional as F
 
-from llama_reference.mistakes import mistake
-from llama_reference.standard.stepwise import Cache, Plain
+from llama_reference.mistakes.mistake import mistake
+from llama_reference.standard.stepwise import Cache, StepwiseLlama
 
 
 def _kept(change):
     """Keys and values changed before they are kept."""
-    return lambda self, cache, layer, k, v: Plain.remember(self, cache, layer, *change(k, v))
+    return lambda self, cache, layer, k, v: StepwiseLlama.remember(self, cache, layer, *change(k, v))
 
 
 def _returned(change):
     """change(cache, layer, keys, values, T): what is returned instead of all that is filled."""
 
     def remember(self, cache, layer, k, v):
-        keys, values = Plain.remember(self, cache, layer, k, v)
+        keys, values = StepwiseLlama.remember(self, cache, layer, k, v)
         return change(cache, layer, keys, values, k.shape[2])
 
     return remember
 
 
 def _per_layer(self, cache, layer, k, v):
-    kept = Plain.remember(self, cache, layer, k, v)
+    kept = StepwiseLlama.remember(self, cache, layer, k, v)
     if cache.filled + k.shape[2] < cache.room:
         cache.filled += 1 if layer == 0 else 0
     return kept
@@ -33,7 +33,7 @@ def _fitting(self, T, S, mask):
     """The mask cut, or continued on the left, to the number of keys that the mistake makes of them."""
     if mask is not None:
         mask = torch.cat((mask.new_ones(len(mask), max(S - mask.shape[1], 0)), mask), dim=1)[:, -S:]
-    return Plain.may_look(self, T, S, mask)
+    return StepwiseLlama.may_look(self, T, S, mask)
 
 
 def _padded_whole(cache, layer, keys, values, _T):
@@ -70,14 +70,14 @@ def _kept_unturned(self, handle, layer, x, positions, mask, cache):
 
 
 def _shared_by_layers(self, cache, layer, k, v):
-    keys, values = Plain.remember(self, cache, layer, k, v)
+    keys, values = StepwiseLlama.remember(self, cache, layer, k, v)
     before = cache.filled
     return keys, torch.cat((cache.values[0][:, :, :before], values[:, :, before:]), dim=2)
 
 
 def _all_of_layer_0(self, cache, layer, k, v):
     """As it comes out where what is read is the cache, which holds this call's values too."""
-    keys, values = Plain.remember(self, cache, layer, k, v)
+    keys, values = StepwiseLlama.remember(self, cache, layer, k, v)
     return keys, cache.values[0][:, :, : values.shape[2]]
 
 
@@ -94,7 +94,7 @@ def _shared_by_caches():
 
 def _written(start):
     """write(store, start, new) with another start."""
-    return lambda self, store, at, new: Plain.write(self, store, start(at, store, new), new)
+    return lambda self, store, at, new: StepwiseLlama.write(self, store, start(at, store, new), new)
 
 
 def _without_last(_self, store, start, new):
@@ -139,9 +139,9 @@ def _uncropped(layers=lambda _layer: True, keys=True):
     def remember(self, cache, layer, k, v):
         behind, filled, S = getattr(cache, "behind", 0), cache.filled, cache.filled + k.shape[2]
         if not behind or not layers(layer):
-            return Plain.remember(self, cache, layer, k, v)
+            return StepwiseLlama.remember(self, cache, layer, k, v)
         cache.filled += behind
-        late = Plain.remember(self, cache, layer, k, v)
+        late = StepwiseLlama.remember(self, cache, layer, k, v)
         cache.filled = filled
         if keys:
             return late
@@ -152,24 +152,24 @@ def _uncropped(layers=lambda _layer: True, keys=True):
 
 
 def _stale_tail(self, cache, layer, k, v):
-    Plain.remember(self, cache, layer, k, v)
+    StepwiseLlama.remember(self, cache, layer, k, v)
     cache.highest = max(getattr(cache, "highest", 0), cache.filled + k.shape[2])
     return cache.keys[layer][:, :, : cache.highest], cache.values[layer][:, :, : cache.highest]
 
 
 def _whole_buffer(self, cache, layer, k, v):
-    Plain.remember(self, cache, layer, k, v)
+    StepwiseLlama.remember(self, cache, layer, k, v)
     return cache.keys[layer], cache.values[layer]
 
 
 def _free_slots_masked(self, handle, layer, x, positions, mask, cache):
     """The whole buffer is read, its free slots behind the last query, where the mask gives them no weight."""
     if cache is None:
-        return Plain.attention_step(self, handle, layer, x, positions, mask, cache)
+        return StepwiseLlama.attention_step(self, handle, layer, x, positions, mask, cache)
     at = f"model.layers.{layer}.self_attn."
     q, k, v = self.project(handle, at, x)
     q, k = self.rotary(handle, q, k, positions)
-    Plain.remember(self, cache, layer, k, v)
+    StepwiseLlama.remember(self, cache, layer, k, v)
     T, S = x.shape[1], cache.filled + x.shape[1]
     seen = F.pad(self.may_look(T, S, mask), (0, cache.room - S), value=False)
     read = self.attend(q, cache.keys[layer], cache.values[layer], seen, self.scale(handle.config))
@@ -198,7 +198,7 @@ def _in_place(_self, _handle, cache, rows):
 
 
 def _twice(self, handle, cache, rows):
-    return Plain.reorder(self, handle, Plain.reorder(self, handle, cache, rows), rows)
+    return StepwiseLlama.reorder(self, handle, StepwiseLlama.reorder(self, handle, cache, rows), rows)
 
 
 MISTAKES = [

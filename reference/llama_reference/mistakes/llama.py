@@ -3,29 +3,29 @@
 import torch
 import torch.nn.functional as F
 
-from llama_reference.mistakes import mistake, wide
-from llama_reference.standard.stepwise import Plain
+from llama_reference.mistakes.mistake import mistake, wide
+from llama_reference.standard.stepwise import StepwiseLlama
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def _embedded(change):
-    return lambda self, handle, tokens: change(handle, Plain.embed(self, handle, tokens))
+    return lambda self, handle, tokens: change(handle, StepwiseLlama.embed(self, handle, tokens))
 
 
 def _headed(change):
-    return lambda self, handle, x: change(Plain.head(self, handle, x))
+    return lambda self, handle, x: change(StepwiseLlama.head(self, handle, x))
 
 
 def _layers_of(change):
-    return lambda self, config: change(Plain.layers(self, config))
+    return lambda self, config: change(StepwiseLlama.layers(self, config))
 
 
 def _called(change):
     """llama with other inputs: change(tokens, positions, mask)."""
 
     def llama(self, handle, tokens, positions, mask, cache=None):
-        return Plain.llama(self, handle, *change(tokens, positions, mask), cache)
+        return StepwiseLlama.llama(self, handle, *change(tokens, positions, mask), cache)
 
     return llama
 
@@ -50,21 +50,21 @@ MISTAKES = [
             final_norm=_other_norm("model.layers.2.post_attention_layernorm")),
     mistake("final_norm_without_gain", "the final norm has no weight", final_norm=_norm_without_gain),
     mistake("final_norm_twice", "the final norm is applied twice",
-            final_norm=lambda s, h, x: Plain.final_norm(s, h, Plain.final_norm(s, h, x))),
+            final_norm=lambda s, h, x: StepwiseLlama.final_norm(s, h, StepwiseLlama.final_norm(s, h, x))),
     mistake("embedding_as_head", "the embedding is the head though the model is not tied", "tinygrad#13796",
             head=lambda _s, h, x: F.linear(x, h[EMBEDDING])),
     mistake("head_negated_when_tied", "a tied model gets a head of its own",  "vllm#6758, keras-hub#1895",
-            head=lambda s, h, x: Plain.head(s, h, x).roll(1, -1) if h.config["tie_word_embeddings"]
-            else Plain.head(s, h, x)),
+            head=lambda s, h, x: StepwiseLlama.head(s, h, x).roll(1, -1) if h.config["tie_word_embeddings"]
+            else StepwiseLlama.head(s, h, x)),
     mistake("tied_by_copy", "the tied head is a copy: forward nothing shows, the embedding's gradient lacks a part",
             "parallax#444", head=lambda s, h, x: F.linear(x, h[EMBEDDING].detach())
-            if h.config["tie_word_embeddings"] else Plain.head(s, h, x)),
+            if h.config["tie_word_embeddings"] else StepwiseLlama.head(s, h, x)),
     mistake("embedding_scaled", "the embedding is multiplied by √hidden_size, as in Gemma",
             embed=_embedded(lambda h, x: x * h.config["hidden_size"] ** 0.5)),
     mistake("embedding_normed", "the embedding is normalised before the first layer",
             embed=_embedded(lambda _h, x: x * torch.rsqrt(wide(x).pow(2).mean(-1, keepdim=True) + 1e-5).to(x.dtype))),
     mistake("absolute_positions", "a cosine encoding of positions is added to the embedding", embed=_embedded(_with_positions)),
-    mistake("tokens_one_off", "token t - 1 is embedded instead of t", embed=lambda s, h, t: Plain.embed(
+    mistake("tokens_one_off", "token t - 1 is embedded instead of t", embed=lambda s, h, t: StepwiseLlama.embed(
         s, h, (t - 1).clamp(min=0))),
     mistake("embedding_detached", "no gradient reaches the embedding through the layers",
             embed=_embedded(lambda _h, x: x.detach())),

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from llama_reference.mistakes import mistake
+from llama_reference.mistakes.mistake import mistake
 
 
 def _shifted(by):

@@ -2,7 +2,7 @@
 
 import torch
 
-from llama_reference.mistakes import mistake
+from llama_reference.mistakes.mistake import mistake
 
 
 def _scaled(x, mean, wide):

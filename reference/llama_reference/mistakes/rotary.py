@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from llama_reference.mistakes import mistake
-from llama_reference.standard.stepwise import Plain
+from llama_reference.mistakes.mistake import mistake
+from llama_reference.standard.stepwise import StepwiseLlama
 
 
 def _neighbours(_self, x):
@@ -29,14 +29,14 @@ def _at(shift_q, shift_k):
         (cos_q, sin_q), (cos_k, sin_k) = (
             self.angles(handle.config, positions + shift, q.dtype) for shift in (shift_q, shift_k)
         )
-        return self.turn(q, cos_q, sin_q), self.turn(k, cos_k, sin_k)
+        return self.rotate(q, cos_q, sin_q), self.rotate(k, cos_k, sin_k)
 
     return rotary
 
 
 def _only(which):
     def rotary(self, handle, q, k, positions):
-        turned = Plain.rotary(self, handle, q, k, positions)
+        turned = StepwiseLlama.rotary(self, handle, q, k, positions)
         return (turned[0], k) if which == "q" else (q, turned[1])
 
     return rotary
@@ -47,8 +47,8 @@ def _turned_by_head(self, handle, q, k, positions):
     cos, sin = self.angles(handle.config, torch.arange(q.shape[1])[None], q.dtype)  # (1, N, H)
     cos, sin = cos[:, :, None], sin[:, :, None]
     groups = k.shape[1]
-    turned_k = k * cos[:, :groups] + self.partner(k) * sin[:, :groups]
-    return q * cos + self.partner(q) * sin, turned_k
+    turned_k = k * cos[:, :groups] + self.rotate_half(k) * sin[:, :groups]
+    return q * cos + self.rotate_half(q) * sin, turned_k
 
 
 def _turned_by_head_from_the_offset(self, handle, q, k, positions):
@@ -57,12 +57,14 @@ def _turned_by_head_from_the_offset(self, handle, q, k, positions):
     cos, sin = self.angles(handle.config, start + torch.arange(q.shape[1]), q.dtype)  # (B, N, H)
     cos, sin = cos[:, :, None], sin[:, :, None]
     groups = k.shape[1]
-    turned_k = k * cos[:, :groups] + self.partner(k) * sin[:, :groups]
-    return q * cos + self.partner(q) * sin, turned_k
+    turned_k = k * cos[:, :groups] + self.rotate_half(k) * sin[:, :groups]
+    return q * cos + self.rotate_half(q) * sin, turned_k
 
 
 def _on_positions(change):
-    return lambda self, config, positions, dtype: Plain.angles(self, config, change(config, positions, dtype), dtype)
+    return lambda self, config, positions, dtype: StepwiseLlama.angles(
+        self, config, change(config, positions, dtype), dtype
+    )
 
 
 def _rounded_frequencies(self, config, positions, dtype):
@@ -81,7 +83,7 @@ def _rounded_angles(self, config, positions, dtype):
 
 def _bands(change):
     """llama3 with other limits of its bands."""
-    return lambda self, inverse, rope: Plain.llama3(self, inverse, rope | change(rope))
+    return lambda self, inverse, rope: StepwiseLlama.llama3(self, inverse, rope | change(rope))
 
 
 def _exchanged(rope):
@@ -134,24 +136,26 @@ def _unrounded_edges(_self, rope, base, H):
 
 def _longrope_one_list(which):
     def longrope(self, periods, rope, length):
-        return Plain.longrope(self, periods, rope | {"long_factor": rope[which], "short_factor": rope[which]}, length)
+        return StepwiseLlama.longrope(
+            self, periods, rope | {"long_factor": rope[which], "short_factor": rope[which]}, length
+        )
 
     return longrope
 
 
 MISTAKES = [
     mistake("neighbour_pairs", "channel 2i is paired with 2i + 1; here, as in HF, i is paired with i + H/2",
-            "transformers#25199, torchtitan#335, mlx-examples#65", turn=_neighbour_pairs),
+            "transformers#25199, torchtitan#335, mlx-examples#65", rotate=_neighbour_pairs),
     mistake("neighbour_pairs_half_split_angles", "channel 2i is paired with 2i + 1, the angles are laid out in halves",
-            partner=_neighbours),
+            rotate_half=_neighbours),
     mistake("mixed_layouts", "neighbouring channels are read as pairs, and written in halves",
-            "stanford-cs336 assignment 2", turn=_mixed_layouts),
+            "stanford-cs336 assignment 2", rotate=_mixed_layouts),
     mistake("wrong_way_round", "pairs turn in the other direction: the sign of the sine is flipped",
-            partner=lambda _s, x: torch.cat((x.chunk(2, -1)[1], -x.chunk(2, -1)[0]), dim=-1)),
+            rotate_half=lambda _s, x: torch.cat((x.chunk(2, -1)[1], -x.chunk(2, -1)[0]), dim=-1)),
     mistake("no_sign", "neither half is negated: what multiplies the sine is only swapped",
-            partner=lambda _s, x: torch.cat(x.chunk(2, -1)[::-1], dim=-1)),
+            rotate_half=lambda _s, x: torch.cat(x.chunk(2, -1)[::-1], dim=-1)),
     mistake("cosine_and_sine_swapped", "the cosine stands where the sine belongs",
-            turn=lambda s, x, cos, sin: Plain.turn(s, x, sin, cos)),
+            rotate=lambda s, x, cos, sin: StepwiseLlama.rotate(s, x, sin, cos)),
     mistake("over_the_heads", "the angle grows from head to head, not from token to token: heads stand where positions belong",
             "xformers#841, open_lm#4, TPA#4, leo-optimizer#2", rotary=_turned_by_head,
             ways=[{"rotary": _turned_by_head_from_the_offset}]),
@@ -168,7 +172,7 @@ MISTAKES = [
     mistake("exponent_to_the_end", "the slowest pair gets 1/base: i runs evenly from 0 to 1 inclusive",
             periods=lambda s, base, n: base ** torch.linspace(0, 1, n // 2, dtype=s.wide)),
     mistake("frequencies_reversed", "the slowest pair comes first",
-            periods=lambda s, base, n: Plain.periods(s, base, n).flip(0)),
+            periods=lambda s, base, n: StepwiseLlama.periods(s, base, n).flip(0)),
     mistake("head_dim_from_hidden_size", "the exponent's denominator is hidden_size / heads, not head_dim",
             "transformers#32502, torchtitan#3570, ollama#5817",
             periods=lambda s, base, n: base ** (torch.arange(0, n, 2, dtype=s.wide) / 9)),
@@ -193,7 +197,7 @@ MISTAKES = [
             linear_scaling=lambda _s, inverse, _factor: inverse),
     mistake("linear_on_theta", "the base is divided by the linear factor, not the frequencies", "optimum-neuron#439",
             frequencies=lambda s, c, n: (1.0 / s.periods(s.theta(c) / c["rope_parameters"]["factor"], c["head_dim"]), 1.0)
-            if c["rope_parameters"]["rope_type"] == "linear" else Plain.frequencies(s, c, n)),
+            if c["rope_parameters"]["rope_type"] == "linear" else StepwiseLlama.frequencies(s, c, n)),
     mistake("dynamic_ignored", "dynamic scaling is ignored",
             dynamic_base=lambda _s, base, *_: base),
     mistake("dynamic_without_exponent", "the base grows with the stretch itself, without the power H / (H - 2)",
@@ -205,7 +209,7 @@ MISTAKES = [
     mistake("yarn_not_sharpened", "yarn's attention factor is missing", "sglang#33558, exllamav3#259",
             yarn_factor=lambda _s, _rope: 1.0),
     mistake("yarn_sharpened_twice", "yarn's attention factor is applied twice", "sglang#33558",
-            yarn_factor=lambda s, rope: Plain.yarn_factor(s, rope) ** 2),
+            yarn_factor=lambda s, rope: StepwiseLlama.yarn_factor(s, rope) ** 2),
     mistake("yarn_ramp_inverted", "yarn interpolates the fast pairs and keeps the slow ones", "litgpt model.py",
             yarn=_inverted_ramp),
     mistake("yarn_edges_not_rounded", "the ends of yarn's ramp are not rounded outwards", yarn_edges=_unrounded_edges),
@@ -216,10 +220,10 @@ MISTAKES = [
     mistake("longrope_always_long", "longrope uses its long factors at every length",
             longrope=_longrope_one_list("long_factor")),
     mistake("longrope_not_sharpened", "longrope's attention factor is missing",
-            longrope=lambda s, periods, rope, n: (Plain.longrope(s, periods, rope, n)[0], 1.0)),
+            longrope=lambda s, periods, rope, n: (StepwiseLlama.longrope(s, periods, rope, n)[0], 1.0)),
     mistake("longrope_multiplies", "longrope multiplies frequencies by its factors instead of dividing",
             longrope=lambda s, periods, rope, n: (
-                1.0 / (Plain.longrope(s, periods, rope, n)[0] * periods**2), Plain.longrope(s, periods, rope, n)[1])),
+                1.0 / (StepwiseLlama.longrope(s, periods, rope, n)[0] * periods**2), StepwiseLlama.longrope(s, periods, rope, n)[1])),
     mistake("frequencies_in_low_precision", "inverse frequencies are rounded to the dtype of the model",
             "transformers#25681, gpt-neox#1003, sglang-jax#1473", angles=_rounded_frequencies),
     mistake("positions_in_low_precision", "positions are rounded to the dtype of the model: 257 becomes 256 in bfloat16",
@@ -234,7 +238,7 @@ MISTAKES = [
     mistake("only_keys", "keys are turned, queries are not", rotary=_only("k")),
     mistake("nothing_is_turned", "no rotary embedding at all", rotary=lambda _s, _h, q, k, _p: (q, k)),
     mistake("half_the_channels", "only half of the channels are turned (a partial_rotary_factor of 0.5)",
-            turn=lambda s, x, cos, sin: torch.cat((Plain.turn(s, x, cos, sin)[..., : x.shape[-1] // 2],
+            rotate=lambda s, x, cos, sin: torch.cat((StepwiseLlama.rotate(s, x, cos, sin)[..., : x.shape[-1] // 2],
                                                    x[..., x.shape[-1] // 2 :]), dim=-1)),
     mistake("table_wraps", "positions wrap around at max_position_embeddings, the length of a table",
             "gLLM#269", angles=_on_positions(lambda c, p, _d: p % c["max_position_embeddings"])),

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from llama_reference.mistakes import mistake
-from llama_reference.standard.stepwise import Plain
+from llama_reference.mistakes.mistake import mistake
+from llama_reference.standard.stepwise import StepwiseLlama
 
 
 def _said(scores, tokens):
@@ -14,7 +14,7 @@ def _said(scores, tokens):
 
 def _each_time(_self, scores, tokens, penalty):
     for column in tokens.T:
-        scores = Plain.penalise(_self, scores, column[:, None], penalty)
+        scores = StepwiseLlama.penalise(_self, scores, column[:, None], penalty)
     return scores
 
 
@@ -52,7 +52,7 @@ def _exactly_k(_self, scores, k):
 
 def _silent_top_k(self, logits, tokens, temperature, top_k, top_p, min_p, repetition_penalty):
     k = 50 if top_k is None else top_k
-    return Plain.sampling(self, logits, tokens, temperature, k, top_p, min_p, repetition_penalty)
+    return StepwiseLlama.sampling(self, logits, tokens, temperature, k, top_p, min_p, repetition_penalty)
 
 
 MISTAKES = [
@@ -73,7 +73,7 @@ MISTAKES = [
     mistake("top_p_of_logits", "logits, not probabilities, are summed for top-p", keep_top_p=_summed_logits),
     mistake("top_p_ignored", "top-p is ignored", keep_top_p=lambda _s, y, _p: y),
     mistake("top_k_drops_ties", "exactly k tokens are kept, whatever ties with the last", keep_top_k=_exactly_k),
-    mistake("top_k_keeps_one_more", "k + 1 tokens are kept", keep_top_k=lambda s, y, k: Plain.keep_top_k(s, y, k + 1)),
+    mistake("top_k_keeps_one_more", "k + 1 tokens are kept", keep_top_k=lambda s, y, k: StepwiseLlama.keep_top_k(s, y, k + 1)),
     mistake("top_k_strict", "tokens that equal the k-th are dropped", keep_top_k=lambda _s, y, k: torch.where(
         y >= y.amax(-1, keepdim=True), y, y.masked_fill(y <= y.topk(min(k, y.shape[-1])).values[:, -1:], -math.inf))),
     mistake("top_k_50", "top-k is 50 where it is off", "transformers' default when sampling", sampling=_silent_top_k),

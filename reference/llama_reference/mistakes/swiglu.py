@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from llama_reference.mistakes import mistake
-from llama_reference.standard.stepwise import Plain
+from llama_reference.mistakes.mistake import mistake
+from llama_reference.standard.stepwise import StepwiseLlama
 
 
 def _acting(function):
@@ -15,7 +15,7 @@ def _without_bias(*parts):
     def linear(self, handle, name, x):
         if any(name.endswith(part) for part in parts):
             return F.linear(x, handle[name + ".weight"])
-        return Plain.linear(self, handle, name, x)
+        return StepwiseLlama.linear(self, handle, name, x)
 
     return linear
 
@@ -25,7 +25,7 @@ def _reading(**names):
 
     def linear(self, handle, name, x):
         head, _, last = name.rpartition(".")
-        return Plain.linear(self, handle, f"{head}.{names.get(last, last)}", x)
+        return StepwiseLlama.linear(self, handle, f"{head}.{names.get(last, last)}", x)
 
     return linear
 
@@ -47,7 +47,7 @@ MISTAKES = [
     mistake("no_activation", "the gate is linear", activation=_acting(lambda z: z)),
     mistake("exact_and_approximate_exchanged", "gelu and gelu_pytorch_tanh are exchanged", activation=lambda s, c, z:
             F.gelu(z, approximate="tanh") if c["hidden_act"] == "gelu" else
-            F.gelu(z) if c["hidden_act"] == "gelu_pytorch_tanh" else Plain.activation(s, c, z)),
+            F.gelu(z) if c["hidden_act"] == "gelu_pytorch_tanh" else StepwiseLlama.activation(s, c, z)),
     mistake("activated_after_the_product", "the product is activated instead of the gate",
             gate=lambda s, c, gate, up: s.activation(c, gate * up)),
     mistake("both_activated", "gate and up are both activated",

@@ -19,8 +19,7 @@ from torch import Tensor
 from llama_reference.implementation import Config, State
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.budget import Verdict
-
-IDENTICAL, TIE_BREAK, DIVERGED = "identical", "tie-break", "diverged"
+from llama_reference.standard.outcome import Outcome
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +82,7 @@ class Row:
     """What became of one row. Of one that is not transformers', the worst choice; gap and allowed are logits."""
 
     row: int
-    kind: str
+    kind: Outcome
     step: int = 0
     chosen: int = 0
     expected: int = 0
@@ -91,7 +90,7 @@ class Row:
     allowed: float = 0.0
 
     def __str__(self) -> str:
-        if self.kind == IDENTICAL:
+        if self.kind == Outcome.IDENTICAL:
             return f"row {self.row}: {self.kind}"
         return (
             f"row {self.row}: {self.kind} at step {self.step}: token {self.chosen}, expected {self.expected}, "
@@ -106,7 +105,8 @@ def judge(label: str, prompt: Prompt, answer: Tensor, theirs: Tensor) -> Verdict
     if problem := prompt.problem(answer):
         return Verdict(label, prompt.dtype, False, float("inf"), 0.0, problem)
     rows, verdict = classified(label, prompt, answer, theirs)
-    worst = [row for row in rows if row.kind == DIVERGED] or [row for row in rows if row.kind == TIE_BREAK]
+    diverged = [row for row in rows if row.kind == Outcome.DIVERGED]
+    worst = diverged or [row for row in rows if row.kind == Outcome.TIE_BREAK]
     return replace(verdict, bitwise=False, worst="; ".join(map(str, worst)))
 
 
@@ -129,7 +129,7 @@ def classified(label: str, prompt: Prompt, answer: Tensor, theirs: Tensor) -> tu
     for r in range(len(answer)):
         wrong = gap[r] > allowed[r]
         t = int(wrong.int().argmax()) if wrong.any() else int((gap[r] / allowed[r]).argmax())
-        kind = IDENTICAL if same[r] else DIVERGED if wrong.any() else TIE_BREAK
+        kind = Outcome.IDENTICAL if same[r] else Outcome.DIVERGED if wrong.any() else Outcome.TIE_BREAK
         best = int(exact[r, t].argmax())
         rows.append(Row(r, kind, t, int(chosen[r, t]), best, gap[r, t].item(), allowed[r, t].item()))
     return rows, verdict

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llama_reference.implementation import Config, State
+from llama_reference.questions import chunks
 from llama_reference.questions.activations import ATTENTION, MLP, NORM1, NORM2, Inputs, Recording, record
 from llama_reference.standard import formula, oracle
 
@@ -37,7 +37,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Exam:
+class LayerChecks:
     """All questions about one model. Its references are answered once, however many implementations sit it."""
 
     config: Config
@@ -48,7 +48,7 @@ class Exam:
 
 
 @torch.no_grad()
-def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, handle: Any = None) -> Exam:
+def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, handle: Any = None) -> LayerChecks:
     """The questions about the model of this configuration and these weights, on these tokens.
 
     handle: transformers' model, where there is one already; it must hold the same weights in the same dtype.
@@ -61,7 +61,7 @@ def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, ha
             Question(layer, name, where, how, ask, ask(oracle, theirs), ask(formula, exact))
             for layer, name, where, how, ask in _questions(config, state, dtype, recording)
         ]
-    return Exam(config, state, dtype, recording, questions)
+    return LayerChecks(config, state, dtype, recording, questions)
 
 
 def _questions(
@@ -133,12 +133,13 @@ def _over_a_cache(
     inputs: Inputs, edges: list[int], name: str, layer: tuple[int, ...], x: Tensor, implementation: Any, handle: Any
 ) -> Tensor:
     cache = implementation.new_cache(handle, *inputs.tokens.shape)
-    parts = []
-    for start, stop in pairwise(edges):
-        mask = None if inputs.mask is None else inputs.mask[:, :stop].clone()
-        here = x[:, start:stop].clone(), inputs.positions[:, start:stop].clone(), mask
-        parts.append(getattr(implementation, name)(handle, *layer, *here, cache))
-    return torch.cat(parts, dim=1)[inputs.real]
+
+    def call(x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        seen = None if mask is None else mask.clone()
+        ask = getattr(implementation, name)
+        return ask(handle, *layer, x.clone(), positions.clone(), seen, cache)
+
+    return chunks.in_chunks(call, edges, x, inputs.positions, inputs.mask)[inputs.real]
 
 
 def _silenced(inputs: Inputs, config: Config, state: State, dtype: torch.dtype, implementation: Any, _: Any) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from llama_reference.judge.localization import BITWISE, MISSING, WITHIN, WRONG, Finding
+from llama_reference.judge.localization import (
+    Finding,
+)
 from llama_reference.report import html
+from llama_reference.report.numbers import short
 from llama_reference.report.verification import COLUMNS, Verification
 from llama_reference.standard.budget import FACTOR, ULPS
-
-CLASSES = {BITWISE: html.SAME, WITHIN: html.NEAR, WRONG: html.WRONG}
+from llama_reference.standard.outcome import Outcome
 
 
 def render(result: Verification) -> str:
@@ -34,9 +36,15 @@ def _table(result: Verification) -> str:
 def _cell(finding: Finding | None, span: int = 1) -> str:
     if finding is None:
         return html.cell("–", span=span)
-    off = html.short(finding.verdict.error) if finding.verdict else ""
-    shown = {BITWISE: "=", WITHIN: off, WRONG: f"✗ {off}", MISSING: "–"}.get(finding.status, finding.status)
-    return html.cell(shown, CLASSES.get(finding.status, html.NONE), str(finding), span)
+    off = short(finding.verdict.error) if finding.verdict else ""
+    texts = {
+        Outcome.BITWISE: "=",
+        Outcome.WITHIN: off,
+        Outcome.WRONG: f"✗ {off}",
+        Outcome.NOT_OFFERED: "–",
+    }
+    shown = texts.get(finding.status, finding.status.value)
+    return html.cell(shown, finding.status, str(finding), span)
 
 
 def _chart(result: Verification) -> str:

@@ -6,8 +6,11 @@ import json
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from llama_reference.report.results import BROKEN, HOLDS, KNOWN_FAILURE, NOT_OFFERED, RAISED, Results
+from llama_reference.report.results import (
+    Results,
+)
 from llama_reference.report.summary import asked, is_judged, is_right
+from llama_reference.standard.outcome import Outcome
 
 COLORS = {True: "brightgreen", False: "red"}
 
@@ -42,19 +45,23 @@ def _cases(results: Results, component: str) -> list[Element]:
         if row.component == component:
             name = f"{row.section}: {row.variant}, {row.dtype}: {row.label}"
             wrong = f"off by {row.error:.3g} ulp, transformers by {row.oracle_error:.3g}"
-            found.append(_case(component, name, HOLDS if row.within else BROKEN, wrong))
+            found.append(_case(component, name, Outcome.HOLDS if row.within else Outcome.BROKEN, wrong))
     for claim, outcome in results.properties.get(component, {}).items():
         found.append(_case(component, f"property: {claim}", outcome, f"the property {claim} is {outcome}"))
     for trouble in results.troubles:
-        if trouble.component == component and trouble.kind in (RAISED, NOT_OFFERED) and trouble.section != "properties":
+        if (
+            trouble.component == component
+            and trouble.kind in (Outcome.RAISED, Outcome.NOT_OFFERED)
+            and trouble.section != "properties"
+        ):
             found.append(_case(component, trouble.where, trouble.kind, trouble.message))
     return found
 
 
-def _case(component: str, name: str, outcome: str, message: str) -> Element:
+def _case(component: str, name: str, outcome: Outcome, message: str) -> Element:
     case = Element("testcase", classname=component, name=name)
-    if outcome in (BROKEN, RAISED):
+    if outcome in (Outcome.BROKEN, Outcome.RAISED):
         SubElement(case, "failure", message=message)
-    elif outcome in (NOT_OFFERED, KNOWN_FAILURE):
+    elif outcome in (Outcome.NOT_OFFERED, Outcome.KNOWN_FAILURE):
         SubElement(case, "skipped", message=message)
     return case

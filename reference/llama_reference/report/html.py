@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from llama_reference.report.numbers import short
 from llama_reference.standard.budget import FACTOR, ULPS
+from llama_reference.standard.outcome import Outcome
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2129; --paper: #fff; --quiet: #667; --line: #d5d8de; --mine: #0b62c4;
@@ -28,7 +30,12 @@ td.wrong { background: var(--bad-bg); color: var(--bad); font-weight: 700; } td.
 p.note { color: var(--quiet); font-size: .85rem; margin: .4rem 0; }
 svg { width: 100%; max-width: 36rem; height: auto; display: block; } svg text { fill: var(--quiet); font-size: 11px; }
 """
-SAME, NEAR, WRONG, NONE = "same", "near", "wrong", "none"  # the classes of cells
+CLASSES = {
+    Outcome.BITWISE: "same",
+    Outcome.HOLDS: "same",
+    Outcome.WITHIN: "near",
+    Outcome.WRONG: "wrong",
+}  # of cells; all others have "none"
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 360, 210, 44, 34, 20
 BEYOND = 1e12  # where errors that are not finite are drawn
 LEGEND = """<p class="note">Error of the hidden state behind each layer, in units in the last place, when the model
@@ -52,9 +59,9 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{''.join(f'<dt>{escape(title)}</dt><dd>{escape(text)}</dd>' for title, text in pairs)}</dl>"
 
 
-def cell(shown: str, kind: str = NONE, title: str = "", span: int = 1) -> str:
+def cell(shown: str, outcome: Outcome = Outcome.NOT_JUDGED, title: str = "", span: int = 1) -> str:
     wide, told = f' colspan="{span}"' if span > 1 else "", f' title="{escape(title)}"' if title else ""
-    return f'<td{wide} class="{kind}"{told}>{escape(shown)}</td>'
+    return f'<td{wide} class="{CLASSES.get(outcome, "none")}"{told}>{escape(shown)}</td>'
 
 
 def row(head: str, cells: Iterable[str]) -> str:
@@ -105,8 +112,3 @@ def _ticks(top: float) -> list[float]:
 
 def _height(error: float) -> float:
     return math.log10(1 + min(error, BEYOND))
-
-
-def short(ulps: float) -> str:
-    """At most four characters, for narrow columns."""
-    return f"{ulps:.2g}" if ulps < 100 else f"{ulps:.0f}" if ulps < 1000 else f"{ulps:.0e}".replace("e+0", "e")

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from llama_reference.judge.comparison import NO_GRADIENTS
-from llama_reference.report.html import NEAR, WRONG, short
+from llama_reference.report.numbers import short
 from llama_reference.report.results import (
     ANSWERS,
     BIT_FOR_BIT,
-    BROKEN,
     GRADIENTS,
-    KNOWN_FAILURE,
-    NOT_OFFERED,
-    RAISED,
     Results,
     Row,
     Trouble,
 )
 from llama_reference.report.summary import asked, cells, nearest, rows, suspects, troubles, wrong
 from llama_reference.standard.budget import FACTOR, ULPS
+from llama_reference.standard.outcome import Outcome
 
 Remark = tuple[str, str]  # what it is about, and what is said
 UNKNOWN = "no known mistake"  # how the diagnosis begins that knows nothing
@@ -39,7 +36,9 @@ def on_failures(results: Results) -> list[Remark]:
     for component, kills in results.kills.items():
         if survivors := [name for name, sections in kills.items() if not sections]:
             remarks.append((component, f"mistakes that nothing here rejects: {', '.join(survivors)}"))
-    return remarks + [("", f"{trouble.where}: {_line(trouble)}") for trouble in troubles(results, BROKEN, "")[:5]]
+    return remarks + [
+        ("", f"{trouble.where}: {_line(trouble)}") for trouble in troubles(results, Outcome.BROKEN, "")[:5]
+    ]
 
 
 def _what(results: Results, component: str) -> list[str]:
@@ -52,11 +51,11 @@ def _what(results: Results, component: str) -> list[str]:
             differ = [row for row in judged if not row.bitwise]
         if differ:
             lines.append(_worst(section, nearest(differ)))
-    broken = [claim for claim, outcome in results.properties.get(component, {}).items() if outcome == BROKEN]
+    broken = [claim for claim, outcome in results.properties.get(component, {}).items() if outcome == Outcome.BROKEN]
     lines += [f"broken: {', '.join(broken)}"] if broken else []
-    raised = troubles(results, RAISED, component)
+    raised = troubles(results, Outcome.RAISED, component)
     lines += [f"raises with {raised[0].where}: {_line(raised[0])}"] if raised else []
-    failed = troubles(results, BROKEN, component)
+    failed = troubles(results, Outcome.BROKEN, component)
     return lines or [f"{failed[0].where}: {_line(failed[0])}"]
 
 
@@ -75,14 +74,14 @@ def on_gaps(results: Results) -> list[Remark]:
     about = asked(results)
     lacking: dict[str, list[str]] = {}
     for trouble in results.troubles:
-        if trouble.kind == NOT_OFFERED:
-            components = lacking.setdefault(trouble.message.removeprefix(f"{NOT_OFFERED}: "), [])
+        if trouble.kind == Outcome.NOT_OFFERED:
+            components = lacking.setdefault(trouble.message.removeprefix(f"{Outcome.NOT_OFFERED}: "), [])
             components += [trouble.component] if trouble.component not in components else []
     remarks: list[Remark] = []
     if lacking:
         told = (f"{name} ({', '.join(filter(None, components))})" for name, components in lacking.items())
-        remarks.append((NOT_OFFERED, ", ".join(told)))
-    if known := [trouble for trouble in results.troubles if trouble.kind == KNOWN_FAILURE]:
+        remarks.append((Outcome.NOT_OFFERED, ", ".join(told)))
+    if known := [trouble for trouble in results.troubles if trouble.kind == Outcome.KNOWN_FAILURE]:
         reasons = dict.fromkeys(_line(trouble) for trouble in known)
         remarks.append(("known failures", f"{len(known)}, as the adapter declares: {'; '.join(reasons)}"))
     without = [f"{name} ({NO_GRADIENTS[name]})" for name in about if name in NO_GRADIENTS]
@@ -93,9 +92,9 @@ def on_numbers(results: Results) -> list[Remark]:
     """How to read the cells, where they hold more than counts."""
     compared = [cells(results, name)[:3] for name in asked(results)]  # formula, oracle, gradients
     remarks: list[Remark] = []
-    if any(formula.outcome == NEAR for formula, _, _ in compared):
+    if any(formula.outcome == Outcome.WITHIN for formula, _, _ in compared):
         remarks.append(("in brackets", "transformers' own error"))
-    if any(cell.outcome in (NEAR, WRONG) for row in compared for cell in row):
+    if any(cell.outcome in (Outcome.WITHIN, Outcome.WRONG) for row in compared for cell in row):
         claims = results.about.get("judged") == BIT_FOR_BIT
         bits = (
             "it claims transformers' bits, and has to have them" if claims else "it claims no bits: the budget counts"

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from llama_reference.standard.budget import Verdict
+from llama_reference.standard.outcome import Outcome
 
-HOLDS, BROKEN, KNOWN_FAILURE, NOT_OFFERED = "holds", "broken", "known failure", "not offered"
-WORST_LAST = (HOLDS, NOT_OFFERED, KNOWN_FAILURE, BROKEN)
-RAISED = "raised"  # a comparison that came to no verdict
+WORST_LAST = (Outcome.HOLDS, Outcome.NOT_OFFERED, Outcome.KNOWN_FAILURE, Outcome.BROKEN)
 ANSWERS, GRADIENTS, PROPERTIES = "answers", "gradients", "properties"
 BIT_FOR_BIT, BY_BUDGET = "bit for bit", "by budget"  # how answers are judged: about["judged"]
 
@@ -35,7 +34,7 @@ class Row:
 class Trouble:
     """What did not simply pass. kind: BROKEN, KNOWN_FAILURE or NOT_OFFERED of a test, RAISED of a comparison."""
 
-    kind: str
+    kind: Outcome
     component: str  # empty where a test belongs to none
     section: str
     where: str  # the test, or the case
@@ -54,7 +53,7 @@ class Results:
 
     about: dict[str, str] = field(default_factory=dict)  # implementation, how it is judged, versions
     rows: list[Row] = field(default_factory=list)
-    properties: dict[str, dict[str, str]] = field(default_factory=dict)
+    properties: dict[str, dict[str, Outcome]] = field(default_factory=dict)
     kills: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     equivalents: list[tuple[str, str, str]] = field(default_factory=list)
     diagnoses: dict[str, list[str]] = field(default_factory=dict)
@@ -68,14 +67,15 @@ class Results:
                 Row(component, section, variant, dtype, v.label, v.bitwise, v.within, v.error, v.oracle_error)
             )
 
-    def add_property(self, component: str, claim: str, outcome: str) -> None:
+    def add_property(self, component: str, claim: str, outcome: Outcome) -> None:
         """A claim that is tested on several variants is worth what the worst of them is."""
         claims = self.properties.setdefault(component, {})
-        claims[claim] = max(outcome, claims.get(claim, HOLDS), key=WORST_LAST.index)
+        claims[claim] = max(outcome, claims.get(claim, Outcome.HOLDS), key=WORST_LAST.index)
 
-    def add_trouble(self, *about: str) -> None:
+    def add_trouble(self, kind: Outcome, component: str, section: str, where: str, message: str) -> None:
         """Once, however many tests ask for the same comparison."""
-        if (trouble := Trouble(*about)) not in self.troubles:
+        trouble = Trouble(kind, component, section, where, message)
+        if trouble not in self.troubles:
             self.troubles.append(trouble)
 
     def merge(self, other: Results) -> None:
@@ -98,6 +98,12 @@ class Results:
         for row in values["rows"]:
             row |= {name: _plain(row[name]) for name in ("error", "oracle_error")}
         values["depth"] = {dtype: [[*map(_plain, step)] for step in steps] for dtype, steps in self.depth.items()}
+        for trouble in values["troubles"]:
+            trouble["kind"] = trouble["kind"].value
+        values["properties"] = {
+            component: {claim: outcome.value for claim, outcome in claims.items()}
+            for component, claims in self.properties.items()
+        }
         values["equivalents"] = [[*known] for known in self.equivalents]
         return values
 
@@ -105,9 +111,15 @@ class Results:
     def of(cls, values: dict[str, Any]) -> Results:
         """The inverse of `values`."""
         rows = [Row(**row) for row in values["rows"]]
+        troubles = [Trouble(**trouble | {"kind": Outcome(trouble["kind"])}) for trouble in values["troubles"]]
+        properties = {
+            component: {claim: Outcome(outcome) for claim, outcome in claims.items()}
+            for component, claims in values["properties"].items()
+        }
         return cls(**values | {
             "rows": [replace(row, error=float(row.error), oracle_error=float(row.oracle_error)) for row in rows],
-            "troubles": [Trouble(**trouble) for trouble in values["troubles"]],
+            "troubles": troubles,
+            "properties": properties,
             "equivalents": [(component, name, why) for component, name, why in values["equivalents"]],
             "depth": {d: [(float(e), float(theirs)) for e, theirs in s] for d, s in values["depth"].items()},
         })  # fmt: skip

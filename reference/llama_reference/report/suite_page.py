@@ -8,8 +8,16 @@ from itertools import groupby
 from llama_reference import mistakes
 from llama_reference.judge.comparison import NO_GRADIENTS
 from llama_reference.report import html, notes, summary
-from llama_reference.report.results import ANSWERS, BROKEN, GRADIENTS, Results, Row, Trouble
+from llama_reference.report.numbers import short
+from llama_reference.report.results import (
+    ANSWERS,
+    GRADIENTS,
+    Results,
+    Row,
+    Trouble,
+)
 from llama_reference.report.summary import HEADINGS
+from llama_reference.standard.outcome import Outcome
 
 SECTIONS = ("formula", "oracle", "gradients", "properties")
 STYLE = """
@@ -89,11 +97,11 @@ def _worth(judged: list[Row]) -> str:
     if not judged:
         return html.cell("")
     if all(row.bitwise for row in judged):
-        return html.cell(f"bitwise ({len(judged)})", html.SAME)
+        return html.cell(f"bitwise ({len(judged)})", Outcome.BITWISE)
     row = summary.nearest([row for row in judged if not row.bitwise])
-    off = f"{html.short(row.error)} ({html.short(row.oracle_error)})"
+    off = f"{short(row.error)} ({short(row.oracle_error)})"
     told = f"{row.label}, {row.variant}"
-    return html.cell(off, html.NEAR, told) if row.within else html.cell(f"✗ {off}", html.WRONG, told)
+    return html.cell(off, Outcome.WITHIN, told) if row.within else html.cell(f"✗ {off}", Outcome.WRONG, told)
 
 
 def _growth(results: Results) -> str:
@@ -137,10 +145,10 @@ def _killed(component: str, kills: dict[str, list[str]]) -> str:
 
 def _mark(component: str, section: str, rejected_by: list[str]) -> str:
     if not rejected_by:
-        return html.cell("·", html.WRONG, f"not rejected by {section}")
+        return html.cell("·", Outcome.WRONG, f"not rejected by {section}")
     if section == "gradients" and component in NO_GRADIENTS:
-        return html.cell("–", html.NONE, NO_GRADIENTS[component])
-    return html.cell("✓", html.SAME, f"rejected by {section}") if section in rejected_by else html.cell("·")
+        return html.cell("–", Outcome.NOT_JUDGED, NO_GRADIENTS[component])
+    return html.cell("✓", Outcome.BITWISE, f"rejected by {section}") if section in rejected_by else html.cell("·")
 
 
 def _equivalents(results: Results) -> str:
@@ -151,7 +159,7 @@ def _equivalents(results: Results) -> str:
 
 def _failures(results: Results) -> str:
     """Folded by component: one mistake fails many tests."""
-    failed = [trouble for trouble in results.troubles if trouble.kind == BROKEN]
+    failed = [trouble for trouble in results.troubles if trouble.kind == Outcome.BROKEN]
     groups: dict[str, list[Trouble]] = {}
     for trouble in failed:
         groups.setdefault(trouble.component or "others", []).append(trouble)

@@ -7,20 +7,16 @@ from dataclasses import dataclass
 
 from llama_reference.judge.comparison import NO_GRADIENTS
 from llama_reference.mistakes import COMPONENTS
-from llama_reference.report.html import NEAR, NONE, SAME, WRONG, short
+from llama_reference.report.numbers import short
 from llama_reference.report.results import (
     ANSWERS,
     BIT_FOR_BIT,
-    BROKEN,
     GRADIENTS,
-    HOLDS,
-    KNOWN_FAILURE,
-    NOT_OFFERED,
-    RAISED,
     Results,
     Row,
     Trouble,
 )
+from llama_reference.standard.outcome import Outcome
 
 HEADINGS = ("component", "formula", "oracle", "gradients", "properties", "mistakes rejected")
 # What a component is made of: where one of these is wrong, it is wrong too, and that is not its own fault.
@@ -32,10 +28,10 @@ PARTS = {"attention": ("rotary",), "block": BLOCK, "kv_cache": MODEL, "llama": M
 
 @dataclass(frozen=True)
 class Cell:
-    """What the table says of one section, and how it came out: SAME, NEAR, WRONG, or NONE where nothing was judged."""
+    """What the table says of one section, and how it came out: BITWISE or HOLDS, WITHIN, WRONG, or NOT_JUDGED."""
 
     text: str = ""
-    outcome: str = NONE
+    outcome: Outcome = Outcome.NOT_JUDGED
 
 
 def asked(results: Results) -> list[str]:
@@ -61,18 +57,18 @@ def rows(results: Results, component: str, section: str) -> list[Row]:
     return [row for row in results.rows if (row.component, row.section) == (component, section)]
 
 
-def troubles(results: Results, kind: str, component: str, section: str | None = None) -> list[Trouble]:
+def troubles(results: Results, kind: Outcome, component: str, section: str | None = None) -> list[Trouble]:
     found = [trouble for trouble in results.troubles if (trouble.kind, trouble.component) == (kind, component)]
     return [trouble for trouble in found if section in (None, trouble.section)]
 
 
 def _gap(results: Results, component: str, section: str, judged: list[Row]) -> Cell | None:
     """What to say where there is nothing to judge."""
-    if all(row.within for row in judged) and (raised := troubles(results, RAISED, component, section)):
-        return Cell(f"WRONG, {len(raised)} raise", WRONG)
+    if all(row.within for row in judged) and (raised := troubles(results, Outcome.RAISED, component, section)):
+        return Cell(f"WRONG, {len(raised)} raise", Outcome.WRONG)
     if judged:
         return None
-    return Cell(NOT_OFFERED) if troubles(results, NOT_OFFERED, component, section) else Cell()
+    return Cell(Outcome.NOT_OFFERED) if troubles(results, Outcome.NOT_OFFERED, component, section) else Cell()
 
 
 def nearest(judged: list[Row]) -> Row:
@@ -83,21 +79,23 @@ def nearest(judged: list[Row]) -> Row:
 def _formula(judged: list[Row]) -> Cell:
     if wrong := [row for row in judged if not row.within]:
         off = short(max(row.error for row in wrong))
-        return Cell(f"WRONG {len(wrong)} of {len(judged)}, {off} ulp", WRONG)
+        return Cell(f"WRONG {len(wrong)} of {len(judged)}, {off} ulp", Outcome.WRONG)
     differ = [row for row in judged if not row.bitwise]
     if not differ:
-        return Cell(f"{len(judged)} within", SAME)
+        return Cell(f"{len(judged)} within", Outcome.BITWISE)
     row = nearest(differ)
-    return Cell(f"{len(judged)} within, {short(row.error)} ulp ({short(row.oracle_error)})", NEAR)
+    return Cell(f"{len(judged)} within, {short(row.error)} ulp ({short(row.oracle_error)})", Outcome.WITHIN)
 
 
 def _oracle(results: Results, judged: list[Row]) -> Cell:
     equal = sum(row.bitwise for row in judged)
     if equal == len(judged):
-        return Cell(f"bitwise {equal}", SAME)
+        return Cell(f"bitwise {equal}", Outcome.BITWISE)
     if results.about.get("judged") == BIT_FOR_BIT:
-        return Cell(f"WRONG {len(judged) - equal} of {len(judged)}", WRONG)
-    return Cell(f"{equal} of {len(judged)} bitwise", NEAR if all(row.within for row in judged) else WRONG)
+        return Cell(f"WRONG {len(judged) - equal} of {len(judged)}", Outcome.WRONG)
+    return Cell(
+        f"{equal} of {len(judged)} bitwise", Outcome.WITHIN if all(row.within for row in judged) else Outcome.WRONG
+    )
 
 
 def _gradients(results: Results, component: str) -> Cell:
@@ -107,24 +105,24 @@ def _gradients(results: Results, component: str) -> Cell:
     if gap := _gap(results, component, GRADIENTS, judged):
         return gap
     wrong = sum(not row.within for row in judged)
-    return Cell(f"WRONG {wrong} of {len(judged)}", WRONG) if wrong else _oracle(results, judged)
+    return Cell(f"WRONG {wrong} of {len(judged)}", Outcome.WRONG) if wrong else _oracle(results, judged)
 
 
 def _properties(results: Results, component: str) -> Cell:
     claims = results.properties.get(component, {})
     count = Counter(claims.values())
-    if count[BROKEN]:
-        return Cell(f"{count[BROKEN]} of {len(claims)} BROKEN", WRONG)
-    told = {"hold": HOLDS, "known to fail": KNOWN_FAILURE, "not offered": NOT_OFFERED}
+    if count[Outcome.BROKEN]:
+        return Cell(f"{count[Outcome.BROKEN]} of {len(claims)} BROKEN", Outcome.WRONG)
+    told = {"hold": Outcome.HOLDS, "known to fail": Outcome.KNOWN_FAILURE, "not offered": Outcome.NOT_OFFERED}
     text = ", ".join(f"{count[outcome]} {word}" for word, outcome in told.items() if count[outcome])
-    return Cell(text, SAME if count[HOLDS] == len(claims) > 0 else NONE)
+    return Cell(text, Outcome.HOLDS if count[Outcome.HOLDS] == len(claims) > 0 else Outcome.NOT_JUDGED)
 
 
 def _mistakes(results: Results, component: str) -> Cell:
     if not (kills := results.kills.get(component)):
         return Cell()
     killed = sum(map(bool, kills.values()))
-    return Cell(f"{killed}/{len(kills)}", SAME if killed == len(kills) else WRONG)
+    return Cell(f"{killed}/{len(kills)}", Outcome.HOLDS if killed == len(kills) else Outcome.WRONG)
 
 
 # conclusions
@@ -135,14 +133,15 @@ def wrong(results: Results) -> list[str]:
     return [
         name
         for name in asked(results)
-        if any(cell.outcome == WRONG for cell in cells(results, name)[:-1]) or troubles(results, BROKEN, name)
+        if any(cell.outcome == Outcome.WRONG for cell in cells(results, name)[:-1])
+        or troubles(results, Outcome.BROKEN, name)
     ]
 
 
 def suspects(results: Results) -> list[str]:
     """The wrong components in which nothing else is wrong: what breaks where no part of it does has its own reason."""
     found = wrong(results)
-    breaks = {name for name in found if troubles(results, RAISED, name)}
+    breaks = {name for name in found if troubles(results, Outcome.RAISED, name)}
     within = {name: set(PARTS.get(name, ())) & set(found) for name in found}
     return [name for name in found if not within[name] or (name in breaks and not within[name] & breaks)]
 
@@ -151,7 +150,7 @@ def verdict(results: Results) -> tuple[bool, str]:
     """Whether all is well, and the one sentence to read."""
     about, bad = asked(results), wrong(results)
     lacking = [name for name in about if not is_judged(results, name)]
-    others = len(troubles(results, BROKEN, ""))
+    others = len(troubles(results, Outcome.BROKEN, ""))
     beside = f"; {others} other test{'s' * (others > 1)} failed" if others else ""
     if bad:
         inner = suspects(results)
@@ -174,5 +173,5 @@ def is_right(results: Results, component: str) -> bool:
 def is_judged(results: Results, component: str) -> bool:
     """Whether there is anything about it but what it lacks."""
     return any(row.component == component for row in results.rows) or any(
-        outcome != NOT_OFFERED for outcome in results.properties.get(component, {}).values()
+        outcome != Outcome.NOT_OFFERED for outcome in results.properties.get(component, {}).values()
     )

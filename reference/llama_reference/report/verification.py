@@ -7,8 +7,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from llama_reference.judge.localization import BITWISE, MISSING, VOID, WITHIN, WRONG, Finding, guilty
+from llama_reference.judge.localization import (
+    Finding,
+    culprits,
+)
 from llama_reference.questions.activations import ATTENTION, MLP, NORM1, NORM2
+from llama_reference.standard.outcome import Outcome
 
 # in the order of execution: heading, NAME, module within the layer
 COLUMNS = (
@@ -19,7 +23,7 @@ COLUMNS = (
     ("swiglu", "swiglu", f".{MLP}"),
     ("block", "block", ""),
 )
-WORST_FIRST = (WRONG, MISSING, VOID, WITHIN, BITWISE)
+WORST_FIRST = (Outcome.WRONG, Outcome.NOT_OFFERED, Outcome.VOID, Outcome.WITHIN, Outcome.BITWISE)
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -55,11 +59,11 @@ class Verification:
 
     def conclusions(self) -> list[tuple[str, str]]:
         """(title, text): which components are to blame, and where a run on its own strays first."""
-        bits = next((step for step in self.running if step.status != BITWISE), None)
+        bits = next((step for step in self.running if step.status != Outcome.BITWISE), None)
         beyond = next((step for step in self.running if not step.good), None)
         far = "the same" if beyond is bits and bits is not None else spoken(beyond)
-        blamed = [("guilty", line) for line in _grouped(guilty(self.findings))] or [("guilty", "nothing")]
-        lacking = [finding for finding in self.findings if finding.status in (MISSING, VOID)]
+        blamed = [("culprits", line) for line in _grouped(culprits(self.findings))] or [("culprits", "nothing")]
+        lacking = [finding for finding in self.findings if finding.status in (Outcome.NOT_OFFERED, Outcome.VOID)]
         blamed += [("not judged", line) for line in _grouped(lacking)]
         return [*blamed, ("first difference in one pass", spoken(bits)), ("first beyond the budget in one pass", far)]
 
@@ -88,7 +92,7 @@ class Verification:
             **self.about,
             "agrees": self.agrees,
             "summary": self.summary(),
-            "guilty": [_values(finding) for finding in guilty(self.findings)],
+            "culprits": [_values(finding) for finding in culprits(self.findings)],
             "findings": [_values(finding) for finding in self.findings],
             "running": [_values(step) for step in self.running],
         }
@@ -102,9 +106,13 @@ def error(finding: Finding) -> float:
 def cell(finding: Finding | None) -> str:
     if finding is None:
         return "-"
-    if finding.verdict is None or finding.status == BITWISE:
+    if finding.verdict is None or finding.status == Outcome.BITWISE:
         return finding.status
-    return f"{_number(finding.verdict.error)} ulp" if finding.status == WITHIN else f"WRONG {_number(error(finding))}"
+    return (
+        f"{_number(finding.verdict.error)} ulp"
+        if finding.status == Outcome.WITHIN
+        else f"WRONG {_number(error(finding))}"
+    )
 
 
 def spoken(step: Finding | None) -> str:

@@ -24,6 +24,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from llama_reference.standard.outcome import Outcome
+
 FACTOR, ULPS = 2, 2
 CHANCES, DOUBTFUL = 8, 8
 # On stories260K llama2.c's logits differ from transformers' by 2.2e-5, and its two likeliest tokens by 4.2e-3 or more.
@@ -62,6 +64,13 @@ class Verdict:
     @property
     def within(self) -> bool:
         return self.error <= self.allowed
+
+    @property
+    def outcome(self) -> Outcome:
+        """BITWISE, WITHIN or WRONG."""
+        if self.bitwise:
+            return Outcome.BITWISE
+        return Outcome.WITHIN if self.within else Outcome.WRONG
 
     @property
     def doubtful(self) -> bool:

@@ -1,7 +1,7 @@
 """Correct versions that order their operations otherwise than transformers does: none may be called wrong.
 
-Each is standard.stepwise.Plain with one step arranged as fast code arranges it. They have other bits than transformers,
-and what they are judged by is the budget.
+Each is standard.stepwise.StepwiseLlama with one step arranged as fast code arranges it. They have
+other bits than transformers, and what they are judged by is the budget.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_reference.implementation import Config
-from llama_reference.standard.stepwise import Handle, Plain
+from llama_reference.standard.stepwise import Handle, StepwiseLlama
 
 
-class FusedNorm(Plain):
+class FusedNorm(StepwiseLlama):
     """torch's own RMSNorm: one kernel, which rounds once at its end."""
 
     def norm(self, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, (x.shape[-1],), gain, eps)
 
 
-class ScaledDotProduct(Plain):
+class ScaledDotProduct(StepwiseLlama):
     """torch's scaled_dot_product_attention, which never sees more than a part of the scores at a time."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> Tensor:
@@ -31,7 +31,7 @@ class ScaledDotProduct(Plain):
         return F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=True)
 
 
-class FusedProjections(Plain):
+class FusedProjections(StepwiseLlama):
     """One product with the weights of queries, keys and values, one below the other."""
 
     def project(self, handle: Handle, at: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,7 +41,7 @@ class FusedProjections(Plain):
         return q, k, v
 
 
-class FusedGateAndUp(Plain):
+class FusedGateAndUp(StepwiseLlama):
     """One product with the weights of gate and up, one below the other."""
 
     def swiglu(self, handle: Handle, layer: int, x: Tensor) -> Tensor:
@@ -50,10 +50,10 @@ class FusedGateAndUp(Plain):
         return self.linear(handle, at + "down_proj", self.gate(handle.config, gate, up))
 
 
-class ComplexRotary(Plain):
+class ComplexRotary(StepwiseLlama):
     """Pairs of channels as complex numbers, turned in float32 and rounded once, as in Meta's code."""
 
-    def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         half = x.shape[-1] // 2
         turns = torch.complex(cos[:, None, :, :half].to(self.wide), sin[:, None, :, :half].to(self.wide))
         wide = x.to(self.wide)
@@ -61,7 +61,7 @@ class ComplexRotary(Plain):
         return torch.cat((turned.real, turned.imag), dim=-1).to(x.dtype)
 
 
-class WideGate(Plain):
+class WideGate(StepwiseLlama):
     """The activation from its definition, z σ(z), and the product taken from the other side."""
 
     def gate(self, config: Config, gate: Tensor, up: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class WideGate(Plain):
         return up * (wide * wide.sigmoid()).to(gate.dtype)
 
 
-class LossByRows(Plain):
+class LossByRows(StepwiseLlama):
     """Every position's logarithm, then the sum of each row, then the mean over all that counts."""
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

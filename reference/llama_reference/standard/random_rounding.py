@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_reference.implementation import Config, State
-from llama_reference.standard.stepwise import Cache, Handle, Plain
+from llama_reference.standard.stepwise import Cache, Handle, StepwiseLlama
 
 
-class Chance(Plain):
+class RandomRounding(StepwiseLlama):
     """An implementation of the dtype that it builds, in float64 numbers."""
 
     def __init__(self, seed: int) -> None:
@@ -53,9 +53,9 @@ class Chance(Plain):
         both = torch.cat((half, half), dim=-1)
         return self.narrow(self.single(both.cos() * factor)), self.narrow(self.single(both.sin() * factor))
 
-    def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x.double()
-        return self.narrow(self.narrow(x * cos[:, None]) + self.narrow(self.partner(x) * sin[:, None]))
+        return self.narrow(self.narrow(x * cos[:, None]) + self.narrow(self.rotate_half(x) * sin[:, None]))
 
     def linear(self, handle: Handle, name: str, x: Tensor) -> Tensor:
         return self.narrow(super().linear(handle, name, x.double()))
@@ -88,4 +88,4 @@ class Chance(Plain):
 
     def sampling(self, logits: Tensor, tokens: Tensor, *knobs: Any, **named: Any) -> Tensor:
         """transformers' own: which tokens stay is no matter of degree."""
-        return Plain().sampling(logits, tokens, *knobs, **named).double()
+        return StepwiseLlama().sampling(logits, tokens, *knobs, **named).double()

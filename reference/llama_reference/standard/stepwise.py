@@ -40,7 +40,7 @@ class Cache:
     values: dict[int, Tensor] = field(default_factory=dict)
 
 
-class Plain:
+class StepwiseLlama:
     """An implementation; a mistake is a subclass that overrides a step."""
 
     def __init__(self, wide: torch.dtype = torch.float32) -> None:
@@ -139,17 +139,17 @@ class Plain:
         both = torch.cat((half, half), dim=-1)
         return (both.cos() * factor).to(dtype), (both.sin() * factor).to(dtype)
 
-    def partner(self, x: Tensor) -> Tensor:
+    def rotate_half(self, x: Tensor) -> Tensor:
         """What the sine multiplies: the other channel of each pair, one of them negated."""
         first, second = x.chunk(2, dim=-1)
         return torch.cat((-second, first), dim=-1)
 
-    def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return x * cos[:, None] + self.partner(x) * sin[:, None]
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return x * cos[:, None] + self.rotate_half(x) * sin[:, None]
 
     def rotary(self, handle: Handle, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = self.angles(handle.config, positions, q.dtype)
-        return self.turn(q, cos, sin), self.turn(k, cos, sin)
+        return self.rotate(q, cos, sin), self.rotate(k, cos, sin)
 
     # attention
 

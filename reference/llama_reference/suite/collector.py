@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,21 @@ import transformers
 
 from llama_reference import mistakes
 from llama_reference.judge import error_growth
+from llama_reference.mistakes.equivalent import EQUIVALENT
 from llama_reference.questions.activations import Inputs, record
-from llama_reference.questions.layer_checks import Exam
+from llama_reference.questions.layer_checks import LayerChecks
 from llama_reference.report import terminal as report
 from llama_reference.report.results import (
     ANSWERS,
     BIT_FOR_BIT,
-    BROKEN,
     BY_BUDGET,
     GRADIENTS,
-    HOLDS,
-    KNOWN_FAILURE,
-    NOT_OFFERED,
     PROPERTIES,
-    RAISED,
     Results,
 )
 from llama_reference.standard.cases import DTYPES, Case
 from llama_reference.standard.oracle import build
+from llama_reference.standard.outcome import Outcome
 
 PROPERTY = "property"  # under which a test records (component, claim)
 SECTION = "section"  # under which it has (component, section)
@@ -64,19 +60,19 @@ class Collector:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Outcomes of properties, and whatever did not pass: a skip is seen before the call, a failure in it."""
         found, recorded = outcome(report), report.user_properties
-        if found is None or (found == HOLDS and report.when != "call"):
+        if found is None or (found == Outcome.HOLDS and report.when != "call"):
             return
         for _, value in (pair for pair in recorded if pair[0] == PROPERTY):
             component, claim = _pair(value)
             self.results.add_property(component, claim, found)
-        if found != HOLDS:
+        if found != Outcome.HOLDS:
             about = next((_pair(value) for name, value in recorded if name == SECTION), ("", ""))
             self.results.add_trouble(found, *about, report.nodeid, message(report))
 
     def pytest_sessionfinish(self) -> None:
         if (output := getattr(self.config, "workeroutput", None)) is not None:
             results = self.results  # the controller sees the reports of all tests itself
-            results.properties, results.troubles = {}, [t for t in results.troubles if t.kind == RAISED]
+            results.properties, results.troubles = {}, [t for t in results.troubles if t.kind == Outcome.RAISED]
             output["results"] = results.values()
 
     @pytest.hookimpl(optionalhook=True)
@@ -86,7 +82,7 @@ class Collector:
             self.results.merge(Results.of(values))
         else:
             lost = "the process ended without handing over what it had compared: those answers are missing here"
-            self.results.add_trouble(BROKEN, "", "", f"worker {node.gateway.id}", lost)
+            self.results.add_trouble(Outcome.BROKEN, "", "", f"worker {node.gateway.id}", lost)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
@@ -112,15 +108,15 @@ def _pair(value: Any) -> tuple[str, str]:
     return first, second
 
 
-def outcome(report: pytest.TestReport) -> str | None:
+def outcome(report: pytest.TestReport) -> Outcome | None:
     """None where a test was skipped for a reason of its own: neither passed nor anybody's lack."""
     if report.failed:
-        return BROKEN
+        return Outcome.BROKEN
     if hasattr(report, "wasxfail"):
-        return KNOWN_FAILURE
+        return Outcome.KNOWN_FAILURE
     if report.skipped:
-        return NOT_OFFERED if message(report).startswith(NOT_OFFERED) else None
-    return HOLDS
+        return Outcome.NOT_OFFERED if message(report).startswith(Outcome.NOT_OFFERED) else None
+    return Outcome.HOLDS
 
 
 def message(report: pytest.TestReport) -> str:
@@ -135,10 +131,7 @@ def message(report: pytest.TestReport) -> str:
 
 def equivalents() -> list[tuple[str, str, str]]:
     """Mistakes that nothing can tell from right: they are no mistakes, and not counted."""
-    if importlib.util.find_spec("llama_reference.mistakes.equivalent") is None:
-        return []
-    listed = importlib.import_module("llama_reference.mistakes.equivalent").EQUIVALENT
-    return [(known.component, known.name, known.why) for known in listed]
+    return [(known.component, known.name, known.why) for known in EQUIVALENT]
 
 
 def strayed(adapter: Any) -> Iterator[tuple[str, list[tuple[float, float]]]]:
@@ -148,6 +141,6 @@ def strayed(adapter: Any) -> Iterator[tuple[str, list[tuple[float, float]]]]:
         with torch.no_grad():
             inputs = Inputs(case.tokens, case.positions, case.mask)
             recording = record(build(case.config, case.state, dtype), inputs)
-        steps = error_growth.running(adapter, Exam(case.config, case.state, dtype, recording, []))
+        steps = error_growth.running(adapter, LayerChecks(case.config, case.state, dtype, recording, []))
         blocks = [step.verdict for step in steps if step.name == "block"]
         yield str(dtype).removeprefix("torch."), [(v.error, v.oracle_error) for v in blocks if v is not None]

@@ -7,21 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from llama_reference.judge.comparison import NO_GRADIENTS, variants
 from llama_reference.mistakes import COMPONENTS
 from llama_reference.questions import properties
+from llama_reference.questions.checks import CHECKS
 from llama_reference.questions.properties import Claim
 from llama_reference.report.results import ANSWERS, GRADIENTS, PROPERTIES
 from llama_reference.standard.cases import DTYPES
-
-# What is differentiated beyond the hard model.
-GRADIENT_VARIANTS = {
-    "attention": ("hard", "one group"),
-    "swiglu": ("hard", "gelu"),
-    "llama": ("hard", "tied", "a group a head"),
-}
-# Greedy ids of further models: answers that need no gradient and no second dtype to be telling.
-MORE_OF_GENERATE = ("a group a head", "rope dynamic")
 
 
 @dataclass(frozen=True)
@@ -41,17 +32,16 @@ class Item:
 
 def answer_cases(component: str) -> list[tuple[str, torch.dtype]]:
     """The (variant, dtype) pairs that a component's answers are compared on."""
-    if component != "generate":
-        return [(variant, dtype) for variant in variants(component) for dtype in DTYPES]
-    further = [("hard", dtype) for dtype in DTYPES[1:]]
-    return [(variant, torch.float32) for variant in (*variants(component), *MORE_OF_GENERATE)] + further
+    check = CHECKS[component]
+    return [*((variant, dtype) for variant in check.variants for dtype in check.dtypes), *check.further]
 
 
 def gradient_cases(component: str) -> list[tuple[str, torch.dtype]]:
     """The same for gradients; none where the component has no gradient."""
-    if component in NO_GRADIENTS:
+    check = CHECKS[component]
+    if check.no_gradients:
         return []
-    return [(variant, dtype) for variant in GRADIENT_VARIANTS.get(component, ("hard",)) for dtype in DTYPES]
+    return [(variant, dtype) for variant in check.gradient_variants for dtype in DTYPES]
 
 
 def is_telling(variant: str, dtype: torch.dtype) -> bool:

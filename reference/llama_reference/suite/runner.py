@@ -18,7 +18,12 @@ from tqdm import tqdm
 
 from llama_reference.adapter_loader import load
 from llama_reference.implementation import Implementation
-from llama_reference.report.results import BIT_FOR_BIT, BROKEN, BY_BUDGET, Results
+from llama_reference.report.results import (
+    BIT_FOR_BIT,
+    BY_BUDGET,
+    Results,
+)
+from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import items
 from llama_reference.suite.session import Session
 
@@ -126,5 +131,5 @@ def run(adapter: Path, components: tuple[str, ...], quick: bool, processes: int,
                     results.merge(Results.of(message))
                     continue
                 lost = f"the process ended before it had answered everything (exit code {child.process.exitcode})"
-                results.add_trouble(BROKEN, job.component, "", f"test_{job.component}.py", lost)
+                results.add_trouble(Outcome.BROKEN, job.component, "", f"test_{job.component}.py", lost)
     return results

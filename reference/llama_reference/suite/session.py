@@ -23,21 +23,17 @@ from llama_reference.judge import comparison, diagnosis
 from llama_reference.questions.properties import Claim
 from llama_reference.report.results import (
     ANSWERS,
-    BROKEN,
     GRADIENTS,
-    HOLDS,
-    KNOWN_FAILURE,
-    NOT_OFFERED,
-    RAISED,
     Results,
 )
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.cases import Case
+from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import Item
 
 EXAMPLES = 25  # draws of a claim that does not say how many it wants
 # the tests of answers and of gradients
-WITHIN, BITWISE = "is_within_budget_of_the_formula", "equals_transformers_bit_for_bit"
+TEST_WITHIN, TEST_BITWISE = "is_within_budget_of_the_formula", "equals_transformers_bit_for_bit"
 UNKNOWN = "no known mistake gives these answers"
 
 
@@ -57,17 +53,17 @@ class Offered:
             raise AttributeError(name)
         function = getattr(self._adapter, name, None)
         if function is None:
-            raise NotOffered(f"{NOT_OFFERED}: {name}")
+            raise NotOffered(f"{Outcome.NOT_OFFERED}: {name}")
 
         @wraps(function)
         def offered(*arguments: Any, **options: Any) -> Any:
             if missing := [option for option in options if not offers(self._adapter, name, option)]:
-                raise NotOffered(f"{NOT_OFFERED}: {name} with {missing[0]}")
+                raise NotOffered(f"{Outcome.NOT_OFFERED}: {name} with {missing[0]}")
             try:
                 return function(*arguments, **options)
             except NotImplementedError as refusal:
                 reason = f" ({refusal})" if str(refusal) else ""
-                raise NotOffered(f"{NOT_OFFERED}: {name}{reason}") from None
+                raise NotOffered(f"{Outcome.NOT_OFFERED}: {name}{reason}") from None
 
         return offered
 
@@ -148,14 +144,15 @@ class Session:
         return Comparison(component, self, verdicts)
 
     @contextmanager
-    def _noted(self, component: str, *where: str) -> Iterator[None]:
+    def _noted(self, component: str, section: str, case: str) -> Iterator[None]:
         """A comparison that raises leaves no verdict, and must not be missing for it in the report."""
         try:
             yield
         except NotImplementedError:
             raise
         except Exception as error:
-            self.results.add_trouble(RAISED, component, *where, f"{type(error).__name__}: {error}")
+            message = f"{type(error).__name__}: {error}"
+            self.results.add_trouble(Outcome.RAISED, component, section, case, message)
             self.diagnose(component)
             raise
 
@@ -196,9 +193,9 @@ class Session:
             return {name_of_test(item): partial(self.hold, item.claim)}
         compare = self.compare if item.section == ANSWERS else self.compare_gradients
         case = item.component, item.variant, item.dtype
-        found = {name_of_test(item, WITHIN): lambda: compare(*case).must_be_within_budget()}
+        found = {name_of_test(item, TEST_WITHIN): lambda: compare(*case).must_be_within_budget()}
         if self.implementation.bitwise:
-            found[name_of_test(item, BITWISE)] = lambda: compare(*case).must_be_bitwise()
+            found[name_of_test(item, TEST_BITWISE)] = lambda: compare(*case).must_be_bitwise()
         return found
 
     def ask(self, item: Item) -> None:
@@ -208,20 +205,20 @@ class Session:
             if item.claim is not None:
                 self.results.add_property(item.component, item.claim.name, outcome)
 
-    def _outcome(self, item: Item, where: str, test: Callable[[], None]) -> str:
+    def _outcome(self, item: Item, where: str, test: Callable[[], None]) -> Outcome:
         """Run a test; what does not simply pass is kept as a Trouble."""
         known = next((why for part, why in self._known_failures.items() if part in where), None)
         try:
             test()
         except NotImplementedError as refusal:
-            outcome, message = NOT_OFFERED, str(refusal)
+            outcome, message = Outcome.NOT_OFFERED, str(refusal)
         except Exception as error:
-            outcome = BROKEN if known is None else KNOWN_FAILURE
+            outcome = Outcome.BROKEN if known is None else Outcome.KNOWN_FAILURE
             message = known or _line(error)
         else:
             if known is None:
-                return HOLDS
-            outcome, message = BROKEN, f"holds, but KNOWN_FAILURES says: {known}"
+                return Outcome.HOLDS
+            outcome, message = Outcome.BROKEN, f"holds, but KNOWN_FAILURES says: {known}"
         self.results.add_trouble(outcome, item.component, item.section, where, message)
         return outcome
 

@@ -1,10 +1,11 @@
 """Attention of the first and the last layer: over a padded batch in one pass, and in chunks over a cache."""
 
+from itertools import accumulate
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from llama_reference.questions import chunks
 from llama_reference.standard.cases import LENGTH, PADS, SPLIT, Case
 
 VARIANTS = (
@@ -20,6 +21,11 @@ VARIANTS = (
 SCALES = (1e-3, 1.0, 8.0)  # an attention that is nearly uniform, usual, and nearly one-hot
 
 
+IN_CHUNKS = "in chunks"
+# Of a saturated softmax, and through a cache.
+NOT_DIFFERENTIATED = frozenset({IN_CHUNKS, "layer 0 at scale 8", "layer 2 at scale 8"})
+
+
 def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
     handle = implementation.build(case.config, case.state, case.dtype)
     real = case.mask.bool()  # what a padded position answers is nobody's business
@@ -29,17 +35,16 @@ def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
             y = implementation.attention(handle, layer, case.hidden(scale), case.positions, case.mask)
             answers[f"layer {layer} at scale {scale:g}"] = y[real]
     answers["no padding"] = implementation.attention(handle, 0, case.hidden(), case.positions, None)
-    answers["in chunks"] = in_chunks(implementation, handle, case)[real]
+    answers[IN_CHUNKS] = in_chunks(implementation, handle, case)[real]
     return answers
 
 
 def in_chunks(implementation: Any, handle: Any, case: Case, split: tuple[int, ...] = SPLIT) -> Tensor:
     """Layer 0 over the hidden states of the case, a chunk at a time."""
     cache = implementation.new_cache(handle, len(PADS), LENGTH)
-    parts, start = [], 0
-    for T in split:
-        now = slice(start, start + T)
-        x, positions, mask = case.hidden()[:, now], case.positions[:, now], case.mask[:, : now.stop]
-        parts.append(implementation.attention(handle, 0, x, positions, mask, cache))
-        start += T
-    return torch.cat(parts, dim=1)
+
+    def call(x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        return implementation.attention(handle, 0, x, positions, mask, cache)
+
+    edges = (0, *accumulate(split))
+    return chunks.in_chunks(call, edges, case.hidden(), case.positions, case.mask)

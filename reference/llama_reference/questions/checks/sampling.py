@@ -1,6 +1,7 @@
 """The distribution of the next token: every knob alone and together, then rows that meet boundaries and ties."""
 
 import math
+from collections.abc import Iterator
 from itertools import permutations
 from typing import Any
 
@@ -72,18 +73,27 @@ def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
             answers[f"{label}, logits at scale {scale:g}"] = implementation.sampling(logits, case.tokens, **OFF | knobs)
     banned = case.normal(len(case.tokens), V).masked_fill(torch.arange(V) % 3 == 0, -math.inf)
     answers["all, a third of the tokens banned"] = implementation.sampling(banned, case.tokens, **OFF | KNOBS["all"])
-    for name, (rows, settings) in EDGES.items():
-        said = SAID if name == "signs" else torch.zeros(len(rows), 1, dtype=torch.long)
-        for knobs in settings:
-            label = ", ".join(f"{knob} {value:g}" for knob, value in knobs.items())
-            answers[f"{name}, {label}"] = implementation.sampling(rows, said, **OFF | knobs)
+    for label, rows, tokens, knobs in edges():
+        answers[label] = implementation.sampling(rows, tokens, **OFF | knobs)
     return answers
+
+
+def edges() -> Iterator[tuple[str, Tensor, Tensor, dict[str, Any]]]:
+    """(label, logits, tokens, knobs) of every question of EDGES."""
+    for name, (rows, settings) in EDGES.items():
+        tokens = SAID if name == "signs" else torch.zeros(len(rows), 1, dtype=torch.long)
+        for knobs in settings:
+            listed = ", ".join(f"{knob} {value:g}" for knob, value in knobs.items())
+            yield f"{name}, {listed}", rows, tokens, knobs
+
+
+WITH_TIES = {label: rows for label, rows, *_ in edges() if rows is HALVES or rows is TIES}
 
 
 def interchangeable(label: str, probabilities: Tensor) -> Tensor:
     """Rows with ties, ordered by logit and then by probability: which of equally likely tokens stays is no law."""
-    if label.partition(",")[0] not in ("halves", "ties"):
+    if label not in WITH_TIES:
         return probabilities
-    rows, _ = EDGES[label.partition(",")[0]]
+    rows = WITH_TIES[label]
     ascending, order = probabilities.sort(dim=-1)
     return ascending.gather(-1, rows.gather(-1, order).argsort(dim=-1, stable=True))

@@ -1,6 +1,5 @@
 """Claims about attention."""
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_reference.implementation import Config, State
-from llama_reference.questions.properties import Draw, claim
+from llama_reference.questions.chunks import in_chunks
 from llama_reference.questions.properties.asking import (
     LENGTH,
     PADS,
@@ -23,6 +22,9 @@ from llama_reference.questions.properties.asking import (
     padding,
     positions,
 )
+from llama_reference.questions.properties.claims import Claims, Draw
+
+CLAIMS = Claims("attention")
 
 AT = "model.layers.1.self_attn."
 GROUPINGS = ("hard", "one group", "a group a head", "no biases")
@@ -55,7 +57,7 @@ def output(variant: str, read: Tensor) -> Tensor:
     return F.linear(read, state[AT + "o_proj.weight"].double(), None if bias is None else bias.double())
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def without_queries_values_are_averaged(implementation: Any, draw: Draw) -> None:
     """q_proj = 0: all scores are 0, so that t tokens weigh 1 / t each."""
     must_vanish(_averaged, implementation, draw.choice(GROUPINGS), draw.integer(0, 2**16))
@@ -73,7 +75,7 @@ def _silent_queries(config: Config, state: State) -> tuple[Config, State]:
     return config, {name: torch.zeros_like(w) if AT + "q_proj" in name else w for name, w in state.items()}
 
 
-@claim()
+@CLAIMS.claim()
 def the_only_visible_token_is_answered_with_its_value(implementation: Any, draw: Draw) -> None:
     """o_proj(v), whatever the query: the softmax over one score is 1."""
     seen = tuple(draw.integer(0, LENGTH - 1) for _ in range(ROWS))
@@ -88,7 +90,7 @@ def _only_one(source: Any, variant: str, seed: int, seen: tuple[int, ...]) -> Te
     return off(y[later], exact[later])
 
 
-@claim()
+@CLAIMS.claim()
 def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
     x, t = hidden(draw.integer(0, 2**16)), draw.integer(1, LENGTH - 1)
     other = x.clone()
@@ -98,7 +100,7 @@ def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
     assert not torch.equal(before[:, t], after[:, t])
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def each_token_sees_itself_and_all_before_it_and_no_other(implementation: Any, draw: Draw) -> None:
     """The zero pattern of the whole Jacobian: in row s of the batch token s is another one; what moved?"""
     T, seed, start = 20, draw.integer(0, 2**16), draw.integer(0, 300)
@@ -110,7 +112,7 @@ def each_token_sees_itself_and_all_before_it_and_no_other(implementation: Any, d
     assert torch.equal((before != after).any(-1), torch.ones(T, T, dtype=torch.bool).triu())
 
 
-@claim()
+@CLAIMS.claim()
 def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
     """Whatever else a row holds, wherever it stands and however it is padded."""
     x, row = hidden(draw.integer(0, 2**16)), draw.integer(0, ROWS - 1)
@@ -124,7 +126,7 @@ def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
     assert not torch.equal(before[row], after[row])
 
 
-@claim()
+@CLAIMS.claim()
 def what_padding_holds_is_irrelevant(implementation: Any, draw: Draw) -> None:
     """On the left or on the right."""
     x, mask = hidden(draw.integer(0, 2**16)), draw.choice((padding(), padding().flip(1)))
@@ -134,7 +136,7 @@ def what_padding_holds_is_irrelevant(implementation: Any, draw: Draw) -> None:
     assert torch.equal(before, after)
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def a_padded_row_answers_as_it_does_alone(implementation: Any, draw: Draw) -> None:
     """Without its padding, each row having another; the positions are the same."""
     must_agree(_alone, implementation, draw.integer(0, 2**16))
@@ -147,12 +149,12 @@ def _alone(source: Any, seed: int) -> tuple[Tensor, Tensor]:
     return padded, torch.cat(list(rows))
 
 
-@claim(examples=2)
+@CLAIMS.claim(examples=2)
 def rows_with_nothing_to_see_stay_finite(implementation: Any, draw: Draw) -> None:
     _stays_finite(implementation, draw.choice((torch.float32, torch.bfloat16)))
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def rows_with_nothing_to_see_stay_finite_in_float16(implementation: Any, _draw: Draw) -> None:
     """One masked key alone has a score of any size: in float16 the lowest number plus that overflows."""
     _stays_finite(implementation, torch.float16)
@@ -165,7 +167,7 @@ def _stays_finite(implementation: Any, dtype: torch.dtype) -> None:
         assert implementation.attention(handle, 1, x, positions(T), nothing).isfinite().all()
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def only_distances_count(implementation: Any, draw: Draw) -> None:
     """A shift of all positions changes nothing; larger distances do."""
     seed = draw.integer(0, 2**16)
@@ -179,7 +181,7 @@ def _shifted(source: Any, seed: int, shift: int) -> tuple[Tensor, Tensor]:
     return here, there
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def any_split_over_the_cache_equals_one_pass(implementation: Any, draw: Draw) -> None:
     cuts = {draw.integer(1, 2 * LENGTH - 1) for _ in range(draw.integer(1, 6))}
     must_agree(_split, implementation, draw.integer(0, 2**16), (0, *sorted(cuts), 2 * LENGTH))
@@ -189,11 +191,15 @@ def _split(source: Any, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tens
     x, at, mask = (f(edges[-1]) for f in (lambda n: hidden(seed, n), positions, padding))
     handle = built(source, case())
     cache = source.new_cache(handle, ROWS, edges[-1])
-    parts = [source.attention(handle, 1, x[:, a:b], at[:, a:b], mask[:, :b], cache) for a, b in pairwise(edges)]
-    return source.attention(handle, 1, x, at, mask)[mask.bool()], torch.cat(parts, dim=1)[mask.bool()]
+
+    def call(x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        return source.attention(handle, 1, x, positions, mask, cache)
+
+    parts = in_chunks(call, edges, x, at, mask)
+    return source.attention(handle, 1, x, at, mask)[mask.bool()], parts[mask.bool()]
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def a_group_for_each_head_with_the_same_weights_changes_nothing(implementation: Any, draw: Draw) -> None:
     """Heads 0 to R - 1 read group 0: giving each head a group of its own, R times the same, gives the same answer."""
     must_agree(_edited, implementation, draw.integer(0, 2**16), _a_group_a_head)
@@ -208,7 +214,7 @@ def _a_group_a_head(config: Config, state: State) -> tuple[Config, State]:
     }
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def the_order_of_groups_does_not_matter(implementation: Any, draw: Draw) -> None:
     """Nor that of heads within them: they are exchanged with all that belongs to them, columns of o_proj included."""
     must_agree(_edited, implementation, draw.integer(0, 2**16), _exchanged)
@@ -231,7 +237,7 @@ def _exchanged(config: Config, state: State) -> tuple[Config, State]:
     return config, state | changed | columns
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def scores_are_divided_by_the_root_of_head_dim(implementation: Any, draw: Draw) -> None:
     """Heads four times as wide, the new channels 0, halve the scores; queries twice as loud double them again. Asked
     at position 0, where no channel turns.
@@ -259,7 +265,7 @@ def _edited(source: Any, seed: int, edit: Any, stretch: int = 1, first: Any = as
     return one, other
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def a_bias_is_the_weight_of_a_channel_that_is_always_1(implementation: Any, draw: Draw) -> None:
     must_agree(_edited, implementation, draw.integer(0, 2**16), _biases_as_weights, 1, _without_first_channel)
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from llama_reference.implementation import Config, State
-from llama_reference.questions.properties import Draw, claim
 from llama_reference.questions.properties.asking import (
     LENGTH,
     ROWS,
@@ -17,6 +16,9 @@ from llama_reference.questions.properties.asking import (
     padding,
     positions,
 )
+from llama_reference.questions.properties.claims import Claims, Draw
+
+CLAIMS = Claims("block")
 
 LAYERS = range(case().config["num_hidden_layers"])
 SCALES = (0.05, 1.0, 30.0)
@@ -35,7 +37,7 @@ def silenced(*parts: str) -> Any:
     return edit
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def it_is_the_sum_of_its_own_parts(implementation: Any, draw: Draw) -> None:
     """h = x + attention(norm₁ x); y = h + mlp(norm₂ h): asked of the parts one by one, and of the whole."""
     must_agree(_summed, implementation, draw.choice(LAYERS), draw.integer(0, 2**16), draw.choice(SCALES))
@@ -49,7 +51,7 @@ def _summed(source: Any, layer: int, seed: int, scale: float) -> tuple[Tensor, T
     return source.block(handle, layer, x, positions(), mask)[mask.bool()], y[mask.bool()]
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
     x, t, layer = hidden(draw.integer(0, 2**16)), draw.integer(1, LENGTH - 1), draw.choice(LAYERS)
     other = x.clone()
@@ -60,7 +62,7 @@ def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
     assert not torch.equal(before[:, t], after[:, t])
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
     x, row, layer = hidden(draw.integer(0, 2**16)), draw.integer(0, ROWS - 1), draw.choice(LAYERS)
     other = x.clone()
@@ -72,14 +74,14 @@ def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
     assert not torch.equal(before[row], after[row])
 
 
-@claim(examples=len(LAYERS))
+@CLAIMS.claim(examples=len(LAYERS))
 def without_its_projections_it_passes_the_residual_stream_on(implementation: Any, draw: Draw) -> None:
     """o_proj = down_proj = 0, biases too: both residual branches add nothing."""
     handle, x = built(implementation, case(), silenced("o_proj", "down_proj")), hidden(0)
     assert torch.equal(implementation.block(handle, draw.choice(LAYERS), x, positions(), None), x)
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def it_leaves_its_input_alone(implementation: Any, _draw: Draw) -> None:
     x = hidden(0)
     before = x.clone()

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from llama_reference.questions import greedy
 from llama_reference.questions.greedy import Prompt
-from llama_reference.questions.properties import Draw, claim
+from llama_reference.questions.properties.claims import Claims, Draw
 from llama_reference.standard import oracle
 from llama_reference.standard.cases import HARD, weights
+
+CLAIMS = Claims("generate")
 
 CONFIG = HARD | {"num_hidden_layers": 2}  # many tokens are generated: a layer less, and few at a time
 PADDING = (2, 0, 5)
@@ -45,14 +47,14 @@ def must_be_the_same(asked: Prompt, answer: Tensor, other: Tensor) -> None:
         assert verdict.within, str(verdict)
 
 
-@claim(examples=10)
+@CLAIMS.claim(examples=10)
 def cached_equals_uncached(implementation: Any, draw: Draw) -> None:
     asked = drawn(draw)
     handle = built(implementation, asked)
     must_be_the_same(asked, *(asked.ask(implementation, handle, use_cache) for use_cache in (True, False)))
 
 
-@claim(examples=10)
+@CLAIMS.claim(examples=10)
 def each_of_several_stop_ids_ends_a_row(implementation: Any, draw: Draw) -> None:
     """One id of each row's own text, in any order, so that rows end at different steps; a late one may stand first."""
     asked, use_cache = drawn(draw), draw.choice([True, False])
@@ -64,7 +66,7 @@ def each_of_several_stop_ids_ends_a_row(implementation: Any, draw: Draw) -> None
     _must_end(asked, implementation, handle, free, draw.choice([stop, stop[::-1]]), use_cache)
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def the_text_ends_when_its_last_row_does(implementation: Any, draw: Draw) -> None:
     """The first row ends at once, the others go on: none takes another with it, and nothing goes on behind the last."""
     asked, use_cache = drawn(draw), draw.choice([True, False])
@@ -76,7 +78,7 @@ def the_text_ends_when_its_last_row_does(implementation: Any, draw: Draw) -> Non
     _must_end(asked, implementation, handle, free, [texts[row][steps[i]] for i, row in enumerate(order)], use_cache)
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def a_stop_id_in_the_prompt_ends_nothing(implementation: Any, draw: Draw) -> None:
     asked, use_cache = drawn(draw), draw.choice([True, False])
     handle = built(implementation, asked)
@@ -94,7 +96,7 @@ def _must_end(asked: Prompt, implementation: Any, handle: Any, free: Tensor, sto
     must_be_the_same(stopping, answer, stopping.settled(free[:, : T + ends]))
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def the_configurations_stop_ids_stop_nothing(implementation: Any, _draw: Draw) -> None:
     asked = prompt(seed=0, length=9)
     other = replace(asked, config=CONFIG | {"eos_token_id": list(range(CONFIG["vocab_size"]))})
@@ -102,7 +104,7 @@ def the_configurations_stop_ids_stop_nothing(implementation: Any, _draw: Draw) -
     assert torch.equal(answer, free)
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def fewer_tokens_are_the_beginning_of_more(implementation: Any, draw: Draw) -> None:
     asked, use_cache = drawn(draw), draw.choice([True, False])
     handle = built(implementation, asked)
@@ -115,14 +117,14 @@ def fewer_tokens_are_the_beginning_of_more(implementation: Any, draw: Draw) -> N
     assert torch.equal(less, more[:, : T + few])
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def no_tokens_are_the_prompt(implementation: Any, draw: Draw) -> None:
     asked = drawn(draw)
     answer = asked.ask(implementation, built(implementation, asked), draw.choice([True, False]), new=0)
     assert torch.equal(answer, asked.tokens)
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def a_padded_row_goes_on_as_it_does_alone(implementation: Any, draw: Draw) -> None:
     asked, row, use_cache = drawn(draw), draw.integer(0, len(PADDING) - 1), draw.choice([True, False])
     handle, T = built(implementation, asked), asked.tokens.shape[1]
@@ -134,7 +136,7 @@ def a_padded_row_goes_on_as_it_does_alone(implementation: Any, draw: Draw) -> No
     must_be_the_same(single, alone, together)
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def greedy_decoding_throws_no_dice(implementation: Any, _draw: Draw) -> None:
     asked = prompt(seed=0, length=9)
     handle, state = built(implementation, asked), torch.get_rng_state()
@@ -143,7 +145,7 @@ def greedy_decoding_throws_no_dice(implementation: Any, _draw: Draw) -> None:
     assert torch.equal(first, again)
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def arguments_are_not_written_into(implementation: Any, _draw: Draw) -> None:
     asked = prompt(seed=0, length=9)
     given = [asked.tokens.clone(), asked.real.clone()]

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_reference.questions.properties import Draw, claim
+from llama_reference.questions.properties.claims import Claims, Draw
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.cases import HARD, weights
+
+CLAIMS = Claims("kv_cache")
 
 CONFIG = HARD | {"num_hidden_layers": 2}  # two: what is done to one layer alone must show
 ROOM = 20  # positions of a cache
@@ -197,7 +199,7 @@ def poison(machine: Machine, draw: Draw, which: int = 0) -> None:
 OPERATIONS = (append, append, append, crop, reorder, restart, poison)
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def any_history_gives_what_one_pass_gives(implementation: Any, draw: Draw) -> None:
     """Chunks, crops, reorderings, restarts and poison in any order, on two caches in turn."""
     both = machine(implementation, draw)
@@ -209,21 +211,21 @@ def any_history_gives_what_one_pass_gives(implementation: Any, draw: Draw) -> No
         append(both, draw, which)
 
 
-@claim(examples=10)
+@CLAIMS.claim(examples=10)
 def chunks_of_any_length_give_what_one_pass_gives(implementation: Any, draw: Draw) -> None:
     one = machine(implementation, draw)
     while one.room(0):
         append(one, draw, most=9)
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def two_caches_do_not_know_each_other(implementation: Any, draw: Draw) -> None:
     both = machine(implementation, draw)
     for which in (0, 1, 0, 1, 1, 0):
         append(both, draw, which, most=5)
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def what_was_cropped_away_never_was(implementation: Any, draw: Draw) -> None:
     one = machine(implementation, draw)
     append(one, draw)
@@ -233,12 +235,12 @@ def what_was_cropped_away_never_was(implementation: Any, draw: Draw) -> None:
     append(one, draw)
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def reordered_rows_go_on_as_the_rows_that_they_were(implementation: Any, draw: Draw) -> None:
     _reordered([(2, 0, 1), (1, 2, 0), (1, 1, 0)], implementation, draw)
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def rows_may_be_dropped_and_doubled(implementation: Any, draw: Draw) -> None:
     _reordered([(0, 2), (2,), (2, 0, 2, 1)], implementation, draw)
 
@@ -250,7 +252,7 @@ def _reordered(choices: Sequence[Sequence[int]], implementation: Any, draw: Draw
     append(one, draw)
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def a_cache_started_anew_has_no_memory(implementation: Any, draw: Draw) -> None:
     """The second text is shorter than the first, so that something of the first stays where it was."""
     one = machine(implementation, draw)
@@ -260,12 +262,12 @@ def a_cache_started_anew_has_no_memory(implementation: Any, draw: Draw) -> None:
     append(one, draw, most=4)
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def large_numbers_in_free_slots_do_not_matter(implementation: Any, draw: Draw) -> None:
     _free_slots_hold(1e4, implementation, draw)
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def nan_in_free_slots_does_not_matter(implementation: Any, draw: Draw) -> None:
     _free_slots_hold(math.nan, implementation, draw)
 

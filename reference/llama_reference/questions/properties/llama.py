@@ -1,6 +1,5 @@
 """Claims about the whole model."""
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_reference.implementation import Config, State
-from llama_reference.questions.properties import Draw, claim
+from llama_reference.questions.chunks import in_chunks
 from llama_reference.questions.properties.asking import (
     LENGTH,
     PADS,
@@ -24,6 +23,9 @@ from llama_reference.questions.properties.asking import (
     positions,
 )
 from llama_reference.questions.properties.block import silenced
+from llama_reference.questions.properties.claims import Claims, Draw
+
+CLAIMS = Claims("llama")
 
 V = case().config["vocab_size"]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -39,7 +41,7 @@ def ask(source: Any, tokens: Tensor, mask: Tensor | None = None, at: Tensor | No
     return source.llama(built(source, case(), **model), tokens, positions() if at is None else at, mask)
 
 
-@claim(examples=8)
+@CLAIMS.claim(examples=8)
 def it_is_its_own_blocks_in_order(implementation: Any, draw: Draw) -> None:
     """Embedding, then every block once, then the norm and the head: asked one by one, and of the whole."""
     must_agree(_chained, implementation, draw.integer(0, 2**16))
@@ -56,7 +58,7 @@ def _chained(source: Any, seed: int) -> tuple[Tensor, Tensor]:
     return source.llama(handle, tokens, positions(), mask)[mask.bool()], logits[mask.bool()]
 
 
-@claim(examples=8)
+@CLAIMS.claim(examples=8)
 def with_silent_layers_the_head_reads_the_normed_embedding(implementation: Any, draw: Draw) -> None:
     """o_proj = down_proj = 0: logits = W_head (g x / √(mean x² + eps)), x the embedding of the token alone."""
     must_vanish(_silent, implementation, draw.choice(("hard", "tied", "eps 1e-2")), draw.integer(0, 2**16))
@@ -74,7 +76,7 @@ def _silent(source: Any, variant: str, seed: int) -> Tensor:
     return off(source.llama(handle, tokens, positions(), padding()), F.linear(normed, w.get(HEAD, w[EMBEDDING])))
 
 
-@claim(examples=10)
+@CLAIMS.claim(examples=10)
 def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
     tokens, t = text(draw.integer(0, 2**16)), draw.integer(1, LENGTH - 1)
     other = tokens.clone()
@@ -84,7 +86,7 @@ def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
     assert not torch.equal(before[:, t], after[:, t])
 
 
-@claim(examples=10)
+@CLAIMS.claim(examples=10)
 def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
     """Whatever another row says, wherever it stands and however it is padded."""
     tokens, row = text(draw.integer(0, 2**16)), draw.integer(0, ROWS - 1)
@@ -97,7 +99,7 @@ def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
     assert not torch.equal(before[row], after[row])
 
 
-@claim(examples=10)
+@CLAIMS.claim(examples=10)
 def what_padding_says_is_irrelevant(implementation: Any, draw: Draw) -> None:
     tokens, real = text(draw.integer(0, 2**16)), padding().bool()
     other = torch.where(real, tokens, text(draw.integer(0, 2**16) + 2**17))
@@ -105,7 +107,7 @@ def what_padding_says_is_irrelevant(implementation: Any, draw: Draw) -> None:
     assert torch.equal(before, after)
 
 
-@claim(examples=8)
+@CLAIMS.claim(examples=8)
 def a_padded_row_answers_as_it_does_alone(implementation: Any, draw: Draw) -> None:
     """Without its padding; the positions are the same, so the logits are."""
     must_agree(_alone, implementation, draw.integer(0, 2**16))
@@ -117,7 +119,7 @@ def _alone(source: Any, seed: int) -> tuple[Tensor, Tensor]:
     return ask(source, tokens, padding())[padding().bool()], torch.cat(rows)
 
 
-@claim(examples=8)
+@CLAIMS.claim(examples=8)
 def any_split_over_the_cache_equals_one_pass(implementation: Any, draw: Draw) -> None:
     cuts = {draw.integer(1, 2 * LENGTH - 1) for _ in range(draw.integer(1, 6))}
     must_agree(_split, implementation, draw.integer(0, 2**16), (0, *sorted(cuts), 2 * LENGTH))
@@ -127,11 +129,15 @@ def _split(source: Any, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tens
     tokens, at, mask = (f(edges[-1]) for f in (lambda n: text(seed, n), positions, padding))
     handle = built(source, case())
     cache = source.new_cache(handle, ROWS, edges[-1])
-    parts = [source.llama(handle, tokens[:, a:b], at[:, a:b], mask[:, :b], cache) for a, b in pairwise(edges)]
-    return source.llama(handle, tokens, at, mask)[mask.bool()], torch.cat(parts, dim=1)[mask.bool()]
+
+    def call(x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        return source.llama(handle, x, positions, mask, cache)
+
+    parts = in_chunks(call, edges, tokens, at, mask)
+    return source.llama(handle, tokens, at, mask)[mask.bool()], parts[mask.bool()]
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def two_calls_give_the_same_bits(implementation: Any, _draw: Draw) -> None:
     handle = fresh(implementation, case())
     first = implementation.llama(handle, text(0), positions(), padding())
@@ -139,7 +145,7 @@ def two_calls_give_the_same_bits(implementation: Any, _draw: Draw) -> None:
     assert torch.equal(first, implementation.llama(handle, text(0), positions(), padding()))
 
 
-@claim(examples=8)
+@CLAIMS.claim(examples=8)
 def only_distances_count_each_rows_own(implementation: Any, draw: Draw) -> None:
     """A shift of all positions of a row changes nothing; larger distances in a row change its answer."""
     seed, row = draw.integer(0, 2**16), draw.integer(0, ROWS - 1)
@@ -158,7 +164,7 @@ def _shifted(source: Any, seed: int, shift: int) -> tuple[Tensor, Tensor]:
     return here, there
 
 
-@claim(examples=8)
+@CLAIMS.claim(examples=8)
 def renamed_tokens_have_renamed_logits(implementation: Any, draw: Draw) -> None:
     """Rows of the embedding and of the head reordered, and the tokens with them."""
     must_agree(_renamed, implementation, draw.integer(0, 2**16))
@@ -177,7 +183,7 @@ def _rename(config: Config, state: State) -> tuple[Config, State]:
     return config, {name: w[OLD] if name in (EMBEDDING, HEAD) else w for name, w in state.items()}
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def a_tied_head_is_the_embedding(implementation: Any, draw: Draw) -> None:
     """Another vector for a token that the text lacks moves the logits of this token, and of no other."""
     token = draw.integer(0, V - 1)
@@ -186,7 +192,7 @@ def a_tied_head_is_the_embedding(implementation: Any, draw: Draw) -> None:
     assert torch.equal(moved, torch.arange(V) == token)
 
 
-@claim(examples=5)
+@CLAIMS.claim(examples=5)
 def an_untied_head_is_not_the_embedding(implementation: Any, draw: Draw) -> None:
     """Another vector for a token that the text lacks moves nothing."""
     before, after = _with_another_vector(implementation, "hard", draw.integer(0, V - 1))
@@ -206,7 +212,7 @@ def _with_another_vector(implementation: Any, variant: str, token: int) -> tuple
     return before, after
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def tied_is_one_tensor(implementation: Any, _draw: Draw) -> None:
     """Training the embedding trains the head: there is one parameter, and a step on it moves logits too."""
     handle, token = fresh(implementation, case("tied")), 5
@@ -219,7 +225,7 @@ def tied_is_one_tensor(implementation: Any, _draw: Draw) -> None:
     assert torch.equal(moved, torch.arange(V) == token)
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def logits_may_be_of_any_size(implementation: Any, _draw: Draw) -> None:
     """They are linear in the head, to the bit: neither capped nor normalised."""
 

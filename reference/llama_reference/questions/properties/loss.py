@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_reference.questions.properties import Draw, claim
 from llama_reference.questions.properties.asking import must_agree, must_vanish, numbers
+from llama_reference.questions.properties.claims import Claims, Draw
+
+CLAIMS = Claims("loss")
 
 B, T, V = 3, 9, 31
 BATCHES = 8  # one loss is one number, whose rounding may be lucky
@@ -28,7 +30,7 @@ def counted(labels: Tensor) -> Tensor:
     return torch.cat((labels[:, 1:] != -100, torch.zeros(len(labels), 1, dtype=torch.bool)), dim=1)
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def uniform_logits_cost_log_v(implementation: Any, _draw: Draw) -> None:
     must_vanish(_uniform, implementation)
 
@@ -39,7 +41,7 @@ def _uniform(source: Any) -> Tensor:
     return torch.tensor([cost / math.log(v) - 1 for cost, v in zip(costs, vocabularies, strict=True)])
 
 
-@claim(examples=6)
+@CLAIMS.claim(examples=6)
 def a_token_is_predicted_from_the_one_before(implementation: Any, draw: Draw) -> None:
     """Only the logits before the one token that counts matter."""
     t = draw.integer(1, 6)
@@ -59,7 +61,7 @@ def _certain(source: Any, t: int) -> Tensor:
     return source.loss(logits, labels) / logits.max()
 
 
-@claim()
+@CLAIMS.claim()
 def logits_that_predict_no_target_count_for_nothing(implementation: Any, draw: Draw) -> None:
     """Those of the last position, and those before an ignored label: not a bit changes."""
     logits, labels = batch(draw.integer(0, 2**16))
@@ -67,7 +69,7 @@ def logits_that_predict_no_target_count_for_nothing(implementation: Any, draw: D
     assert torch.equal(implementation.loss(logits, labels), implementation.loss(other, labels))
 
 
-@claim()
+@CLAIMS.claim()
 def the_first_label_is_nobodys_target(implementation: Any, draw: Draw) -> None:
     logits, labels = batch(draw.integer(0, 2**16))
     other = labels.clone()
@@ -75,7 +77,7 @@ def the_first_label_is_nobodys_target(implementation: Any, draw: Draw) -> None:
     assert torch.equal(implementation.loss(logits, labels), implementation.loss(logits, other))
 
 
-@claim()
+@CLAIMS.claim()
 def a_constant_added_to_logits_changes_nothing(implementation: Any, draw: Draw) -> None:
     """Another constant at every position."""
     must_vanish(_raised, implementation, draw.integer(0, 2**16), draw.choice((1.0, 10.0, 100.0)))
@@ -90,7 +92,7 @@ def _raised(source: Any, seed: int, size: float) -> Tensor:
     return torch.tensor([change(one) for one in range(BATCHES)])
 
 
-@claim()
+@CLAIMS.claim()
 def every_target_weighs_the_same(implementation: Any, draw: Draw) -> None:
     """n loss(batch) = Σ n_row loss(row): rows with few targets do not weigh more, ignored labels nothing."""
     must_agree(_by_rows, implementation, draw.integer(0, 2**16))
@@ -111,7 +113,7 @@ def _pairs(means: Callable[[int], tuple[float, float]]) -> tuple[Tensor, Tensor]
     return one, other
 
 
-@claim()
+@CLAIMS.claim()
 def two_logits_a_distance_apart_cost_a_logistic(implementation: Any, draw: Draw) -> None:
     """V = 2: log(1 + e^-d) where the target lies d above the other."""
     must_vanish(_logistic, implementation, draw.integer(-8, 8))
@@ -126,7 +128,7 @@ def _logistic(source: Any, middle: int) -> Tensor:
     return torch.tensor([surplus(middle + eighth / 8) for eighth in range(BATCHES)])
 
 
-@claim()
+@CLAIMS.claim()
 def the_names_of_tokens_do_not_matter(implementation: Any, draw: Draw) -> None:
     must_agree(_renamed, implementation, draw.integer(0, 2**16))
 
@@ -141,7 +143,7 @@ def _renamed(source: Any, seed: int) -> tuple[Tensor, Tensor]:
     return _pairs(means)
 
 
-@claim()
+@CLAIMS.claim()
 def half_precision_logits_are_widened_first(implementation: Any, draw: Draw) -> None:
     must_agree(_widened, implementation, draw.integer(0, 2**16), draw.choice((torch.bfloat16, torch.float16)))
 

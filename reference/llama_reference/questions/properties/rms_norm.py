@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from llama_reference.implementation import Config, State
-from llama_reference.questions.properties import Draw, claim
 from llama_reference.questions.properties.asking import built, case, fresh, must_vanish, numbers, off
+from llama_reference.questions.properties.claims import Claims, Draw
+
+CLAIMS = Claims("rms_norm")
 
 WHERE = "model.layers.1.post_attention_layernorm"
 GAIN = WHERE + ".weight"
@@ -23,7 +25,7 @@ def norm(source: Any, variant: str, x: Tensor) -> Tensor:
     return source.rms_norm(built(source, case(variant)), WHERE, x)
 
 
-@claim()
+@CLAIMS.claim()
 def the_mean_square_is_one_but_for_eps(implementation: Any, draw: Draw) -> None:
     """mean (y/g)² = m / (m + eps), m = mean x²: 1 for large rows, m / eps for small ones, where eps dominates."""
     scale = 10.0 ** draw.integer(-4, 3)
@@ -37,7 +39,7 @@ def _mean_square(source: Any, seed: int, variant: str, scale: float) -> Tensor:
     return found * (m + setting.config["rms_norm_eps"]) / m - 1
 
 
-@claim()
+@CLAIMS.claim()
 def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
     x = rows(draw.integer(0, 2**16))
     row, t = draw.integer(0, 4), draw.integer(0, 6)
@@ -50,7 +52,7 @@ def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
     assert not torch.equal(before[row, t], after[row, t])
 
 
-@claim()
+@CLAIMS.claim()
 def scaling_large_rows_changes_nothing(implementation: Any, draw: Draw) -> None:
     """y(cx) = y(x) where eps is negligible; by powers of two the rounding is the same too."""
     must_vanish(_scaled, implementation, draw.integer(0, 2**16), draw.integer(1, 10))
@@ -61,7 +63,7 @@ def _scaled(source: Any, seed: int, power: int) -> Tensor:
     return off(norm(source, "hard", x * 2.0**power), norm(source, "hard", x))
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def a_row_of_zeros_stays_zero(implementation: Any, _draw: Draw) -> None:
     for variant in EPS:
         x = rows(0)
@@ -71,7 +73,7 @@ def a_row_of_zeros_stays_zero(implementation: Any, _draw: Draw) -> None:
         assert y.isfinite().all()
 
 
-@claim()
+@CLAIMS.claim()
 def a_constant_row_becomes_its_gain(implementation: Any, draw: Draw) -> None:
     """x = c everywhere: y = g c / √(c² + eps). Nothing is centred."""
     must_vanish(_constant, implementation, draw.choice(EPS), 10.0 ** draw.integer(-4, 3))
@@ -84,7 +86,7 @@ def _constant(source: Any, variant: str, size: float) -> Tensor:
     return off(norm(source, variant, c.expand(-1, -1, D)), exact)
 
 
-@claim()
+@CLAIMS.claim()
 def each_gain_acts_on_its_own_channel(implementation: Any, draw: Draw) -> None:
     """Half of a gain halves its channel, to the bit, and moves no other."""
     channel, x = draw.integer(0, D - 1), rows(draw.integer(0, 2**16))
@@ -100,7 +102,7 @@ def each_gain_acts_on_its_own_channel(implementation: Any, draw: Draw) -> None:
     assert torch.equal(before, after)
 
 
-@claim()
+@CLAIMS.claim()
 def squares_of_half_precision_rows_do_not_overflow(implementation: Any, draw: Draw) -> None:
     """In float16 the square of 256 is infinite already: the mean of squares is taken in float32."""
     must_vanish(_large_halves, implementation, draw.integer(0, 2**16), dtype=torch.float16)

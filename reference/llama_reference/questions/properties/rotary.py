@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_reference.questions.properties import Draw, claim
 from llama_reference.questions.properties.asking import built, case, fresh, must_vanish, numbers, off
+from llama_reference.questions.properties.claims import Claims, Draw
 from llama_reference.standard.cases import ROPES
+
+CLAIMS = Claims("rotary")
 
 # the types whose factor on cosine and sine is 1, so that turning keeps lengths
 PLAIN = ("hard", "rope default", "rope theta_500000", "rope linear")
@@ -57,7 +59,7 @@ def rope(variant: str) -> dict[str, Any]:
     return case(variant).config["rope_parameters"]
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def rates_are_the_powers_of_theta(implementation: Any, _draw: Draw) -> None:
     """θ_i = θ^(-2i/H): the first plane turns by one radian a position, forwards."""
     for variant in ("rope default", "rope theta_500000"):
@@ -69,7 +71,7 @@ def _powers(source: Any, variant: str) -> Tensor:
     return rates(source, variant) - rope(variant)["rope_theta"] ** (-2 * i / H)
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def linear_scaling_divides_every_rate(implementation: Any, _draw: Draw) -> None:
     must_vanish(_linear, implementation)
 
@@ -78,7 +80,7 @@ def _linear(source: Any) -> Tensor:
     return rates(source, "rope linear") - rates(source, "rope default") / rope("rope linear")["factor"]
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def llama3_keeps_fast_planes_and_slows_down_slow_ones(implementation: Any, _draw: Draw) -> None:
     """A plane that turns n times within the original length keeps the share (n - low) / (high - low) of its rate, at
     least 0 and at most 1, and the factor divides the rest.
@@ -94,7 +96,7 @@ def _llama3(source: Any) -> Tensor:
     return rates(source, "hard") - default * (kept + (1 - kept) / given["factor"])
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def yarn_keeps_fast_planes_and_slows_down_slow_ones(implementation: Any, _draw: Draw) -> None:
     """Along a ramp over the planes, from the one of 32 turns to the one of 1 turn, rounded outwards."""
     must_vanish(_yarn, implementation)
@@ -109,7 +111,7 @@ def _yarn(source: Any) -> Tensor:
     return rates(source, "rope yarn") - rates(source, "rope default") * (kept + (1 - kept) / given["factor"])
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def longrope_divides_each_rate_by_its_factor(implementation: Any, _draw: Draw) -> None:
     """By the short one up to the original length, which is 64, by the long one beyond."""
     for length in (2, 64, 65, 1000):
@@ -122,7 +124,7 @@ def _longrope(source: Any, length: int) -> Tensor:
     return rates(source, "rope longrope", length) - rates(source, "rope default") / torch.tensor(factors).double()
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def where_cosines_are_sharpened_position_0_shows_by_how_much(implementation: Any, _draw: Draw) -> None:
     """By 0.1 ln s + 1 in yarn, by √(1 + ln s / ln L) in longrope; s the factor, L the original length."""
     for variant in SHARPENED:
@@ -137,7 +139,7 @@ def _sharpened(source: Any, variant: str) -> Tensor:
     return torch.cat([off(after, x.double() * exact) for after, x in pairs], dim=1)
 
 
-@claim()
+@CLAIMS.claim()
 def scores_depend_on_the_distance_only(implementation: Any, draw: Draw) -> None:
     must_vanish(_shifted, implementation, draw.choice(PLAIN), draw.integer(0, 2**16), draw.integer(1, FARTHEST))
 
@@ -149,7 +151,7 @@ def _shifted(source: Any, variant: str, seed: int, shift: int) -> Tensor:
     return (here - there) / (q[:, :G].norm(dim=-1) * k.norm(dim=-1))
 
 
-@claim()
+@CLAIMS.claim()
 def lengths_are_kept(implementation: Any, draw: Draw) -> None:
     must_vanish(_lengths, implementation, draw.choice(PLAIN), draw.integer(0, 2**16))
 
@@ -161,7 +163,7 @@ def _lengths(source: Any, variant: str, seed: int) -> Tensor:
     return norms[0] / norms[1] - 1
 
 
-@claim()
+@CLAIMS.claim()
 def turns_add_up(implementation: Any, draw: Draw) -> None:
     must_vanish(_twice, implementation, draw.choice(PLAIN), draw.integer(0, 2**16))
 
@@ -173,7 +175,7 @@ def _twice(source: Any, variant: str, seed: int) -> Tensor:
     return off(torch.cat(twice, dim=1), torch.cat(once, dim=1))
 
 
-@claim()
+@CLAIMS.claim()
 def queries_and_keys_turn_alike_in_every_head(implementation: Any, draw: Draw) -> None:
     must_vanish(_alike, implementation, draw.choice(ALL), draw.integer(0, 2**16))
 
@@ -184,7 +186,7 @@ def _alike(source: Any, variant: str, seed: int) -> Tensor:
     return torch.cat((off(q, q[:, :1]), off(k, q[:, :1])), dim=1)
 
 
-@claim(examples=4)
+@CLAIMS.claim(examples=4)
 def position_0_turns_nothing(implementation: Any, draw: Draw) -> None:
     q, k = vectors(0)
     turned_q, turned_k = turn(implementation, draw.choice(PLAIN), q, k, everywhere(0), everywhere(0))
@@ -192,7 +194,7 @@ def position_0_turns_nothing(implementation: Any, draw: Draw) -> None:
     assert torch.equal(turned_k, k)
 
 
-@claim()
+@CLAIMS.claim()
 def a_channel_mixes_with_the_one_half_a_head_away_only(implementation: Any, draw: Draw) -> None:
     """A unit vector along channel i stays in the plane of channels i and i + H/2 (mod H)."""
     channel, m = draw.integer(0, H - 1), somewhere(draw.integer(0, 2**16))
@@ -203,7 +205,7 @@ def a_channel_mixes_with_the_one_half_a_head_away_only(implementation: Any, draw
         assert torch.equal(turned, torch.zeros_like(turned))
 
 
-@claim()
+@CLAIMS.claim()
 def dynamic_scaling_slows_down_the_slowest_plane_by_the_stretch(implementation: Any, draw: Draw) -> None:
     """Of a call of n positions by s n / L - (s - 1), beyond the trained length L; the first plane not at all, those
     between by powers of it; and nothing within L.
@@ -218,7 +220,7 @@ def _dynamic(source: Any, length: int) -> Tensor:
     return rates(source, "rope dynamic", length) - rates(source, "rope default") * stretch**-share
 
 
-@claim()
+@CLAIMS.claim()
 def narrow_models_turn_as_exactly_as_wide_ones(implementation: Any, draw: Draw) -> None:
     """Positions, frequencies and angles stay in float32 in a model of bfloat16: it turns the same vectors to where the
     float32 model turns them, but for rounding.
@@ -236,7 +238,7 @@ def _narrow(source: Any, variant: str, seed: int, dtype: torch.dtype) -> Tensor:
     return off(torch.cat(narrow, dim=1), torch.cat(wide, dim=1))
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def two_thetas_live_in_one_process(implementation: Any, _draw: Draw) -> None:
     """A table of angles that is kept somewhere must be kept by theta too."""
     variants = ("rope default", "rope theta_500000", "rope default")
@@ -246,7 +248,7 @@ def two_thetas_live_in_one_process(implementation: Any, _draw: Draw) -> None:
         assert not torch.equal(answers[0][q_or_k], answers[1][q_or_k])
 
 
-@claim(examples=12)
+@CLAIMS.claim(examples=12)
 def the_order_of_calls_does_not_matter(implementation: Any, draw: Draw) -> None:
     """A model that has seen a long text answers on a short one as a new model does."""
     variant, first = draw.choice(ALL), draw.choice((3, 256, 257, FARTHEST))
@@ -260,7 +262,7 @@ def the_order_of_calls_does_not_matter(implementation: Any, draw: Draw) -> None:
         assert torch.equal(k, other_k)
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def each_row_is_turned_by_its_own_positions(implementation: Any, draw: Draw) -> None:
     """As it is alone."""
     starts = tuple(draw.integer(0, FARTHEST) for _ in range(3))

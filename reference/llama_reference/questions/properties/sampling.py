@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from llama_reference.questions.checks.sampling import KNOBS, OFF, SCALES
-from llama_reference.questions.properties import Draw, claim
 from llama_reference.questions.properties.asking import must_agree, must_vanish, off
+from llama_reference.questions.properties.claims import Claims, Draw
+
+CLAIMS = Claims("sampling")
 
 V, ROWS = 101, 5
 HALVES = torch.tensor([[math.log(p) for p in (0.5, 0.25, 0.125, 0.125)]])
@@ -68,13 +70,13 @@ def support(probabilities: Tensor) -> list[list[int]]:
     return [row.nonzero()[:, 0].tolist() for row in probabilities]
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def exactly_these_are_kept_of_a_half_a_quarter_and_two_eighths(implementation: Any, _draw: Draw) -> None:
     for given, kept in KEPT_OF_HALVES:
         _must_keep(implementation, HALVES, given, kept)
 
 
-@claim(examples=1)
+@CLAIMS.claim(examples=1)
 def exactly_these_are_kept_of_eight_equals(implementation: Any, _draw: Draw) -> None:
     for given, kept in KEPT_OF_EQUALS:
         _must_keep(implementation, EQUALS, given, kept)
@@ -88,7 +90,7 @@ def _must_keep(implementation: Any, logits: Tensor, given: Knobs, kept: list[int
     assert as_likely, f"{given} keeps {found}, expected {kept}"
 
 
-@claim()
+@CLAIMS.claim()
 def with_everything_off_it_is_softmax(implementation: Any, draw: Draw) -> None:
     """Also where a knob is on, and so wide open that it does nothing."""
     nothing: list[Knobs] = [{}, {"top_k": V}, {"top_p": 1.0}, {"min_p": 0.0}, {"repetition_penalty": 1.0}]
@@ -101,7 +103,7 @@ def _softmax(source: Any, seed: int, scale: float, *given: tuple[str, Any]) -> T
     return off(ask(source, logits, tokens, **dict(given)), logits.double().softmax(-1))
 
 
-@claim()
+@CLAIMS.claim()
 def temperature_divides_logits(implementation: Any, draw: Draw) -> None:
     tau = draw.choice((0.3, 0.7, 1.5, 4.0))
     must_vanish(_tempered, implementation, draw.integer(0, 2**16), draw.choice(SCALES), tau)
@@ -112,7 +114,7 @@ def _tempered(source: Any, seed: int, scale: float, tau: float) -> Tensor:
     return off(ask(source, logits, tokens, temperature=tau), (logits.double() / tau).softmax(-1))
 
 
-@claim()
+@CLAIMS.claim()
 def a_small_temperature_is_greedy(implementation: Any, draw: Draw) -> None:
     logits, _ = situation(draw.integer(0, 2**16))
     greedy = torch.eye(V)[logits.argmax(-1)]
@@ -120,7 +122,7 @@ def a_small_temperature_is_greedy(implementation: Any, draw: Draw) -> None:
         assert torch.equal(ask(implementation, logits, temperature=tau), greedy)
 
 
-@claim()
+@CLAIMS.claim()
 def greedy_knows_no_filter(implementation: Any, draw: Draw) -> None:
     logits, tokens = situation(draw.integer(0, 2**16), draw.choice(SCALES))
     filters: list[Knobs] = [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.5}]
@@ -128,7 +130,7 @@ def greedy_knows_no_filter(implementation: Any, draw: Draw) -> None:
     assert torch.equal(found, torch.eye(V)[logits.argmax(-1)])
 
 
-@claim()
+@CLAIMS.claim()
 def what_is_kept_keeps_its_odds(implementation: Any, draw: Draw) -> None:
     """Filters only take away: what remains is softmax over it, and it is what is likeliest."""
     filters = [given for given in KNOBS.values() if given and not {"temperature", "repetition_penalty"} & given.keys()]
@@ -148,14 +150,14 @@ def _filtered(source: Any, seed: int, scale: float, *given: tuple[str, Any]) -> 
     return off(found, logits.double().masked_fill(found == 0, -math.inf).softmax(-1))
 
 
-@claim()
+@CLAIMS.claim()
 def top_k_keeps_the_k_likeliest(implementation: Any, draw: Draw) -> None:
     k, (logits, tokens) = draw.integer(1, V), situation(draw.integer(0, 2**16))
     found = ask(implementation, logits, tokens, top_k=k)
     assert torch.equal(found > 0, logits >= logits.topk(k).values[:, -1:])
 
 
-@claim()
+@CLAIMS.claim()
 def top_p_keeps_the_fewest_that_reach_the_share(implementation: Any, draw: Draw) -> None:
     """With the last of them they have the share, without it they lack it; shares half way between two sums of
     probabilities are asked for, which rounding does not confuse.
@@ -169,7 +171,7 @@ def top_p_keeps_the_fewest_that_reach_the_share(implementation: Any, draw: Draw)
     assert torch.equal(found > 0, logits >= logits.topk(n).values[:, -1:])
 
 
-@claim()
+@CLAIMS.claim()
 def min_p_keeps_what_is_at_least_that_share_as_likely_as_the_likeliest(implementation: Any, draw: Draw) -> None:
     """p / p_max = exp(z - z_max); the distribution's own height does not matter."""
     share, (logits, tokens) = draw.integer(1, 20) / 20.5, situation(draw.integer(0, 2**16), draw.choice((1.0, 3.0)))
@@ -177,7 +179,7 @@ def min_p_keeps_what_is_at_least_that_share_as_likely_as_the_likeliest(implement
     assert torch.equal(found > 0, logits >= logits.amax(-1, keepdim=True) + math.log(share))
 
 
-@claim()
+@CLAIMS.claim()
 def half_precision_logits_are_widened_first(implementation: Any, draw: Draw) -> None:
     logits, tokens = situation(draw.integer(0, 2**16))
     for dtype in (torch.bfloat16, torch.float16):
@@ -188,7 +190,7 @@ def half_precision_logits_are_widened_first(implementation: Any, draw: Draw) -> 
         assert torch.equal(narrow, wide)
 
 
-@claim()
+@CLAIMS.claim()
 def probabilities_sum_to_one_and_the_likeliest_stays(implementation: Any, draw: Draw) -> None:
     seed, scale, given = draw.integer(0, 2**16), draw.choice(SCALES), draw.choice([*KNOBS.values()])
     must_vanish(_surplus, implementation, seed, scale, *given.items())
@@ -203,7 +205,7 @@ def _surplus(source: Any, seed: int, scale: float, *given: tuple[str, Any]) -> T
     return ask(source, *situation(seed, scale), **dict(given)).double().sum(-1) - 1
 
 
-@claim()
+@CLAIMS.claim()
 def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
     logits, tokens = situation(draw.integer(0, 2**16), draw.choice(SCALES))
     given, row = draw.choice([*KNOBS.values()]), draw.integer(0, ROWS - 1)
@@ -216,7 +218,7 @@ def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
     assert not torch.equal(before[row], after[row])
 
 
-@claim()
+@CLAIMS.claim()
 def the_names_of_tokens_do_not_matter(implementation: Any, draw: Draw) -> None:
     """Tokens renamed in the logits and in the text: the same probabilities under the new names."""
     seed, scale, given = draw.integer(0, 2**16), draw.choice(SCALES), draw.choice([*KNOBS.values()])
@@ -236,7 +238,7 @@ def _both_names(source: Any, seed: int, scale: float, **given: Any) -> tuple[Ten
     return ask(source, logits, tokens, **given), ask(source, logits[:, old], new[tokens], **given)[:, new]
 
 
-@claim()
+@CLAIMS.claim()
 def nobody_writes_into_the_logits(implementation: Any, draw: Draw) -> None:
     logits, tokens = situation(draw.integer(0, 2**16))
     kept = logits.clone(), tokens.clone()
@@ -245,7 +247,7 @@ def nobody_writes_into_the_logits(implementation: Any, draw: Draw) -> None:
     assert torch.equal(tokens, kept[1])
 
 
-@claim()
+@CLAIMS.claim()
 def a_penalty_makes_what_was_said_less_likely_and_counts_it_once(implementation: Any, draw: Draw) -> None:
     """A positive logit is divided by it, a negative one multiplied, however often the token was said."""
     seed, penalty = draw.integer(0, 2**16), draw.choice((0.8, 1.1, 1.5, 4.0))

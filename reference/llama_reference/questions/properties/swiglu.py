@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_reference.implementation import Config, State
-from llama_reference.questions.properties import Draw, claim
 from llama_reference.questions.properties.asking import as_it_is, built, case, must_agree, must_vanish, numbers, off
+from llama_reference.questions.properties.claims import Claims, Draw
+
+CLAIMS = Claims("swiglu")
 
 AT = "model.layers.1.mlp."
 DOWN, BIAS, GATE_BIAS = AT + "down_proj.weight", AT + "down_proj.bias", AT + "gate_proj.bias"
@@ -35,7 +37,7 @@ def scaled(**factors: float) -> Any:
     return edit
 
 
-@claim()
+@CLAIMS.claim()
 def hidden_act_names_the_activation(implementation: Any, draw: Draw) -> None:
     """With W_gate = 0 and W_up = 0 the biases alone speak: y = W_down (φ(b_gate) ∘ b_up) + b_down."""
     must_vanish(_named, implementation, draw.choice(ACTS), draw.choice((0.5, 2.0, 8.0, 32.0)))
@@ -68,7 +70,7 @@ def _only_biases(loudness: float) -> Any:
     return edit
 
 
-@claim()
+@CLAIMS.claim()
 def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
     x, row, t = hidden(draw.integer(0, 2**16)), draw.integer(0, 4), draw.integer(0, 6)
     changed = x.clone()
@@ -80,7 +82,7 @@ def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
     assert not torch.equal(before[row, t], after[row, t])
 
 
-@claim(examples=4)
+@CLAIMS.claim(examples=4)
 def a_closed_gate_lets_only_the_bias_through(implementation: Any, draw: Draw) -> None:
     """With W_gate and its bias 0 the gate is φ(0) = 0, so that y = b_down; up alone opens nothing."""
     variant = draw.choice(ACTS)
@@ -91,7 +93,7 @@ def a_closed_gate_lets_only_the_bias_through(implementation: Any, draw: Draw) ->
 _closed = scaled(gate_proj=0.0)
 
 
-@claim()
+@CLAIMS.claim()
 def twice_up_is_twice_the_answer(implementation: Any, draw: Draw) -> None:
     """y - b_down is linear in W_up x + b_up: doubled, to the bit (b_down = 0)."""
     x, variant = hidden(draw.integer(0, 2**16)), draw.choice(ACTS)
@@ -108,7 +110,7 @@ def _without_down_bias(factor: float) -> Any:
     return edit
 
 
-@claim()
+@CLAIMS.claim()
 def a_gate_less_its_mirror_image_is_linear(implementation: Any, draw: Draw) -> None:
     """φ(z) - φ(-z) = z for silu, gelu, its approximation and relu: only the product with up remains."""
     must_vanish(_mirrored, implementation, draw.choice(ACTS), draw.integer(0, 2**16))
@@ -129,7 +131,7 @@ def _parts(name: str) -> tuple[str, str]:
 _mirror = scaled(gate_proj=-1.0)
 
 
-@claim(examples=15)
+@CLAIMS.claim(examples=15)
 def a_bias_is_the_weight_of_a_channel_that_is_always_1(implementation: Any, draw: Draw) -> None:
     """In gate_proj and up_proj."""
     must_agree(_moved, implementation, draw.integer(0, 2**16))

@@ -5,22 +5,22 @@ from torch import Tensor
 from transformers import Cache, LlamaForCausalLM
 from transformers.masking_utils import create_causal_mask
 
-from llama_reference.standard.oracle.rotary import forget
+from llama_reference.standard.oracle.rotary import reset_rotary
 
 
-def surroundings(
+def layer_inputs(
     handle: LlamaForCausalLM, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None
 ) -> dict[str, object]:
     """What transformers' model hands to each layer beside x."""
     filled = cache.get_seq_length(layer) if cache is not None else 0
     real = torch.ones(x.shape[0], filled + x.shape[1], dtype=torch.long) if mask is None else mask
     seen = create_causal_mask(handle.config, x, real, cache, positions, layer_idx=layer)
-    rotation = forget(handle).model.rotary_emb(x, positions)
+    rotation = reset_rotary(handle).model.rotary_emb(x, positions)
     return {"position_embeddings": rotation, "attention_mask": seen, "past_key_values": cache}
 
 
 def attention(
     handle: LlamaForCausalLM, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None = None
 ) -> Tensor:
-    read: Tensor = handle.model.layers[layer].self_attn(x, **surroundings(handle, layer, x, positions, mask, cache))[0]
+    read: Tensor = handle.model.layers[layer].self_attn(x, **layer_inputs(handle, layer, x, positions, mask, cache))[0]
     return read

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM
 
-from llama_reference.standard.oracle.rotary import forget
+from llama_reference.standard.oracle.rotary import reset_rotary
 
 
 def generate(
@@ -16,5 +16,7 @@ def generate(
     settings = GenerationConfig(do_sample=False, max_new_tokens=new, use_cache=use_cache, pad_token_id=0)
     real = torch.ones_like(tokens) if mask is None else mask
     stop_ids = list(stop) or None  # None: not even those of the configuration
-    ids: Any = forget(handle).generate(tokens, attention_mask=real, generation_config=settings, eos_token_id=stop_ids)
+    ids: Any = reset_rotary(handle).generate(
+        tokens, attention_mask=real, generation_config=settings, eos_token_id=stop_ids
+    )
     return ids

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 
-def forget(handle: LlamaForCausalLM) -> LlamaForCausalLM:
+def reset_rotary(handle: LlamaForCausalLM) -> LlamaForCausalLM:
     """The model with a rotary embedding that has seen nothing."""
     handle.model.rotary_emb = LlamaRotaryEmbedding(handle.config)
     return handle
@@ -25,5 +25,5 @@ def inverse_frequencies(config: dict[str, Any], length: int) -> tuple[Tensor, fl
 
 
 def rotary(handle: LlamaForCausalLM, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    turned: tuple[Tensor, Tensor] = apply_rotary_pos_emb(q, k, *forget(handle).model.rotary_emb(q, positions))
+    turned: tuple[Tensor, Tensor] = apply_rotary_pos_emb(q, k, *reset_rotary(handle).model.rotary_emb(q, positions))
     return turned

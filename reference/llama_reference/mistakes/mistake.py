@@ -1,0 +1,55 @@
+"""Known mistakes, executable: each is llama_reference.standard.stepwise.StepwiseLlama with one step done wrong.
+
+`why` says what is done instead of what, `seen` where that was reported or found ("own": thought of, no public source).
+`ways` are other forms of the same mistake, where a right program written otherwise turns into another wrong one by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llama_reference.standard.stepwise import StepwiseLlama
+
+Steps = Mapping[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong version of one component."""
+
+    component: str
+    name: str
+    why: str
+    seen: str
+    implementation: Any
+    ways: tuple[Any, ...] = ()
+
+    @property
+    def forms(self) -> tuple[Mistake, ...]:
+        """The mistake in every form."""
+        return (self, *(replace(self, implementation=way, ways=()) for way in self.ways))
+
+
+def mistake(
+    name: str, why: str, seen: str = "own", ways: Iterable[Steps] = (), **steps: Callable[..., Any]
+) -> tuple[str, str, str, Any, tuple[Any, ...]]:
+    """A mistake whose `steps` replace methods of StepwiseLlama; other `ways` replace others."""
+    first, *others = (_with(name, form) for form in (steps, *ways))
+    return name, why, seen, first, tuple(others)
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32: what is exact stays so."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _with(name: str, steps: Steps) -> Any:
+    assert all(hasattr(StepwiseLlama, step) for step in steps), (
+        f"{name} replaces a step that StepwiseLlama does not have"
+    )
+    return type(name, (StepwiseLlama,), dict(steps))()
