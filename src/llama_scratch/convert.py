@@ -32,6 +32,7 @@ from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.checkpoint.saving import replace_checkpoint
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
 from llama_scratch.command_line import parse
+from llama_scratch.errors import LlamaScratchError
 from llama_scratch.tokenizer.converting import ENOUGH, TEMPLATE, find_tokenizer
 
 
@@ -167,7 +168,7 @@ def main() -> None:
     try:
         config = parse(ConvertConfig, "python -m llama_scratch.convert", __doc__)
         conversion = convert(config)
-    except (CheckpointError, OSError, ValueError) as error:
+    except (LlamaScratchError, OSError) as error:
         sys.exit(f"error: {error}")
     print(summary(config, conversion))
 

@@ -18,13 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from llama_scratch.checkpoint.files import CheckpointError
 from llama_scratch.command_line import Parser, parse, refuse, suggestion
-from llama_scratch.data import Corpus, DataError, random_windows
+from llama_scratch.data import Corpus, random_windows
 from llama_scratch.errors import LlamaScratchError
 from llama_scratch.model.config import Tokens
-from llama_scratch.model.config_rules import ConfigError
-from llama_scratch.tokenizer import TokenizerError
 from llama_scratch.training import checkpoints, plot, presets, report, setup
 from llama_scratch.training.checkpoints import Trained
 from llama_scratch.training.config import TrainConfig
@@ -228,7 +225,7 @@ def main() -> None:
     try:
         config = read_command_line()
         history = train(config)
-    except (ConfigError, DataError, TokenizerError, CheckpointError, TrainingError, OSError) as error:
+    except (LlamaScratchError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:  # between two steps it is not raised, but taken for a wish to save
         sys.exit("interrupted; the same command starts again, or goes on by --resume where a checkpoint was saved")

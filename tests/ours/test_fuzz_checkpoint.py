@@ -15,8 +15,9 @@ import hypothesis
 import pytest
 
 from llama_scratch import Llama
-from llama_scratch.checkpoint.files import MESSAGE, CheckpointError
+from llama_scratch.checkpoint.files import CheckpointError
 from llama_scratch.convert import open_source
+from llama_scratch.errors import MESSAGE
 from llama_scratch.tokenizer.converting import find_tokenizer
 from tests.ours.checkpoint_writers import made, write_gguf, write_hf, write_llama2c, write_meta
 

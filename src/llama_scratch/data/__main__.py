@@ -14,8 +14,8 @@ from pathlib import Path
 
 from llama_scratch.command_line import flag, parse
 from llama_scratch.data.corpus import VALIDATION_TEXT, Request, prepare
-from llama_scratch.data.sources import DataError, find_files
-from llama_scratch.tokenizer import TokenizerError
+from llama_scratch.data.sources import find_files
+from llama_scratch.errors import LlamaScratchError
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
         size = sum(file.stat().st_size for file in find_files(request.data)) / 1e6
         held_out = (corpus.directory / VALIDATION_TEXT).stat().st_size
-    except (DataError, TokenizerError, OSError) as error:
+    except (LlamaScratchError, OSError) as error:
         sys.exit(f"error: {error}")
     print(
         f"{len(corpus.training):,} tokens to train on, {len(corpus.validation):,} held out for validation "

@@ -137,7 +137,7 @@ def rope_parameters(parameters: Any, head_dim: int, max_position_embeddings: int
             rule = SWITCH if name in ("truncate", "finetuned") else NUMBER
             check(where + name, rope.get(name), rule[0], lambda v, k=key, r=rule: ("?" in k and v is None) or r[1](v))
     for name in sorted(rope.keys() - {"rope_type", *(key.rstrip("?") for key in keys)}):
-        if not _says_nothing(name, rope, config.max_position_embeddings):
+        if not _says_nothing(name, rope, max_position_embeddings):
             expected = "absent: this type has no such key; remove it if it is a leftover, or load without it"
             check(where + name, rope.pop(name), f"{expected}: --ignore rope_scaling.{name}", lambda _: False)
         rope.pop(name)
