@@ -25,7 +25,7 @@ from llama_scratch.checkpoint.found import check_directory, refuse_pointer, what
 from llama_scratch.checkpoint.hf_directory import read_checkpoint
 from llama_scratch.checkpoint.hf_files import CONFIG, MAX_SHARD_SIZE, checkpoint_files
 from llama_scratch.checkpoint.llama2c_file import read_llama2c
-from llama_scratch.checkpoint.matching import own_dtype, read
+from llama_scratch.checkpoint.matching import checkpoint_dtype, read
 from llama_scratch.checkpoint.meta_format import read_meta
 from llama_scratch.checkpoint.meta_params import PARAMS
 from llama_scratch.checkpoint.pretrained import Llama
@@ -77,8 +77,8 @@ def convert(config: ConvertConfig) -> Conversion:
     destination = config.destination
     _expect_free(destination)
     checkpoint = open_source(config.source, config.llama_version, config.ignore, config.strip_prefix)
-    _, weights = Llama.fitted(checkpoint)
-    own = own_dtype(checkpoint.config, weights)
+    _, weights = Llama.empty_model_and_weights(checkpoint)
+    own = checkpoint_dtype(checkpoint.config, weights)
     dtype = getattr(torch, config.dtype) if config.dtype else own
     tokenizer = find_tokenizer(config.source, checkpoint.config.vocab_size, config.tokenizer)
     total = sum(weight.numel() for weight in weights.values()) * dtype.itemsize

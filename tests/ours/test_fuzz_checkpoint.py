@@ -147,7 +147,7 @@ def opened(source) -> bool:
             Llama.from_pretrained(source, check_finite=True)
         else:
             checkpoint = open_source(source)
-            _, weights = Llama.fitted(checkpoint)
+            _, weights = Llama.empty_model_and_weights(checkpoint)
             for weight in weights.values():
                 weight.read()
             carried = find_tokenizer(source, checkpoint.config.vocab_size)

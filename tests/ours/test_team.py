@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from llama_scratch import Llama, train
 from llama_scratch.train import TrainConfig
-from llama_scratch.training.distributed import Team
+from llama_scratch.training.distributed import Distributed
 from llama_scratch.training.setup import flag
 from tests.profiles import among
 
@@ -117,5 +117,5 @@ def test_the_parts_of_a_team_are_the_batch(monkeypatch):
     for rank in range(4):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", "4")
-        parts.append(Team("cpu").part(batch))
+        parts.append(Distributed("cpu").part(batch))
     assert torch.equal(torch.cat(parts), batch)

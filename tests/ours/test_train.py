@@ -170,7 +170,7 @@ def test_fine_tuning_keeps_what_came_with_the_tokenizer(run, tmp_path, form):
     template = "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}"
     start, out = tmp_path / "start", tmp_path / "out"
     shutil.copytree(run[0].out, start, ignore=shutil.ignore_patterns("tokens", "checkpoints"))
-    settings = {"steps": 1, "warmup": 0} | {k: v for k, v in SMALL.items() if k not in ("steps", "warmup")}
+    settings = {"steps": 1, "warmup": 1} | {k: v for k, v in SMALL.items() if k not in ("steps", "warmup")}
     given = {"data": run[0].data, "tokens": tmp_path / "tokens", "init_from": start} | settings
     train.train(TrainConfig(out=tmp_path / "without", **given))
     (start / "special_tokens_map.json").write_text('{"eos_token": "</s>"}')
@@ -418,7 +418,7 @@ class TestTheCommandLine:
         found = [json.loads(line) for line in lines if line.startswith("{")]
         assert [row["step"] for row in found] == [2] * wanted
 
-    @pytest.mark.parametrize("options", [TrainConfig, data.Request, data_command.Options])
+    @pytest.mark.parametrize("options", [TrainConfig, data.CorpusConfig, data_command.Options])
     def test_every_flag_is_explained_by_a_sentence(self, options):
         """What --help prints is the text below a field."""
         body = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0].body

@@ -10,9 +10,9 @@ from torch import nn
 from llama_reference.standard import oracle
 from llama_scratch import Llama, LlamaConfig, data, train
 from llama_scratch.checkpoint import config_file
-from llama_scratch.data import TokenRow
+from llama_scratch.data import TokenArray
 from llama_scratch.train import TrainConfig
-from llama_scratch.training.distributed import Team
+from llama_scratch.training.distributed import Distributed
 from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import learning_rate, make_optimizers
 
@@ -41,7 +41,7 @@ VARIANTS = {
 def tokens(tmp_path_factory):
     path = tmp_path_factory.mktemp("tokens") / "t.bin"
     np.random.default_rng(0).integers(101, size=2000).astype(np.uint16).tofile(path)
-    return TokenRow([path], np.dtype(np.uint16))
+    return TokenArray([path], np.dtype(np.uint16))
 
 
 @pytest.fixture(params=VARIANTS)
@@ -92,7 +92,7 @@ def both(pair, tokens, steps: int) -> list[float]:
     config, ours, theirs, their_optimizers = pair
     objective = Objective(ours.train())
     optimizers = make_optimizers(ours, config.optimizer, config.weight_decay)
-    team, norms = Team("cpu"), []
+    team, norms = Distributed("cpu"), []
     for step in range(steps):
         batch = data.random_windows(tokens, config.batch_size, config.context, seed=0, step=step)
         rate = learning_rate(step, config.learning_rate, config.warmup, config.steps)
@@ -129,7 +129,7 @@ def test_parts_of_a_batch_count_by_their_tokens(tokens):
         config = dataclasses.replace(CONFIG, accumulate=accumulate, clip=1e9)
         batch = data.random_windows(tokens, config.batch_size, config.context, 0, 0)
         optimizers = make_optimizers(model, "adamw", 0.1)
-        loss, _ = train.take_step(Objective(model), optimizers, batch, 0.0, config, Team("cpu"))
+        loss, _ = train.take_step(Objective(model), optimizers, batch, 0.0, config, Distributed("cpu"))
         gradients.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
     (loss, whole), (same_loss, parts) = gradients
     eps = torch.finfo(torch.float32).eps

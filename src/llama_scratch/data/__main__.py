@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_scratch.command_line import flag, parse
-from llama_scratch.data.corpus import VALIDATION_TEXT, Request, prepare
+from llama_scratch.data.corpus import VALIDATION_TEXT, CorpusConfig, prepare
 from llama_scratch.data.sources import find_files
 from llama_scratch.errors import LlamaScratchError
 
 
 @dataclass(frozen=True)
-class Options(Request):
+class Options(CorpusConfig):
     """Command-line options."""
 
     tokens: Path = Path("tokens")
@@ -33,7 +33,7 @@ def main() -> None:
     try:
         options = parse(Options, "python -m llama_scratch.data", __doc__)
         started = time.perf_counter()
-        request = Request(**{name: getattr(options, name) for name in Request.__dataclass_fields__})
+        request = CorpusConfig(**{name: getattr(options, name) for name in CorpusConfig.__dataclass_fields__})
         corpus = prepare(request, options.tokens, options.processes)
         seconds = time.perf_counter() - started
         size = sum(file.stat().st_size for file in find_files(request.data)) / 1e6

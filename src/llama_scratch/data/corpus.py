@@ -27,7 +27,7 @@ from llama_scratch.checkpoint.files import CheckpointError, read_json, write_jso
 from llama_scratch.data.chats import Chats
 from llama_scratch.data.encoding import encode_all
 from llama_scratch.data.sources import DataError, Piece, find_files, kind, python_documents, read_pieces
-from llama_scratch.data.token_files import TokenRow, token_dtype, write_shards
+from llama_scratch.data.token_files import TokenArray, token_dtype, write_shards
 from llama_scratch.tokenizer import Tokenizer, TokenizerError
 from llama_scratch.tokenizer.settings import JSON, tokenizer_files
 
@@ -40,7 +40,7 @@ TRAINING, VALIDATION = "training", "validation"
 
 
 @dataclass(frozen=True)
-class Request:
+class CorpusConfig:
     """What to prepare, and how."""
 
     data: tuple[Path, ...] = ()
@@ -63,15 +63,15 @@ class Corpus:
 
     directory: Path
     tokenizer: Tokenizer
-    training: TokenRow
-    validation: TokenRow
+    training: TokenArray
+    validation: TokenArray
     digest: str
     """Of the text and of everything that decides how it is tokenised and split."""
     validation_text: bytes = field(repr=False)
     """What is held out, as UTF-8."""
 
 
-def prepare(request: Request, directory: Path, processes: int | None = None, context: int = 2) -> Corpus:
+def prepare(request: CorpusConfig, directory: Path, processes: int | None = None, context: int = 2) -> Corpus:
     """The corpus in `directory`, made by `processes` (None: as many as there are cores) unless it is there already.
 
     Raises DataError or TokenizerError, saying what to do, when a part has fewer tokens than `context` too, and OSError;
@@ -95,7 +95,7 @@ def prepare(request: Request, directory: Path, processes: int | None = None, con
     return corpus
 
 
-def digest(request: Request, directory: Path) -> str:
+def digest(request: CorpusConfig, directory: Path) -> str:
     """The digest of the corpus that `prepare` would return, without preparing it. Raises DataError."""
     files = find_files(request.data)
     return _digest(_origin(request, files, _read_manifest(directory)))
@@ -128,7 +128,7 @@ def _expect_ours(directory: Path) -> None:
 
 
 def _make(
-    request: Request, files: list[Path], origin: dict[str, Any], place: Path, processes: int | None, context: int
+    request: CorpusConfig, files: list[Path], origin: dict[str, Any], place: Path, processes: int | None, context: int
 ) -> None:
     """Fills the empty directory `place`."""
 
@@ -182,7 +182,7 @@ def split(pieces: Iterable[Piece], boundary: int) -> Iterator[tuple[str, Piece]]
             yield VALIDATION, Piece(piece.text[cut:], piece.ends)
 
 
-def _tokenizer(request: Request, training: Iterable[str]) -> Tokenizer:
+def _tokenizer(request: CorpusConfig, training: Iterable[str]) -> Tokenizer:
     if request.tokenizer is not None:
         return Tokenizer.from_pretrained(request.tokenizer)
     return Tokenizer.train(training, request.vocab_size)
@@ -203,7 +203,7 @@ def _shown(pieces: Iterator[Piece], what: str, total: int | None) -> Iterator[Pi
             bar.update(len(piece.text))
 
 
-def _origin(request: Request, files: list[Path], manifest: dict[str, Any] | None) -> dict[str, Any]:
+def _origin(request: CorpusConfig, files: list[Path], manifest: dict[str, Any] | None) -> dict[str, Any]:
     """Everything that the corpus depends on. A file of the size and time of change that are in the manifest is taken
     to have the content that it had then; others are read and hashed.
     """
@@ -261,7 +261,8 @@ def _is_manifest(content: Any) -> bool:
 
 
 def _open(directory: Path, manifest: dict[str, Any], context: int) -> Corpus:
-    training, validation = (_row(directory, manifest, part, context) for part in (TRAINING, VALIDATION))
+    training = _row(directory, manifest, TRAINING, context)
+    validation = _row(directory, manifest, VALIDATION, context)
     tokenizer = Tokenizer.from_pretrained(directory / TOKENIZER)
     try:
         text = (directory / VALIDATION_TEXT).read_bytes()
@@ -270,13 +271,13 @@ def _open(directory: Path, manifest: dict[str, Any], context: int) -> Corpus:
     return Corpus(directory, tokenizer, training, validation, _digest(manifest["origin"]), text)
 
 
-def _row(directory: Path, manifest: dict[str, Any], part: str, context: int) -> TokenRow:
+def _row(directory: Path, manifest: dict[str, Any], part: str, context: int) -> TokenArray:
     dtype, shards = token_dtype(manifest["vocab_size"]), manifest["shards"][part]
     for name, count in shards:
         path = directory / name
         if not path.exists() or path.stat().st_size != count * dtype.itemsize:
             raise _damaged(directory, path)
-    row = TokenRow([directory / name for name, _ in shards], dtype)
+    row = TokenArray([directory / name for name, _ in shards], dtype)
     if len(row) < context:
         raise DataError(f"{len(row)} tokens of {part} text are fewer than --context {context}: give more text")
     return row

@@ -12,12 +12,14 @@ from llama_scratch.data import Corpus, find_files
 from llama_scratch.data.baselines import unigram_bits_per_byte, xz_bits_per_byte
 from llama_scratch.data.corpus import VALIDATION_TEXT
 from llama_scratch.training.config import TrainConfig
-from llama_scratch.training.distributed import Team
+from llama_scratch.training.distributed import Distributed
 from llama_scratch.training.metrics import VALIDATION, Row
-from llama_scratch.training.speed import Scale, is_compiled
+from llama_scratch.training.speed import RunUnits, is_compiled
 
 
-def introduction(config: TrainConfig, corpus: Corpus, model: Llama, scale: Scale, team: Team, done: int) -> str:
+def introduction(
+    config: TrainConfig, corpus: Corpus, model: Llama, scale: RunUnits, team: Distributed, done: int
+) -> str:
     """Sizes, text, machine, and the choices that the run made itself."""
     sizes = model.config
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
