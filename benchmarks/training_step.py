@@ -62,7 +62,7 @@ def main(shape: str, dtype: str, provider: str) -> None:
     trained, team = engine(sizes, provider), Distributed("cpu")
     optimizers = make_optimizers(trained, "adamw", 0.1)
     batch = torch.randint(sizes["vocab_size"], (B, T), generator=torch.Generator().manual_seed(0))
-    config = TrainConfig(batch_size=B, context=T, dtype=dtype)
+    config = TrainConfig(batch_size=B, seq_len=T, dtype=dtype)
 
     def step() -> float:
         return take_step(trained, optimizers, batch, 1e-4, config, team)[0].item()

@@ -97,7 +97,7 @@ def set_up(config: TrainConfig, team: Distributed) -> Run:
     torch.manual_seed(config.seed)
     model = make_model(config, corpus.tokenizer, checkpoint).to(team.device).train()
     scale = measure_units(model, corpus, config, team)
-    if config.recompute:
+    if config.activation_checkpointing:
         recompute_activations(model)
     objective = Objective(model, is_compiled(config.compile, scale, team.device))
     engine = team.parallelize(objective, config.parallel, config.dtype)
@@ -114,7 +114,7 @@ def run_steps(run: Run, journal: MetricsLogger, interruption: StopSignal) -> Non
     keep_memory()
     done = run.start
     while done < config.steps and not team.any(interruption.received):
-        batch = random_windows(run.corpus.training, config.batch_size, config.context, config.seed, done)
+        batch = random_windows(run.corpus.training, config.batch_size, config.seq_len, config.seed, done)
         rate = learning_rate(done, config.learning_rate, config.warmup, config.steps)
         loss, norm = take_step(run.engine, run.trained.optimizers, batch, rate, config, team)
         if not (loss.isfinite() and norm.isfinite()):
@@ -127,9 +127,9 @@ def run_steps(run: Run, journal: MetricsLogger, interruption: StopSignal) -> Non
         journal.record(loss, norm, rate, found, force=saves or interruption.received)
         with journal.excluded_from_timing():
             if saves:
-                checkpoints.save(config.out, done, run.trained, team, config.keep)
+                checkpoints.save(config.out, done, run.trained, team, config.keep_checkpoints)
     if done < config.steps:
-        checkpoints.save(config.out, done, run.trained, team, config.keep)
+        checkpoints.save(config.out, done, run.trained, team, config.keep_checkpoints)
         journal.print(f"stopped after step {done}; to go on: {resume_command(config)}")
 
 
@@ -148,14 +148,14 @@ def take_step(
     targets = batch[:, 1:].numel()
     loss = torch.zeros((), device=team.device)
     engine.zero_grad()
-    parts = team.local_rows(batch).chunk(config.accumulate)
+    parts = team.local_rows(batch).chunk(config.grad_accum_steps)
     for number, part in enumerate(parts, start=1):
         with team.synchronised(engine, number == len(parts)):
             with team.autocast(config.dtype):
                 nats = engine(part, targets)
             (nats * team.size).backward()  # processes average their gradients
             loss += nats.detach()
-    norm = whole_tensor(nn.utils.clip_grad_norm_(engine.parameters(), config.clip))
+    norm = whole_tensor(nn.utils.clip_grad_norm_(engine.parameters(), config.max_grad_norm))
     loss = team.all_reduce_sum(loss)
     if loss.isfinite() and norm.isfinite():
         for optimizer in optimizers:
@@ -174,8 +174,8 @@ def evaluate(run: Run, done: int) -> Row:
     """Bits per byte of the text that is held out, and a sample."""
     config, team, model = run.config, run.team, run.trained.model
     with evaluating(model), team.autocast(config.dtype):
-        bits = bits_per_byte(model, run.corpus, 4 * config.batch_size, config.context, team)
-        text = sample(model, run.corpus.tokenizer, config.context, config.seed + done, team.device)
+        bits = bits_per_byte(model, run.corpus, 4 * config.batch_size, config.seq_len, team)
+        text = sample(model, run.corpus.tokenizer, config.seq_len, config.seed + done, team.device)
     return {VALIDATION: bits, "sample": text}
 
 

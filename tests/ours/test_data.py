@@ -246,7 +246,7 @@ class TestPreparing:
         second = prepare(request, where)
         assert (len(made), second.digest != first.digest) == (2, True)
         third = prepare(CorpusConfig((verse,), vocab_size=281), where)
-        fourth = prepare(CorpusConfig((verse,), vocab_size=281, held_out=0.2), where)
+        fourth = prepare(CorpusConfig((verse,), vocab_size=281, val_fraction=0.2), where)
         assert len({m.digest for m in (first, second, third, fourth)}) == len(made) == 4
         assert third.tokenizer.vocab_size == 281
 
@@ -276,7 +276,7 @@ class TestPreparing:
         where = tmp_path / "mine"
         where.mkdir()
         (where / there).write_text("precious")
-        with pytest.raises(DataError, match=rf"mine holds {there}, which does not belong .*--tokens"):
+        with pytest.raises(DataError, match=rf"mine holds {there}, which does not belong .*--tokens-dir"):
             prepare(CorpusConfig((verse,), vocab_size=280), where)
         assert (where / there).read_text() == "precious"
         (tmp_path / "file").touch()
@@ -296,7 +296,7 @@ class TestPreparing:
     def test_what_is_held_out_stays_as_it_was_when_it_was_opened(self, verse, tmp_path):
         first = prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens")
         before = first.validation_text
-        prepare(CorpusConfig((verse,), vocab_size=280, held_out=0.2), tmp_path / "tokens")
+        prepare(CorpusConfig((verse,), vocab_size=280, val_fraction=0.2), tmp_path / "tokens")
         assert first.validation_text == before
 
     def test_what_a_run_has_open_stays_as_it_is_when_the_text_is_prepared_anew(self, verse, tmp_path):
@@ -332,8 +332,8 @@ class TestPreparing:
         ("content", "context", "message"),
         [
             ("short", 2, "5 characters of text are too few to hold out a share of 0.1"),
-            (VERSE * 10, 200, r"\d+ tokens of validation text are fewer than --context 200"),
-            (VERSE * 10, 2000, r"\d+ tokens of training text are fewer than --context 2000"),
+            (VERSE * 10, 200, r"\d+ tokens of validation text are fewer than --seq-len 200"),
+            (VERSE * 10, 2000, r"\d+ tokens of training text are fewer than --seq-len 2000"),
         ],
     )
     def test_too_little_text_leaves_nothing_behind(self, verse, tmp_path, content, context, message):
@@ -346,8 +346,8 @@ class TestPreparing:
         """Killed while it tokenises; what is left is no corpus, does not stop the next one, and is gone after it."""
         text = tmp_path / "text.txt"
         text.write_text(VERSE * 40_000)
-        line = [sys.executable, "-m", "llama_scratch.data", "--data", str(text), "--tokens", str(tmp_path / "tokens"),
-                "--vocab-size", "280"]  # fmt: skip
+        line = [sys.executable, "-m", "llama_scratch.data", "--data", str(text),
+                "--tokens-dir", str(tmp_path / "tokens"), "--vocab-size", "280"]  # fmt: skip
         child = subprocess.Popen(line, stderr=subprocess.DEVNULL)
         while not list(tmp_path.glob(".tokens.*.tmp/tokens/training*")):
             assert child.poll() is None
@@ -378,7 +378,7 @@ class TestPreparing:
             assert done.returncode == 0, done.stderr
             assert "tokens to train on" in done.stdout
             assert "MB/s" in done.stdout
-            told = f"python -m llama_scratch.train --tokens tokens --data {verse} --vocab-size 280"
+            told = f"python -m llama_scratch.train --tokens-dir tokens --data {verse} --vocab-size 280"
             assert f"train on it: {told}" in done.stdout
         bad = subprocess.run([*line, "--data", "absent"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert bad.stderr == "error: absent cannot be read: No such file or directory\n"

@@ -13,7 +13,7 @@ from llama_scratch.errors import MESSAGE, LlamaScratchError
 COMMANDS = {
     "train": (train, "train", ["--out", "OUT"]),
     "convert": (convert, "convert", ["SOURCE", "OUT"]),
-    "data": (data, "prepare", ["--tokens", "OUT"]),
+    "data": (data, "prepare", ["--tokens-dir", "OUT"]),
 }
 
 

@@ -1,7 +1,7 @@
-"""Tokenises a text for training: `python -m llama_scratch.data --tokens DIR --data PATH ...`.
+"""Tokenises a text for training: `python -m llama_scratch.data --tokens-dir DIR --data PATH ...`.
 
 Training does this itself when it starts. This command is for a large text that several runs share: prepare it once,
-then give each run the same --data, --text-field, --held-out and --vocab-size, and `--tokens DIR`.
+then give each run the same --data, --text-field, --val-fraction and --vocab-size, and `--tokens-dir DIR`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from llama_scratch.errors import LlamaScratchError
 class Options(CorpusConfig):
     """Command-line options."""
 
-    tokens: Path = Path("tokens")
+    tokens_dir: Path = Path("tokens")
     """Directory to write; if it already holds this text, prepared the same way, nothing is done."""
-    processes: int | None = None
+    num_workers: int | None = None
     """Worker processes (default: one per core)."""
 
 
@@ -34,7 +34,7 @@ def main() -> None:
         options = parse(Options, "python -m llama_scratch.data", __doc__)
         started = time.perf_counter()
         request = CorpusConfig(**{name: getattr(options, name) for name in CorpusConfig.__dataclass_fields__})
-        corpus = prepare(request, options.tokens, options.processes)
+        corpus = prepare(request, options.tokens_dir, options.num_workers)
         seconds = time.perf_counter() - started
         size = sum(file.stat().st_size for file in find_files(request.data)) / 1e6
         held_out = (corpus.directory / VALIDATION_TEXT).stat().st_size
@@ -50,7 +50,7 @@ def main() -> None:
 
 def _training_command(options: Options) -> str:
     """The command that trains on what was prepared: the same data and settings, or it would be prepared anew."""
-    words = ["python", "-m", "llama_scratch.train", "--tokens", str(options.tokens)]
+    words = ["python", "-m", "llama_scratch.train", "--tokens-dir", str(options.tokens_dir)]
     if options.data:
         words += ["--data", *map(str, options.data)]
     if options.tokenizer is None:
@@ -58,7 +58,7 @@ def _training_command(options: Options) -> str:
     else:
         words += ["--init-from", str(options.tokenizer)]
     usual = Options()
-    for name in ("text_field", "held_out"):
+    for name in ("text_field", "val_fraction"):
         if getattr(options, name) != getattr(usual, name):
             words += [flag(name), str(getattr(options, name))]
     return shlex.join(words)

@@ -49,7 +49,7 @@ class CorpusConfig:
     text_field: str = "text"
     """JSON field that holds the text. Conversations ("messages", "conversations") and Alpaca's "instruction", "input",
     "output" are found without it and need the chat template of --tokenizer."""
-    held_out: float = 0.1
+    val_fraction: float = 0.1
     """Fraction of the text, taken from its end, that is used for validation only; at most a million characters."""
     vocab_size: int = 1024
     """Vocabulary size of the tokenizer that is learned from the text, unless --tokenizer gives one."""
@@ -91,7 +91,7 @@ def prepare(request: CorpusConfig, directory: Path, processes: int | None = None
             _make(request, files, origin, staging, processes, context)
         corpus = _ready(origin, directory, context)
     if corpus is None:
-        raise DataError(f"{directory} was replaced by another process: give each its own --tokens")
+        raise DataError(f"{directory} was replaced by another process: give each its own --tokens-dir")
     return corpus
 
 
@@ -118,12 +118,12 @@ def _ready(origin: dict[str, Any], directory: Path, context: int) -> Corpus | No
 def _expect_ours(directory: Path) -> None:
     """Raise DataError where `directory` holds anything but a corpus: it would be replaced as a whole."""
     if directory.exists() and not directory.is_dir():
-        raise DataError(f"{directory} is a file, expected a directory for the tokens: name another by --tokens")
+        raise DataError(f"{directory} is a file, expected a directory for the tokens: name another by --tokens-dir")
     others = sorted(path.name for path in directory.glob("*") if not OURS.fullmatch(path.name))
     if others:
         raise DataError(
             f"{directory} holds {others[0]}, which does not belong to a prepared text and would be lost: "
-            "name a new directory by --tokens"
+            "name a new directory by --tokens-dir"
         )
 
 
@@ -138,10 +138,10 @@ def _make(
         return _shown(read_pieces(files, request.text_field, chats), what, total)
 
     characters = sum(len(piece.text) for piece in pieces("reading"))
-    held_out = min(int(request.held_out * characters), MOST_HELD_OUT)
+    held_out = min(int(request.val_fraction * characters), MOST_HELD_OUT)
     if not held_out:
         found = f"{characters} characters of text are too few"
-        raise DataError(f"{found} to hold out a share of {request.held_out}: give more text")
+        raise DataError(f"{found} to hold out a share of {request.val_fraction}: give more text")
 
     def of(part: str, what: str) -> Iterator[Piece]:
         parts = split(pieces(what, characters), characters - held_out)
@@ -215,7 +215,7 @@ def _origin(request: CorpusConfig, files: list[Path], manifest: dict[str, Any] |
         "format": FORMAT,
         "tokenizer": tokenizer,
         "text_field": request.text_field,
-        "held_out": request.held_out,
+        "val_fraction": request.val_fraction,
         "files": built_in or [_entry(file, known.get(str(file.absolute()), {})) for file in files],
     }
 
@@ -279,7 +279,7 @@ def _row(directory: Path, manifest: dict[str, Any], part: str, context: int) -> 
             raise _damaged(directory, path)
     row = TokenArray([directory / name for name, _ in shards], dtype)
     if len(row) < context:
-        raise DataError(f"{len(row)} tokens of {part} text are fewer than --context {context}: give more text")
+        raise DataError(f"{len(row)} tokens of {part} text are fewer than --seq-len {context}: give more text")
     return row
 
 

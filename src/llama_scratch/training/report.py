@@ -34,7 +34,7 @@ def introduction(
             f"{sizes.hidden_size}, {sizes.num_attention_heads} heads, vocabulary of {sizes.vocab_size}",
             f"text    {origin}: {len(corpus.training):,} tokens to train on, {len(corpus.validation):,} held out; "
             f"tokenised in {corpus.directory}/",
-            f"run     {config.steps} steps of {config.batch_size} x {config.context} tokens, peak learning rate "
+            f"run     {config.steps} steps of {config.batch_size} x {config.seq_len} tokens, peak learning rate "
             f"{config.learning_rate:.2g}, {total:.1e} floating-point operations"
             + (f"; goes on after step {done}" if done else ""),
             f"device  {team.size} x {team.device}, {config.dtype}, {'compiled' if compiled else 'not compiled'}",
@@ -46,7 +46,7 @@ def introduction(
 
 def baselines(config: TrainConfig) -> dict[str, float]:
     """Bits a byte of the held-out text without a model, by what they are."""
-    text = ((config.tokens or config.out / "tokens") / VALIDATION_TEXT).read_bytes()
+    text = ((config.tokens_dir or config.out / "tokens") / VALIDATION_TEXT).read_bytes()
     return {"single bytes": unigram_bits_per_byte(text), "xz -9": xz_bits_per_byte(text)}
 
 

@@ -29,8 +29,23 @@ from llama_scratch.training.distributed import RESTARTS, Distributed
 from llama_scratch.training.metrics import LOG, TENSORBOARD
 
 # what may be another when a run goes on: nothing that a step depends on, but `steps`, which stretches the schedule
-CHANGEABLE = ("out", "resume", "preset", "steps", "save_every", "keep", "eval_every", "device", "parallel", "recompute",
-              "accumulate", "processes", "tokens", "ignore", "json")  # fmt: skip
+CHANGEABLE = (
+    "out",
+    "resume",
+    "preset",
+    "steps",
+    "save_every",
+    "keep_checkpoints",
+    "eval_every",
+    "device",
+    "parallel",
+    "activation_checkpointing",
+    "grad_accum_steps",
+    "num_workers",
+    "tokens_dir",
+    "ignore",
+    "json",
+)
 FINISHED = "finished"
 
 
@@ -70,7 +85,7 @@ def is_done(config: TrainConfig) -> bool:
     request, place = _request(config), tokens_of(config)
     if any(_differences(config, told)) or digest(request, place) != told["text"]:
         return False
-    prepare(request, place, config.processes, config.context)  # for what is said of it, where somebody removed it
+    prepare(request, place, config.num_workers, config.seq_len)  # for what is said of it, where somebody removed it
     return True
 
 
@@ -114,8 +129,8 @@ def resume_command(config: TrainConfig) -> str:
 
 def check_batch(config: TrainConfig, team: Distributed) -> None:
     """Raises ConfigError unless every part of a batch has as many windows."""
-    parts = team.size * config.accumulate
-    wanted = f"a multiple of {parts}: processes × --accumulate"
+    parts = team.size * config.grad_accum_steps
+    wanted = f"a multiple of {parts}: processes × --grad-accum-steps"
     check("--batch-size", config.batch_size, wanted, lambda size: size % parts == 0)
 
 
@@ -125,7 +140,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     del fields["overwrite"]  # it is said once
     fields["data"] = [str(path.absolute()) for path in config.data]
     fields["ignore"] = list(config.ignore)
-    for name in ("tokens", "init_from"):
+    for name in ("tokens_dir", "init_from"):
         fields[name] = None if fields[name] is None else str(fields[name].absolute())
     return fields | {"out": str(config.out)}
 
@@ -133,7 +148,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 def from_json(told: dict[str, Any]) -> dict[str, Any]:
     """The fields again."""
     paths = {"data": tuple(map(Path, told["data"])), "out": Path(told["out"])}
-    for name in ("tokens", "init_from"):
+    for name in ("tokens_dir", "init_from"):
         paths[name] = None if told[name] is None else Path(told[name])
     return told | paths | {"ignore": tuple(told.get("ignore", ()))}
 
@@ -146,20 +161,20 @@ def read_corpus(config: TrainConfig, team: Distributed, start: int) -> Corpus:
     if config.init_from is not None:
         check_directory(config.init_from)
     with team.main_process_first():
-        corpus = prepare(_request(config), tokens_of(config), config.processes, config.context)
+        corpus = prepare(_request(config), tokens_of(config), config.num_workers, config.seq_len)
         if team.is_main_process:
             _begin(config, corpus, start)
     return corpus
 
 
 def _request(config: TrainConfig) -> CorpusConfig:
-    fields = {name: getattr(config, name) for name in ("data", "text_field", "held_out", "vocab_size")}
+    fields = {name: getattr(config, name) for name in ("data", "text_field", "val_fraction", "vocab_size")}
     return CorpusConfig(**fields, tokenizer=config.init_from)
 
 
 def tokens_of(config: TrainConfig) -> Path:
     """Where the text is kept tokenised."""
-    return config.tokens or config.out / "tokens"
+    return config.tokens_dir or config.out / "tokens"
 
 
 def _begin(config: TrainConfig, corpus: Corpus, start: int) -> None:
@@ -188,7 +203,7 @@ def make_model(config: TrainConfig, tokenizer: Tokenizer, checkpoint: Path | Non
         return Llama(model_config(config, tokenizer), sdpa=True)
     model = Llama.from_pretrained(directory, dtype=torch.float32, ignore=() if checkpoint else config.ignore)
     longest = model.config.max_position_embeddings
-    check("--context", config.context, f"at most the {longest} tokens of {directory}", lambda v: v <= longest)
+    check("--seq-len", config.seq_len, f"at most the {longest} tokens of {directory}", lambda v: v <= longest)
     if tokenizer.vocab_size > model.config.vocab_size:
         found = f"{tokenizer.vocab_size} ids, but the model {model.config.vocab_size}"
         raise ConfigError(f"--init-from {directory}: the tokenizer has {found}")
@@ -207,7 +222,7 @@ def model_config(config: TrainConfig, tokenizer: Tokenizer) -> LlamaConfig:
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
         num_key_value_heads=config.heads // 2,
-        max_position_embeddings=config.context,
+        max_position_embeddings=config.seq_len,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id,

@@ -46,9 +46,9 @@ def measure_units(model: Llama, corpus: Corpus, config: TrainConfig, team: Distr
     """The RunUnits of a run, with the peak measured on this machine."""
     return RunUnits(
         steps=config.steps,
-        tokens_per_step=config.batch_size * config.context,
+        tokens_per_step=config.batch_size * config.seq_len,
         tokens_per_byte=len(corpus.validation) / len(corpus.validation_text),
-        flops_per_token=flops_per_token(model, config.context),
+        flops_per_token=flops_per_token(model, config.seq_len),
         peak_flops=peak_flops(team.device, DTYPES[config.dtype]) * team.size,
     )
 
