@@ -97,7 +97,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         whole = (
-        )
             "steps",
             "batch_size",
             "grad_accum_steps",
