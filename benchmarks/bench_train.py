@@ -99,7 +99,7 @@ def test_step(benchmark, tell, rounds, shape, dtype):
 
 
 # beside what the tiny preset says
-RECIPE = ["--vocab-size", "1024", "--context", "96", "--batch-size", "12", "--warmup", "30", "--learning-rate", "8e-3",
+RECIPE = ["--vocab-size", "1024", "--seq-len", "96", "--batch-size", "12", "--warmup", "30", "--learning-rate", "8e-3",
           "--weight-decay", "0.5", "--eval-every", "100000", "--save-every", "100000"]  # fmt: skip
 # in the time that nanoGPT takes for the 2,000 steps of its recipe for a CPU, where both were run
 STEPS = {"a third of nanoGPT's time": 150, "nanoGPT's time": 780}

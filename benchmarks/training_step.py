@@ -17,7 +17,7 @@ from llama_scratch import Llama, LlamaConfig
 from llama_scratch.model.loss import next_token_loss
 from llama_scratch.train import TrainConfig, take_step
 from llama_scratch.training import speed
-from llama_scratch.training.distributed import Team
+from llama_scratch.training.distributed import Distributed
 from llama_scratch.training.memory import keep_memory
 from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import make_optimizers
@@ -59,10 +59,10 @@ def engine(sizes: dict, provider: str) -> nn.Module:
 
 def main(shape: str, dtype: str, provider: str) -> None:
     B, T, sizes = SHAPES[shape]
-    trained, team = engine(sizes, provider), Team("cpu")
+    trained, team = engine(sizes, provider), Distributed("cpu")
     optimizers = make_optimizers(trained, "adamw", 0.1)
     batch = torch.randint(sizes["vocab_size"], (B, T), generator=torch.Generator().manual_seed(0))
-    config = TrainConfig(batch_size=B, context=T, dtype=dtype)
+    config = TrainConfig(batch_size=B, seq_len=T, dtype=dtype)
 
     def step() -> float:
         return take_step(trained, optimizers, batch, 1e-4, config, team)[0].item()

@@ -15,7 +15,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from llama_scratch.training.distributed import Team
+from llama_scratch.training.distributed import Distributed
 
 
 class Traffic(TorchDispatchMode):
@@ -33,9 +33,9 @@ class Traffic(TorchDispatchMode):
 
 
 @contextmanager
-def first_of(ranks: int) -> Iterator[Team]:
+def first_of(ranks: int) -> Iterator[Distributed]:
     """Rank 0 of so many; the others are not there, and what it receives is noise."""
-    team = Team("cpu")
+    team = Distributed("cpu")
     team.size = ranks
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:

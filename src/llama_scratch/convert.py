@@ -25,13 +25,14 @@ from llama_scratch.checkpoint.found import check_directory, refuse_pointer, what
 from llama_scratch.checkpoint.hf_directory import read_checkpoint
 from llama_scratch.checkpoint.hf_files import CONFIG, MAX_SHARD_SIZE, checkpoint_files
 from llama_scratch.checkpoint.llama2c_file import read_llama2c
-from llama_scratch.checkpoint.matching import own_dtype, read
+from llama_scratch.checkpoint.matching import checkpoint_dtype, read
 from llama_scratch.checkpoint.meta_format import read_meta
 from llama_scratch.checkpoint.meta_params import PARAMS
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.checkpoint.saving import replace_checkpoint
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
 from llama_scratch.command_line import parse
+from llama_scratch.errors import LlamaScratchError
 from llama_scratch.tokenizer.converting import ENOUGH, TEMPLATE, find_tokenizer
 
 
@@ -76,8 +77,8 @@ def convert(config: ConvertConfig) -> Conversion:
     destination = config.destination
     _expect_free(destination)
     checkpoint = open_source(config.source, config.llama_version, config.ignore, config.strip_prefix)
-    _, weights = Llama.fitted(checkpoint)
-    own = own_dtype(checkpoint.config, weights)
+    _, weights = Llama.empty_model_and_weights(checkpoint)
+    own = checkpoint_dtype(checkpoint.config, weights)
     dtype = getattr(torch, config.dtype) if config.dtype else own
     tokenizer = find_tokenizer(config.source, checkpoint.config.vocab_size, config.tokenizer)
     total = sum(weight.numel() for weight in weights.values()) * dtype.itemsize
@@ -167,7 +168,7 @@ def main() -> None:
     try:
         config = parse(ConvertConfig, "python -m llama_scratch.convert", __doc__)
         conversion = convert(config)
-    except (CheckpointError, OSError, ValueError) as error:
+    except (LlamaScratchError, OSError) as error:
         sys.exit(f"error: {error}")
     print(summary(config, conversion))
 

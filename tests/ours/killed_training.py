@@ -14,8 +14,8 @@ from llama_scratch import train
 from llama_scratch.train import TrainConfig
 from tests.ours.killed_save import obey
 
-SETTINGS = {"steps": 24, "batch_size": 4, "context": 16, "vocab_size": 280, "hidden_size": 32, "layers": 2, "heads": 4,
-            "warmup": 4, "eval_every": 12, "save_every": 5, "keep": 2}  # fmt: skip
+SETTINGS = {"steps": 24, "batch_size": 4, "seq_len": 16, "vocab_size": 280, "hidden_size": 32, "layers": 2, "heads": 4,
+            "warmup": 4, "eval_every": 12, "save_every": 5, "keep_checkpoints": 2}  # fmt: skip
 
 
 def settings(text: Path, out: Path) -> TrainConfig:

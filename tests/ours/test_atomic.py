@@ -17,7 +17,7 @@ from llama_scratch.checkpoint import atomic
 from llama_scratch.checkpoint.atomic import InUseError, atomic_directory, atomic_file, locked, settle
 from llama_scratch.checkpoint.files import CheckpointError, write_file
 from llama_scratch.convert import ConvertConfig, convert
-from llama_scratch.data import Request, prepare
+from llama_scratch.data import CorpusConfig, prepare
 from llama_scratch.fast import compiled
 from tests.ours.checkpoint_writers import built, made
 
@@ -246,7 +246,7 @@ def test_two_preparings_of_the_same_tokens_are_one(tmp_path):
     sizes.mkdir()
 
     def work(size):
-        corpus = prepare(Request((text,), vocab_size=abs(size)), tokens)
+        corpus = prepare(CorpusConfig((text,), vocab_size=abs(size)), tokens)
         (sizes / str(size)).write_text(json.dumps([len(corpus.training), corpus.tokenizer.vocab_size]))
 
     assert in_two_processes(work, 280, -280) == [0, 0]

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llama_scratch import Llama
-from llama_scratch.checkpoint.files import MESSAGE, CheckpointError
+from llama_scratch.checkpoint.files import CheckpointError
+from llama_scratch.errors import MESSAGE
 from tests.ours.checkpoint_writers import made, write_hf
 
 NORM, DOWN = "model.norm.weight", "model.layers.0.mlp.down_proj.weight"

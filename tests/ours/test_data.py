@@ -13,8 +13,18 @@ import pytest
 import torch
 
 from llama_scratch import Tokenizer, data
-from llama_scratch.data import DataError, Request, baselines, corpus, encoding, prepare, records, sources, token_files
-from llama_scratch.data.token_files import TokenRow, token_dtype
+from llama_scratch.data import (
+    CorpusConfig,
+    DataError,
+    baselines,
+    corpus,
+    encoding,
+    prepare,
+    records,
+    sources,
+    token_files,
+)
+from llama_scratch.data.token_files import TokenArray, token_dtype
 from llama_scratch.model.loss import IGNORED
 
 VERSE = "The cat sat on the mat.\n  The dog did not.\n\n"
@@ -23,19 +33,19 @@ VERSE = "The cat sat on the mat.\n  The dog did not.\n\n"
 SOURCES = ("built-in", "file", "folder", "jsonl", "gz")
 
 
-def written(source: str, tmp_path, monkeypatch, verse: str = VERSE) -> Request:
+def written(source: str, tmp_path, monkeypatch, verse: str = VERSE) -> CorpusConfig:
     """A request for a text of that kind, each with a content of its own."""
     text = f"{source}: {verse}" * 60
     names = {"built-in": None, "file": "a.txt", "folder": "b/c.txt", "jsonl": "d.jsonl", "gz": "e.txt.gz"}
     if source == "built-in":
         for module in (corpus, sources):
             monkeypatch.setattr(module, "python_documents", lambda: [text])
-        return Request(vocab_size=280)
+        return CorpusConfig(vocab_size=280)
     path = tmp_path / "texts" / names[source]
     path.parent.mkdir(parents=True, exist_ok=True)
     content = (json.dumps({"text": text}) if source == "jsonl" else text).encode()
     path.write_bytes(gzip.compress(content, mtime=0) if source == "gz" else content)
-    return Request((path.parent if source == "folder" else path,), vocab_size=280)
+    return CorpusConfig((path.parent if source == "folder" else path,), vocab_size=280)
 
 
 def documents(*paths, text_field="text") -> list[str]:
@@ -50,9 +60,9 @@ def documents(*paths, text_field="text") -> list[str]:
     return found
 
 
-def row(path, values, dtype=np.uint16) -> TokenRow:
+def row(path, values, dtype=np.uint16) -> TokenArray:
     np.asarray(values, dtype).tofile(path)
-    return TokenRow([path], np.dtype(dtype))
+    return TokenArray([path], np.dtype(dtype))
 
 
 @pytest.fixture
@@ -173,7 +183,7 @@ class TestSplitting:
 
     def test_a_large_text_does_not_give_up_more_than_is_worth_evaluating(self, verse, tmp_path, monkeypatch):
         monkeypatch.setattr(corpus, "MOST_HELD_OUT", 50)
-        assert len(prepare(Request((verse,), vocab_size=280), tmp_path / "tokens").validation_text) == 50
+        assert len(prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens").validation_text) == 50
 
 
 class TestPreparing:
@@ -181,7 +191,7 @@ class TestPreparing:
         texts = [VERSE * 10, VERSE * 20, "Another cat.\n" * 30]
         for i, text in enumerate(texts):
             (tmp_path / f"{i}.txt").write_text(text)
-        made = prepare(Request((tmp_path,), vocab_size=290), tmp_path / "tokens")
+        made = prepare(CorpusConfig((tmp_path,), vocab_size=290), tmp_path / "tokens")
         tokenizer = made.tokenizer
         cut = len("".join(texts)) // 10
         assert made.validation_text.decode() == "".join(texts)[-cut:]
@@ -196,18 +206,18 @@ class TestPreparing:
         text = "abcd " * 900
         for name, end in (("a", "wxyz " * 100), ("b", "stuv " * 100)):
             (tmp_path / f"{name}.txt").write_text(text + end)
-        made = [prepare(Request((tmp_path / f"{n}.txt",), vocab_size=265), tmp_path / n) for n in "ab"]
+        made = [prepare(CorpusConfig((tmp_path / f"{n}.txt",), vocab_size=265), tmp_path / n) for n in "ab"]
         assert made[0].validation_text != made[1].validation_text
         assert len({(m.directory / "tokenizer" / "tokenizer.model").read_bytes() for m in made}) == 1
 
     def test_processes_and_pieces_change_nothing(self, verse, tmp_path, monkeypatch):
         verse.write_text(VERSE * 1000)
-        request = Request((verse, verse), vocab_size=290)
+        request = CorpusConfig((verse, verse), vocab_size=290)
         monkeypatch.setattr(sources, "PIECE", 10**9)
         one = prepare(request, tmp_path / "one", processes=1)
         monkeypatch.setattr(sources, "PIECE", 5000)
         monkeypatch.setattr(corpus, "SMALL", 0)
-        given = Request((verse, verse), tokenizer=tmp_path / "one" / "tokenizer")
+        given = CorpusConfig((verse, verse), tokenizer=tmp_path / "one" / "tokenizer")
         two = prepare(given, tmp_path / "two", processes=2)
         assert len(one.training) > 5000
         for part in ("training", "validation"):
@@ -223,7 +233,7 @@ class TestPreparing:
         assert ids == tokenizer.encode(text, bos=True, eos=True)
 
     def test_an_unchanged_text_is_reused_and_a_changed_one_noticed(self, verse, tmp_path, monkeypatch):
-        request, where = Request((verse,), vocab_size=280), tmp_path / "tokens"
+        request, where = CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens"
         made = []
         make = corpus._make
         monkeypatch.setattr(corpus, "_make", lambda *a: (made.append(1), make(*a)))
@@ -235,8 +245,8 @@ class TestPreparing:
         verse.write_text(VERSE * 99 + VERSE.upper())  # the same length
         second = prepare(request, where)
         assert (len(made), second.digest != first.digest) == (2, True)
-        third = prepare(Request((verse,), vocab_size=281), where)
-        fourth = prepare(Request((verse,), vocab_size=281, held_out=0.2), where)
+        third = prepare(CorpusConfig((verse,), vocab_size=281), where)
+        fourth = prepare(CorpusConfig((verse,), vocab_size=281, val_fraction=0.2), where)
         assert len({m.digest for m in (first, second, third, fourth)}) == len(made) == 4
         assert third.tokenizer.vocab_size == 281
 
@@ -266,15 +276,15 @@ class TestPreparing:
         where = tmp_path / "mine"
         where.mkdir()
         (where / there).write_text("precious")
-        with pytest.raises(DataError, match=rf"mine holds {there}, which does not belong .*--tokens"):
-            prepare(Request((verse,), vocab_size=280), where)
+        with pytest.raises(DataError, match=rf"mine holds {there}, which does not belong .*--tokens-dir"):
+            prepare(CorpusConfig((verse,), vocab_size=280), where)
         assert (where / there).read_text() == "precious"
         (tmp_path / "file").touch()
         with pytest.raises(DataError, match="file is a file, expected a directory"):
-            prepare(Request((verse,), vocab_size=280), tmp_path / "file")
+            prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "file")
 
     def test_tokens_that_cannot_be_written_are_read(self, verse, tmp_path, monkeypatch):
-        request, where = Request((verse,), vocab_size=280), tmp_path / "tokens"
+        request, where = CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens"
         before = prepare(request, where).digest
 
         def read_only(*_, **__):
@@ -284,20 +294,20 @@ class TestPreparing:
         assert prepare(request, where).digest == before
 
     def test_what_is_held_out_stays_as_it_was_when_it_was_opened(self, verse, tmp_path):
-        first = prepare(Request((verse,), vocab_size=280), tmp_path / "tokens")
+        first = prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens")
         before = first.validation_text
-        prepare(Request((verse,), vocab_size=280, held_out=0.2), tmp_path / "tokens")
+        prepare(CorpusConfig((verse,), vocab_size=280, val_fraction=0.2), tmp_path / "tokens")
         assert first.validation_text == before
 
     def test_what_a_run_has_open_stays_as_it_is_when_the_text_is_prepared_anew(self, verse, tmp_path):
-        first = prepare(Request((verse,), vocab_size=280), tmp_path / "tokens")
+        first = prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens")
         before = first.training.read(0, 10**6)
-        prepare(Request((verse,), vocab_size=281), tmp_path / "tokens")
+        prepare(CorpusConfig((verse,), vocab_size=281), tmp_path / "tokens")
         assert torch.equal(first.training.read(0, 10**6), before)
 
     @pytest.mark.parametrize("name", ["training-00000.bin", "validation-00000.bin", "validation.txt"])
     def test_a_shard_that_was_cut_short_is_an_error(self, verse, tmp_path, name):
-        request, where = Request((verse,), vocab_size=280), tmp_path / "tokens"
+        request, where = CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens"
         prepare(request, where)
         if name.endswith(".bin"):
             with (where / name).open("r+b") as file:
@@ -308,7 +318,7 @@ class TestPreparing:
             prepare(request, where)
 
     def test_a_manifest_that_is_none_means_that_nothing_is_there(self, verse, tmp_path):
-        request, where = Request((verse,), vocab_size=280), tmp_path / "tokens"
+        request, where = CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens"
         tokens = prepare(request, where).training.read(0, 10**6)
         (where / "manifest.json").rename(tmp_path / "good.json")
         good = json.loads((tmp_path / "good.json").read_text())
@@ -322,22 +332,22 @@ class TestPreparing:
         ("content", "context", "message"),
         [
             ("short", 2, "5 characters of text are too few to hold out a share of 0.1"),
-            (VERSE * 10, 200, r"\d+ tokens of validation text are fewer than --context 200"),
-            (VERSE * 10, 2000, r"\d+ tokens of training text are fewer than --context 2000"),
+            (VERSE * 10, 200, r"\d+ tokens of validation text are fewer than --seq-len 200"),
+            (VERSE * 10, 2000, r"\d+ tokens of training text are fewer than --seq-len 2000"),
         ],
     )
     def test_too_little_text_leaves_nothing_behind(self, verse, tmp_path, content, context, message):
         verse.write_text(content)
         with pytest.raises(DataError, match=message):
-            prepare(Request((verse,), vocab_size=280), tmp_path / "new" / "tokens", context=context)
+            prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "new" / "tokens", context=context)
         assert not (tmp_path / "new").exists()
 
     def test_a_kill_leaves_nothing_that_looks_complete(self, tmp_path):
         """Killed while it tokenises; what is left is no corpus, does not stop the next one, and is gone after it."""
         text = tmp_path / "text.txt"
         text.write_text(VERSE * 40_000)
-        line = [sys.executable, "-m", "llama_scratch.data", "--data", str(text), "--tokens", str(tmp_path / "tokens"),
-                "--vocab-size", "280"]  # fmt: skip
+        line = [sys.executable, "-m", "llama_scratch.data", "--data", str(text),
+                "--tokens-dir", str(tmp_path / "tokens"), "--vocab-size", "280"]  # fmt: skip
         child = subprocess.Popen(line, stderr=subprocess.DEVNULL)
         while not list(tmp_path.glob(".tokens.*.tmp/tokens/training*")):
             assert child.poll() is None
@@ -346,20 +356,20 @@ class TestPreparing:
         child.wait()
         assert not (tmp_path / "tokens").exists()
         text.write_text(VERSE * 50)
-        prepare(Request((text,), vocab_size=280), tmp_path / "tokens")
+        prepare(CorpusConfig((text,), vocab_size=280), tmp_path / "tokens")
         assert {path.name for path in tmp_path.iterdir()} == {"text.txt", "tokens"}
 
     def test_an_error_in_between_leaves_the_old_corpus(self, verse, tmp_path, monkeypatch):
-        first = prepare(Request((verse,), vocab_size=280), tmp_path / "tokens")
+        first = prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens")
 
         def full(*_):
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(corpus, "write_shards", full)
         with pytest.raises(OSError, match="No space left"):
-            prepare(Request((verse,), vocab_size=281), tmp_path / "tokens")
+            prepare(CorpusConfig((verse,), vocab_size=281), tmp_path / "tokens")
         assert {path.name for path in tmp_path.iterdir()} == {"text", "tokens"}
-        assert prepare(Request((verse,), vocab_size=280), tmp_path / "tokens").digest == first.digest
+        assert prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens").digest == first.digest
 
     def test_the_command_line_says_how_much_and_how_fast(self, verse, tmp_path):
         line = [sys.executable, "-m", "llama_scratch.data", "--data", str(verse), "--vocab-size", "280"]
@@ -368,7 +378,7 @@ class TestPreparing:
             assert done.returncode == 0, done.stderr
             assert "tokens to train on" in done.stdout
             assert "MB/s" in done.stdout
-            told = f"python -m llama_scratch.train --tokens tokens --data {verse} --vocab-size 280"
+            told = f"python -m llama_scratch.train --tokens-dir tokens --data {verse} --vocab-size 280"
             assert f"train on it: {told}" in done.stdout
         bad = subprocess.run([*line, "--data", "absent"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert bad.stderr == "error: absent cannot be read: No such file or directory\n"
@@ -387,7 +397,7 @@ class TestRow:
         parts = [np.arange(i, i + 3, dtype=np.uint16) for i in range(0, 24, 3)]
         written = token_files.write_shards(tmp_path, "training", iter(parts))
         assert [count for _, count in written] == [9, 9, 6]
-        tokens = TokenRow([tmp_path / name for name, _ in written], np.dtype(np.uint16))
+        tokens = TokenArray([tmp_path / name for name, _ in written], np.dtype(np.uint16))
         assert len(tokens) == 24
         for start in range(25):
             for count in (0, 1, 5, 12, 30):

@@ -16,7 +16,7 @@ import pytest
 import transformers
 
 from llama_scratch import Tokenizer, data
-from llama_scratch.data import DataError, Request, prepare, records, sources
+from llama_scratch.data import CorpusConfig, DataError, prepare, records, sources
 from tests.ours.test_data import VERSE, documents
 
 CHATML = (
@@ -268,7 +268,7 @@ class TestConversations:
         monkeypatch.setattr("llama_scratch.data.corpus.SMALL", 0)
         path = tmp_path / "a.jsonl"
         path.write_text(f"{json.dumps(SHAPES[shape])}\n" * 20)
-        made = prepare(Request((path,), tokenizer=chatty), tmp_path / "tokens", processes)
+        made = prepare(CorpusConfig((path,), tokenizer=chatty), tmp_path / "tokens", processes)
         expected = their_ids(chatty, TURNS)
         assert made.training.read(0, 10**6).tolist() == expected * (len(made.training) // len(expected))
         assert made.validation.read(0, 10**6).tolist() == expected * 2
@@ -279,7 +279,7 @@ class TestConversations:
         turns = [TURNS[0] | {"content": "Is </s> here?"}, TURNS[1]]
         path = tmp_path / "a.json"
         path.write_text(json.dumps([{"messages": turns}] * 10))
-        made = prepare(Request((path,), tokenizer=chatty), tmp_path / "tokens")
+        made = prepare(CorpusConfig((path,), tokenizer=chatty), tmp_path / "tokens")
         tokenizer = Tokenizer.from_pretrained(chatty)
         bos, eos, line = tokenizer.bos_id, tokenizer.eos_id, tokenizer.encode("\n")
         question, answer = tokenizer.encode("user\nIs </s> here?"), tokenizer.encode("assistant\nOn the mat.")
@@ -289,13 +289,13 @@ class TestConversations:
     def test_a_system_prompt_beside_the_turns_is_the_first_message(self, chatty, tmp_path):
         path = tmp_path / "a.jsonl"
         path.write_text(f"{json.dumps(SHAPES['conversations'] | {'system': 'Be kind.'})}\n" * 10)
-        made = prepare(Request((path,), tokenizer=chatty), tmp_path / "tokens")
+        made = prepare(CorpusConfig((path,), tokenizer=chatty), tmp_path / "tokens")
         system = {"role": "system", "content": "Be kind."}
         assert made.validation.read(0, 10**6).tolist() == their_ids(chatty, [system, *TURNS])
 
     def test_texts_and_conversations_may_stand_side_by_side(self, chatty, tmp_path):
         (tmp_path / "a.jsonl").write_text(f"{json.dumps({'text': VERSE})}\n{json.dumps({'messages': TURNS})}\n")
-        made = prepare(Request((tmp_path / "a.jsonl",), tokenizer=chatty), tmp_path / "tokens")
+        made = prepare(CorpusConfig((tmp_path / "a.jsonl",), tokenizer=chatty), tmp_path / "tokens")
         verse = Tokenizer.from_pretrained(chatty).encode(VERSE, bos=True, eos=True)
         assert made.training.read(0, 10**6).tolist() == verse
         assert made.validation.read(0, 10**6).tolist() == their_ids(chatty, TURNS)
@@ -303,7 +303,7 @@ class TestConversations:
     def test_another_template_makes_another_corpus(self, chatty, tmp_path):
         (tmp_path / "a.json").write_text(json.dumps([{"messages": TURNS}] * 10))
         copy = shutil.copytree(chatty, tmp_path / "copy")
-        request = Request((tmp_path / "a.json",), tokenizer=copy)
+        request = CorpusConfig((tmp_path / "a.json",), tokenizer=copy)
         first = prepare(request, tmp_path / "tokens").digest
         (copy / "chat_template.jinja").write_text(CHATML.replace("\n", " "))
         assert prepare(request, tmp_path / "tokens").digest != first
@@ -313,14 +313,14 @@ class TestConversations:
         path = tmp_path / "a.jsonl"
         path.write_text(f"\n{json.dumps(SHAPES[shape])}\n")
         with pytest.raises(DataError, match=r"a.jsonl, line 2 is a conversation: .*--init-from .*--text-field"):
-            prepare(Request((path,)), tmp_path / "tokens")
+            prepare(CorpusConfig((path,)), tmp_path / "tokens")
         Tokenizer.train([VERSE * 30], 280).save_pretrained(tmp_path / "plain")
         with pytest.raises(DataError, match=r"plain has no chat template to write it with; .*--init-from"):
-            prepare(Request((path,), tokenizer=tmp_path / "plain"), tmp_path / "tokens")
+            prepare(CorpusConfig((path,), tokenizer=tmp_path / "plain"), tmp_path / "tokens")
 
     def test_what_the_template_refuses_is_named(self, chatty, tmp_path):
         copy = shutil.copytree(chatty, tmp_path / "copy")
         (copy / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
         (tmp_path / "a.json").write_text(json.dumps([{"messages": TURNS}]))
         with pytest.raises(DataError, match=r"a.json, object 1 is a conversation: .*roles must alternate"):
-            prepare(Request((tmp_path / "a.json",), tokenizer=copy), tmp_path / "tokens")
+            prepare(CorpusConfig((tmp_path / "a.json",), tokenizer=copy), tmp_path / "tokens")

@@ -15,8 +15,9 @@ import hypothesis
 import pytest
 
 from llama_scratch import Llama
-from llama_scratch.checkpoint.files import MESSAGE, CheckpointError
+from llama_scratch.checkpoint.files import CheckpointError
 from llama_scratch.convert import open_source
+from llama_scratch.errors import MESSAGE
 from llama_scratch.tokenizer.converting import find_tokenizer
 from tests.ours.checkpoint_writers import made, write_gguf, write_hf, write_llama2c, write_meta
 
@@ -146,7 +147,7 @@ def opened(source) -> bool:
             Llama.from_pretrained(source, check_finite=True)
         else:
             checkpoint = open_source(source)
-            _, weights = Llama.fitted(checkpoint)
+            _, weights = Llama.empty_model_and_weights(checkpoint)
             for weight in weights.values():
                 weight.read()
             carried = find_tokenizer(source, checkpoint.config.vocab_size)

@@ -8,8 +8,8 @@ import sentencepiece
 import transformers
 
 from llama_scratch import Tokenizer
-from llama_scratch.checkpoint.files import CheckpointError
 from llama_scratch.convert import ConvertConfig, convert, summary
+from llama_scratch.tokenizer import TokenizerError
 from tests.ours.checkpoint_writers import made, write_gguf, write_llama2c, write_llama2c_tokenizer
 from tests.ours.gguf_tokenizers import SMALL
 from tests.ours.test_tokenizer import ODD
@@ -100,6 +100,6 @@ DAMAGED = {
 @pytest.mark.parametrize(("change", "message"), DAMAGED.values(), ids=DAMAGED)
 def test_a_chosen_one_that_cannot_be_read_is_an_error(change, message, source, tokenizer_bin, tmp_path):
     tokenizer_bin.write_bytes(change(tokenizer_bin.read_bytes()))
-    with pytest.raises(CheckpointError, match=rf"words\.bin: .*({message})"):
+    with pytest.raises(TokenizerError, match=rf"words\.bin: .*({message})"):
         convert(ConvertConfig(source, tmp_path / "new", tokenizer=tokenizer_bin))
     assert not (tmp_path / "new").exists()

@@ -32,7 +32,7 @@ PROMPTS = ["The quick brown fox", "What is the capital of France?", "two  spaces
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
                    "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt")  # fmt: skip
 NEW = 16
-TRAINING = ["--steps", "1", "--warmup", "1", "--batch-size", "2", "--context", "32", "--eval-every", "1",
+TRAINING = ["--steps", "1", "--warmup", "1", "--batch-size", "2", "--seq-len", "32", "--eval-every", "1",
             "--save-every", "1", "--compile", "off", "--device", "cpu", "--learning-rate", "1e-4"]  # fmt: skip
 
 

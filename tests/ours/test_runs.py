@@ -17,10 +17,10 @@ from llama_scratch.training import checkpoints
 from tests.ours.checkpoint_writers import built, made
 from tests.ours.test_data import SOURCES, written
 
-SETTINGS = {"steps": 6, "batch_size": 4, "context": 16, "vocab_size": 280, "hidden_size": 32, "layers": 1, "heads": 2,
+SETTINGS = {"steps": 6, "batch_size": 4, "seq_len": 16, "vocab_size": 280, "hidden_size": 32, "layers": 1, "heads": 2,
             "warmup": 2, "eval_every": 6, "save_every": 2, "compile": "off"}  # fmt: skip
 LINE = [sys.executable, "-m", "llama_scratch.train", "--vocab-size", "512", "--steps", "3000", "--batch-size", "2"]
-LINE += ["--context", "16", "--hidden-size", "16", "--layers", "1", "--heads", "2", "--save-every", "20"]
+LINE += ["--seq-len", "16", "--hidden-size", "16", "--layers", "1", "--heads", "2", "--save-every", "20"]
 
 # all others are prepared one after another in test_data.py
 PAIRS = [("built-in", name) for name in SOURCES[1:]] + [("file", "built-in"), ("jsonl", "gz")]

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 
 from llama_scratch import Llama, train
 from llama_scratch.train import TrainConfig
-from llama_scratch.training.distributed import Team
+from llama_scratch.training.distributed import Distributed
 from llama_scratch.training.setup import flag
 from tests.profiles import among
 
 ROOT = Path(__file__).parent.parent.parent
-SETTINGS = {"steps": 20, "batch_size": 8, "context": 16, "vocab_size": 280, "hidden_size": 32, "layers": 2, "heads": 4,
-            "warmup": 4, "eval_every": 10, "save_every": 5, "clip": 0.5}  # fmt: skip
+SETTINGS = {"steps": 20, "batch_size": 8, "seq_len": 16, "vocab_size": 280, "hidden_size": 32, "layers": 2, "heads": 4,
+            "warmup": 4, "eval_every": 10, "save_every": 5, "max_grad_norm": 0.5}  # fmt: skip
 TEAMS = among(
     ["2 ddp adamw", "2 fsdp adamw", "4 ddp adamw", "4 fsdp adamw", "2 ddp muon", "2 fsdp muon", "4 fsdp muon"],
     ["2 ddp adamw", "2 fsdp adamw", "2 fsdp muon"],
@@ -117,5 +117,5 @@ def test_the_parts_of_a_team_are_the_batch(monkeypatch):
     for rank in range(4):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", "4")
-        parts.append(Team("cpu").part(batch))
+        parts.append(Distributed("cpu").part(batch))
     assert torch.equal(torch.cat(parts), batch)

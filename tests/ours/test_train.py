@@ -28,7 +28,7 @@ from llama_scratch.training import checkpoints, evaluation, metrics, objective, 
 from llama_scratch.training.metrics import VALIDATION
 from tests.profiles import is_thorough
 
-SMALL = {"steps": 60, "batch_size": 4, "context": 32, "vocab_size": 300, "hidden_size": 48, "layers": 2, "heads": 4,
+SMALL = {"steps": 60, "batch_size": 4, "seq_len": 32, "vocab_size": 300, "hidden_size": 48, "layers": 2, "heads": 4,
          "warmup": 10, "eval_every": 20, "save_every": 30}  # fmt: skip
 VERSE = "The cat sat on the mat.\n  The dog did not.\n\n"
 
@@ -118,10 +118,10 @@ class TestARun:
         held_out = (VERSE * 300)[-len(VERSE) * 30 :]
         model, tokenizer = Llama.from_pretrained(config.out), Tokenizer.from_pretrained(config.out)
         tokens = torch.tensor(tokenizer.encode(held_out, bos=True, eos=True))
-        nats, stride = 0.0, config.context - 1
+        nats, stride = 0.0, config.seq_len - 1
         with torch.no_grad():
             for start in range(0, len(tokens) - 1, stride):
-                window = tokens[start : start + config.context]
+                window = tokens[start : start + config.seq_len]
                 nats -= model(window[None])[0, :-1].log_softmax(-1).gather(1, window[1:, None]).sum().item()
         expected = nats / math.log(2) / len(held_out.encode())
         assert history[-1][VALIDATION] == pytest.approx(expected, rel=torch.finfo(torch.float32).eps * 100)
@@ -143,7 +143,7 @@ class TestARun:
         train.train(TrainConfig(**{"data": config.data, "out": tmp_path} | SMALL | {"eval_every": 7}))
         assert weights(tmp_path) == weights(config.out)
 
-    @pytest.mark.parametrize("change", [{"recompute": True}, {"save_every": 7, "keep": 1}])
+    @pytest.mark.parametrize("change", [{"activation_checkpointing": True}, {"save_every": 7, "keep_checkpoints": 1}])
     def test_what_only_saves_memory_or_time_changes_no_bit(self, run, tmp_path, change):
         config, _ = run
         train.train(TrainConfig(**{"data": config.data, "out": tmp_path} | SMALL | change))
@@ -172,7 +172,7 @@ def test_fine_tuning_keeps_what_came_with_the_tokenizer(run, tmp_path, form):
     start, out = tmp_path / "start", tmp_path / "out"
     shutil.copytree(run[0].out, start, ignore=shutil.ignore_patterns("tokens", "checkpoints"))
     settings = {"steps": 1, "warmup": 1} | {k: v for k, v in SMALL.items() if k not in ("steps", "warmup")}
-    given = {"data": run[0].data, "tokens": tmp_path / "tokens", "init_from": start} | settings
+    given = {"data": run[0].data, "tokens_dir": tmp_path / "tokens", "init_from": start} | settings
     train.train(TrainConfig(out=tmp_path / "without", **given))
     (start / "special_tokens_map.json").write_text('{"eos_token": "</s>"}')
     if form == "jinja":
@@ -285,8 +285,8 @@ class TestParts:
         assert millions[0] < sum(p.numel() for p in model.parameters()) / 1e6 < millions[1]
 
     def test_a_flag_overrides_the_preset(self):
-        config = train.read_command_line(["--preset", "small", "--layers", "3", "--recompute"])
-        assert config == TrainConfig(**presets.settings("small") | {"layers": 3, "recompute": True})
+        config = train.read_command_line(["--preset", "small", "--layers", "3", "--activation-checkpointing"])
+        assert config == TrainConfig(**presets.settings("small") | {"layers": 3, "activation_checkpointing": True})
 
     def test_operations_are_counted_as_torch_counts_them(self, run):
         """All products of a forward and backward pass; attention in full, of which a causal mask needs half."""
@@ -330,16 +330,20 @@ class TestBadInput:
         ("settings", "error", "message"),
         [
             ({"steps": 0}, ConfigError, "--steps is 0, expected 1 or more"),
-            ({"keep": 0}, ConfigError, "--keep is 0, expected 1 or more"),
+            ({"keep_checkpoints": 0}, ConfigError, "--keep-checkpoints is 0, expected 1 or more"),
             ({"seed": -1}, ConfigError, "--seed is -1, expected 0 or more"),
-            ({"context": 1}, ConfigError, "--context is 1, expected 2 or more"),
-            ({"held_out": 1.0}, ConfigError, "--held-out is 1.0, expected a share"),
+            ({"seq_len": 1}, ConfigError, "--seq-len is 1, expected 2 or more"),
+            ({"val_fraction": 1.0}, ConfigError, "--val-fraction is 1.0, expected a share"),
             ({"learning_rate": 0.0}, ConfigError, "--learning-rate is 0.0"),
             ({"heads": 3}, ConfigError, "--heads is 3, expected an even number"),
-            ({"accumulate": 3}, ConfigError, "--batch-size is 4, expected a multiple of 3: processes × --accumulate"),
+            (
+                {"grad_accum_steps": 3},
+                ConfigError,
+                "--batch-size is 4, expected a multiple of 3: processes × --grad-accum-steps",
+            ),
             ({"resume": True}, ConfigError, "--resume: no run was started in"),
             ({"vocab_size": 100_000}, TokenizerError, "--vocab-size is 100000, expected at most"),
-            ({"context": 4000}, data.DataError, "tokens of training text are fewer than --context 4000"),
+            ({"seq_len": 4000}, data.DataError, "tokens of training text are fewer than --seq-len 4000"),
         ],
     )
     def test_what_cannot_be_is_refused_before_anything_is_written(self, text, tmp_path, settings, error, message):
@@ -353,8 +357,8 @@ class TestBadInput:
 
     def test_a_longer_context_than_the_checkpoint_has_is_refused(self, run, tmp_path):
         config, _ = run
-        settings = {"data": config.data, "out": tmp_path, "init_from": config.out} | SMALL | {"context": 64}
-        with pytest.raises(ConfigError, match="--context is 64, expected at most the 32 tokens of"):
+        settings = {"data": config.data, "out": tmp_path, "init_from": config.out} | SMALL | {"seq_len": 64}
+        with pytest.raises(ConfigError, match="--seq-len is 64, expected at most the 32 tokens of"):
             train.train(TrainConfig(**settings))
 
     def test_a_loss_that_is_no_number_ends_the_run_and_its_batch_is_kept(self, text, tmp_path, monkeypatch):
@@ -422,7 +426,7 @@ class TestTheCommandLine:
         found = [json.loads(line) for line in lines if line.startswith("{")]
         assert [row["step"] for row in found] == [2] * wanted
 
-    @pytest.mark.parametrize("options", [TrainConfig, data.Request, data_command.Options])
+    @pytest.mark.parametrize("options", [TrainConfig, data.CorpusConfig, data_command.Options])
     def test_every_flag_is_explained_by_a_sentence(self, options):
         """What --help prints is the text below a field."""
         body = ast.parse(textwrap.dedent(inspect.getsource(options))).body[0].body

@@ -10,9 +10,9 @@ from torch import nn
 from llama_reference.standard import oracle
 from llama_scratch import Llama, LlamaConfig, data, train
 from llama_scratch.checkpoint import config_file
-from llama_scratch.data import TokenRow
+from llama_scratch.data import TokenArray
 from llama_scratch.train import TrainConfig
-from llama_scratch.training.distributed import Team
+from llama_scratch.training.distributed import Distributed
 from llama_scratch.training.objective import Objective
 from llama_scratch.training.optimizer import learning_rate, make_optimizers
 
@@ -20,19 +20,21 @@ SIZES = LlamaConfig(
     vocab_size=101, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
     num_key_value_heads=2, head_dim=16, max_position_embeddings=64,
 )  # fmt: skip
-CONFIG = TrainConfig(steps=20, warmup=4, batch_size=6, context=19, clip=0.5, optimizer="adamw", weight_decay=0.1)
+CONFIG = TrainConfig(
+    steps=20, warmup=4, batch_size=6, seq_len=19, max_grad_norm=0.5, optimizer="adamw", weight_decay=0.1
+)
 VARIANTS = {
     "plain": ({}, {}),
     "tied": ({"tie_word_embeddings": True}, {}),
     "biases": ({"attention_bias": True, "mlp_bias": True}, {}),
-    "in parts": ({}, {"accumulate": 3}),
-    "tied, in parts": ({"tie_word_embeddings": True}, {"accumulate": 2}),
+    "in parts": ({}, {"grad_accum_steps": 3}),
+    "tied, in parts": ({"tie_word_embeddings": True}, {"grad_accum_steps": 2}),
     "bfloat16": ({}, {"dtype": "bfloat16"}),
-    "tied, bfloat16, in parts": ({"tie_word_embeddings": True}, {"dtype": "bfloat16", "accumulate": 3}),
+    "tied, bfloat16, in parts": ({"tie_word_embeddings": True}, {"dtype": "bfloat16", "grad_accum_steps": 3}),
     "muon": ({}, {"optimizer": "muon"}),
     "muon, tied, bfloat16, in parts": (
         {"tie_word_embeddings": True},
-        {"optimizer": "muon", "dtype": "bfloat16", "accumulate": 3},
+        {"optimizer": "muon", "dtype": "bfloat16", "grad_accum_steps": 3},
     ),
 }
 
@@ -41,7 +43,7 @@ VARIANTS = {
 def tokens(tmp_path_factory):
     path = tmp_path_factory.mktemp("tokens") / "t.bin"
     np.random.default_rng(0).integers(101, size=2000).astype(np.uint16).tofile(path)
-    return TokenRow([path], np.dtype(np.uint16))
+    return TokenArray([path], np.dtype(np.uint16))
 
 
 @pytest.fixture(params=VARIANTS)
@@ -74,13 +76,13 @@ def optimizers_of(theirs, kind: str) -> list[torch.optim.Optimizer]:
 def plain_step(theirs, optimizers, batch, rate, config) -> None:
     """As a loop with transformers is written: labels, num_items_in_batch, clipping, the optimisers."""
     theirs.zero_grad()
-    for part in batch.chunk(config.accumulate):
+    for part in batch.chunk(config.grad_accum_steps):
         with torch.autocast("cpu", torch.bfloat16, enabled=config.dtype == "bfloat16"):
             mask = torch.ones_like(part)
-            count = {"num_items_in_batch": batch[:, 1:].numel()} if config.accumulate > 1 else {}
+            count = {"num_items_in_batch": batch[:, 1:].numel()} if config.grad_accum_steps > 1 else {}
             loss = theirs(part, attention_mask=mask, labels=part, use_cache=False, **count).loss
         loss.backward()
-    nn.utils.clip_grad_norm_(theirs.parameters(), config.clip)
+    nn.utils.clip_grad_norm_(theirs.parameters(), config.max_grad_norm)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -92,9 +94,9 @@ def both(pair, tokens, steps: int) -> list[float]:
     config, ours, theirs, their_optimizers = pair
     objective = Objective(ours.train())
     optimizers = make_optimizers(ours, config.optimizer, config.weight_decay)
-    team, norms = Team("cpu"), []
+    team, norms = Distributed("cpu"), []
     for step in range(steps):
-        batch = data.random_windows(tokens, config.batch_size, config.context, seed=0, step=step)
+        batch = data.random_windows(tokens, config.batch_size, config.seq_len, seed=0, step=step)
         rate = learning_rate(step, config.learning_rate, config.warmup, config.steps)
         norms.append(train.take_step(objective, optimizers, batch, rate, config, team)[1].item())
         plain_step(theirs, their_optimizers, batch, rate, config)
@@ -104,7 +106,7 @@ def both(pair, tokens, steps: int) -> list[float]:
 def test_the_first_gradients_have_transformers_bits(pair, tokens):
     config, ours, theirs, _ = pair
     (norm,) = both(pair, tokens, 1)
-    assert norm > config.clip, "or clipping was not tried"
+    assert norm > config.max_grad_norm, "or clipping was not tried"
     for (name, parameter), (their_name, other) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
         assert name == their_name
         assert parameter.grad.any(), name
@@ -126,10 +128,10 @@ def test_parts_of_a_batch_count_by_their_tokens(tokens):
     for accumulate in (1, 3):
         torch.manual_seed(0)
         model = Llama(SIZES).train()
-        config = dataclasses.replace(CONFIG, accumulate=accumulate, clip=1e9)
-        batch = data.random_windows(tokens, config.batch_size, config.context, 0, 0)
+        config = dataclasses.replace(CONFIG, grad_accum_steps=accumulate, max_grad_norm=1e9)
+        batch = data.random_windows(tokens, config.batch_size, config.seq_len, 0, 0)
         optimizers = make_optimizers(model, "adamw", 0.1)
-        loss, _ = train.take_step(Objective(model), optimizers, batch, 0.0, config, Team("cpu"))
+        loss, _ = train.take_step(Objective(model), optimizers, batch, 0.0, config, Distributed("cpu"))
         gradients.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
     (loss, whole), (same_loss, parts) = gradients
     eps = torch.finfo(torch.float32).eps

@@ -28,6 +28,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from llama_scratch.errors import LlamaScratchError
+
 LEFTOVER = re.compile(r"\.(.+?)(?:\.[0-9a-f]{8}\.tmp|\.lock)")
 REPLACED = ".replaced"  # the old directory, inside the staging one
 PATIENCE = 1.0  # seconds that a lock is waited for in silence
@@ -36,7 +38,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 log = logging.getLogger("llama_scratch")
 
 
-class InUseError(Exception):
+class InUseError(LlamaScratchError):
     """Another process holds the lock."""
 
 

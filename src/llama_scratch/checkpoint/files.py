@@ -16,17 +16,10 @@ from llama_scratch.errors import LlamaScratchError
 
 JSON_BYTES = 100 * 2**20  # the index of the largest Llama has 0.1 of one
 JSON_DEPTH = 64
-MESSAGE = 2000
 
 
 class CheckpointError(LlamaScratchError):
     """A checkpoint that cannot be loaded; the message is one line that names the file and the key."""
-
-    def __init__(self, message: str) -> None:
-        # names come out of the files: a line break, a terminal's escape or a megabyte of text must not pass through
-        line = "".join(c if c.isprintable() else " " for c in message[: 4 * MESSAGE])
-        line = " ".join(line.split())
-        super().__init__(line if len(line) <= MESSAGE else line[:MESSAGE] + " …")
 
 
 def unreadable(path: Path, error: BaseException) -> CheckpointError:

@@ -25,7 +25,7 @@ from torch import Tensor
 from llama_scratch.checkpoint.files import CheckpointError, size, unreadable
 from llama_scratch.checkpoint.gguf_config import FACTORS, to_config
 from llama_scratch.checkpoint.gguf_header import Entry, read_header
-from llama_scratch.checkpoint.meta_format import to_halves
+from llama_scratch.checkpoint.meta_format import to_half_split
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
 from llama_scratch.model.config_rules import ConfigError
 
@@ -57,7 +57,7 @@ def read_gguf(path: Path, ignore: Collection[str] = ()) -> Checkpoint:
     except (ConfigError, KeyError) as error:
         missing = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{path}: {missing}") from None
-    return Checkpoint(path, config, {key: to_halves(key, weight, config) for key, weight in weights.items()})
+    return Checkpoint(path, config, {key: to_half_split(key, weight, config) for key, weight in weights.items()})
 
 
 def _key(path: Path, name: str) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from llama_scratch.checkpoint import config_file
 from llama_scratch.checkpoint.weight_files import INDEX, SAFETENSORS, Weight
 from llama_scratch.model.config import LlamaConfig
+from llama_scratch.model.config_rules import ConfigError
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 MAX_SHARD_SIZE = 5 * 10**9
@@ -36,10 +37,10 @@ def checkpoint_files(
 ) -> Files:
     """Name -> what writes that file. `read` gives each weight at `dtype`; a shard of them at a time is in memory.
 
-    Raises ValueError for a max_shard_size below 1.
+    Raises ConfigError for a max_shard_size below 1.
     """
     if max_shard_size < 1:
-        raise ValueError(f"max_shard_size is {max_shard_size}, expected 1 byte or more")
+        raise ConfigError(f"max_shard_size is {max_shard_size}, expected 1 byte or more")
     config = dataclasses.replace(config, dtype=str(dtype).removeprefix("torch."))
     shards = plan({key: weight.numel() * dtype.itemsize for key, weight in weights.items()}, max_shard_size)
     files: Files = {}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llama_scratch.checkpoint.files import CheckpointError, size, unreadable
 from llama_scratch.checkpoint.matching import EMBEDDING, HEAD
-from llama_scratch.checkpoint.meta_format import to_halves
+from llama_scratch.checkpoint.meta_format import to_half_split
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
 from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.config_rules import ConfigError
@@ -44,7 +44,7 @@ def read_llama2c(path: Path) -> Checkpoint:
     weights = {}
     for key, (start, shape) in places.items():
         read = partial(_read, path, position, start, shape)
-        weights[key] = to_halves(key, Weight(path, key, shape, torch.float32, read), config)
+        weights[key] = to_half_split(key, Weight(path, key, shape, torch.float32, read), config)
     return Checkpoint(path, config, weights)
 
 

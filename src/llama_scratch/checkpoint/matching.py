@@ -77,12 +77,12 @@ def _untwin(where: Path, weights: dict[str, Weight]) -> None:
     """Leaves one of a tied pair, under the embedding's key."""
     head = weights.pop(HEAD, None)
     embedding = weights.setdefault(EMBEDDING, head) if head else None
-    if head and embedding and not same_bits(head, embedding):
+    if head and embedding and not identical(head, embedding):
         how = "config.json says tie_word_embeddings: make that false to load both"
         raise CheckpointError(f"{where}: {head.name} differs from {embedding.name}, but {how}")
 
 
-def same_bits(a: Weight, b: Weight) -> bool:
+def identical(a: Weight, b: Weight) -> bool:
     """Whether two weights are one, byte for byte."""
     if a is b:
         return True
@@ -92,7 +92,7 @@ def same_bits(a: Weight, b: Weight) -> bool:
     return torch.equal(one, other)
 
 
-def own_dtype(config: LlamaConfig, weights: Mapping[str, Weight]) -> torch.dtype:
+def checkpoint_dtype(config: LlamaConfig, weights: Mapping[str, Weight]) -> torch.dtype:
     """What config.json says, or else what is stored: transformers' rule."""
     return getattr(torch, config.dtype) if config.dtype else weights[EMBEDDING].dtype
 

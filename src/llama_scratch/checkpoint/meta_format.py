@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from llama_scratch.checkpoint.files import CheckpointError
-from llama_scratch.checkpoint.matching import EMBEDDING, HEAD, same_bits
+from llama_scratch.checkpoint.matching import EMBEDDING, HEAD, identical
 from llama_scratch.checkpoint.meta_params import PARAMS, read_params, to_config
 from llama_scratch.checkpoint.torch_file import read_tensors
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
@@ -50,25 +50,27 @@ def read_meta(directory: Path, llama_version: str | None = None, ignore: Collect
     first = directory / "consolidated.00.pth"
     names = meta_names(first, params["n_layers"], parts)
     joined = {key: _join(first, name, parts, axis) for key, (name, axis) in names.items()}
-    tied = HEAD not in joined or same_bits(joined[HEAD], joined[EMBEDDING])
+    tied = HEAD not in joined or identical(joined[HEAD], joined[EMBEDDING])
     if tied:
         joined.pop(HEAD, None)
     try:
         config = to_config(params, joined[EMBEDDING].shape[0], tied, llama_version)
     except ConfigError as error:
         raise CheckpointError(f"{directory / PARAMS}: {error}") from None
-    return Checkpoint(first, config, {key: to_halves(key, weight, config) for key, weight in joined.items()})
+    return Checkpoint(first, config, {key: to_half_split(key, weight, config) for key, weight in joined.items()})
 
 
-def to_halves(key: str, weight: Weight, config: LlamaConfig) -> Weight:
+def to_half_split(key: str, weight: Weight, config: LlamaConfig) -> Weight:
     """The weight with its rows in Hugging Face's order, if it is one of those that rotary turns."""
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(key.split(".")[-2])
     if heads is None or weight.shape[0] != heads * config.head_dim:  # a shape that does not fit is said elsewhere
         return weight
-    return Weight(weight.path, weight.name, weight.shape, weight.dtype, lambda: pairs_to_halves(weight.read(), heads))
+    return Weight(
+        weight.path, weight.name, weight.shape, weight.dtype, lambda: interleaved_to_half_split(weight.read(), heads)
+    )
 
 
-def pairs_to_halves(weight: Tensor, heads: int) -> Tensor:
+def interleaved_to_half_split(weight: Tensor, heads: int) -> Tensor:
     """Row 2i + j of a head becomes row i + jH/2."""
     return weight.reshape(heads, -1, 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
 

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from llama_scratch.checkpoint.files import CheckpointError
 from llama_scratch.checkpoint.hf_directory import read_checkpoint
 from llama_scratch.checkpoint.hf_files import MAX_SHARD_SIZE, checkpoint_files
-from llama_scratch.checkpoint.matching import EMBEDDING, HEAD, fit, own_dtype, read
+from llama_scratch.checkpoint.matching import EMBEDDING, HEAD, checkpoint_dtype, fit, read
 from llama_scratch.checkpoint.saving import replace_checkpoint
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
 from llama_scratch.model import llama
@@ -48,8 +48,8 @@ class Llama(llama.Llama):
         config.eos_token_id is the union of both files' stop ids. Raises CheckpointError, naming file and key.
         """
         checkpoint = read_checkpoint(Path(directory), ignore)
-        model, weights = cls.fitted(checkpoint)
-        own = own_dtype(checkpoint.config, weights)
+        model, weights = cls.empty_model_and_weights(checkpoint)
+        own = checkpoint_dtype(checkpoint.config, weights)
         how = (dtype or own, device, own if check_finite else None)
         state = {key: read(weight, *how) for key, weight in weights.items()}
         if checkpoint.config.tie_word_embeddings:
@@ -60,7 +60,7 @@ class Llama(llama.Llama):
         return model.eval()
 
     @classmethod
-    def fitted(cls, checkpoint: Checkpoint) -> tuple[Self, dict[str, Weight]]:
+    def empty_model_and_weights(cls, checkpoint: Checkpoint) -> tuple[Self, dict[str, Weight]]:
         """A model without weights, and exactly those that it needs, none of them read. Raises CheckpointError."""
         config, stored = checkpoint.config, len(checkpoint.weights)
         if config.num_hidden_layers > stored:  # before as many modules are made

@@ -11,10 +11,20 @@ windows      batches, drawn at random or one after another
 baselines    what single bytes and xz make of a text
 """
 
-from llama_scratch.data.corpus import Corpus, Request, prepare
+from llama_scratch.data.corpus import Corpus, CorpusConfig, prepare
 from llama_scratch.data.sources import DataError, find_files, python_documents, read_pieces
-from llama_scratch.data.token_files import TokenRow
+from llama_scratch.data.token_files import TokenArray
 from llama_scratch.data.windows import all_windows, random_windows
 
-__all__ = ["Corpus", "DataError", "Request", "TokenRow", "all_windows", "find_files", "prepare", "python_documents",
-           "random_windows", "read_pieces"]  # fmt: skip
+__all__ = [
+           "Corpus",
+           "CorpusConfig",
+           "DataError",
+           "TokenArray",
+           "all_windows",
+           "find_files",
+           "prepare",
+           "python_documents",
+           "random_windows",
+           "read_pieces",
+]  # fmt: skip

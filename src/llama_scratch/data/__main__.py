@@ -1,7 +1,7 @@
-"""Tokenises a text for training: `python -m llama_scratch.data --tokens DIR --data PATH ...`.
+"""Tokenises a text for training: `python -m llama_scratch.data --tokens-dir DIR --data PATH ...`.
 
 Training does this itself when it starts. This command is for a large text that several runs share: prepare it once,
-then give each run the same --data, --text-field, --held-out and --vocab-size, and `--tokens DIR`.
+then give each run the same --data, --text-field, --val-fraction and --vocab-size, and `--tokens-dir DIR`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_scratch.command_line import flag, parse
-from llama_scratch.data.corpus import VALIDATION_TEXT, Request, prepare
-from llama_scratch.data.sources import DataError, find_files
-from llama_scratch.tokenizer import TokenizerError
+from llama_scratch.data.corpus import VALIDATION_TEXT, CorpusConfig, prepare
+from llama_scratch.data.sources import find_files
+from llama_scratch.errors import LlamaScratchError
 
 
 @dataclass(frozen=True)
-class Options(Request):
+class Options(CorpusConfig):
     """Command-line options."""
 
-    tokens: Path = Path("tokens")
+    tokens_dir: Path = Path("tokens")
     """Directory to write; if it already holds this text, prepared the same way, nothing is done."""
-    processes: int | None = None
+    num_workers: int | None = None
     """Worker processes (default: one per core)."""
 
 
@@ -33,12 +33,12 @@ def main() -> None:
     try:
         options = parse(Options, "python -m llama_scratch.data", __doc__)
         started = time.perf_counter()
-        request = Request(**{name: getattr(options, name) for name in Request.__dataclass_fields__})
-        corpus = prepare(request, options.tokens, options.processes)
+        request = CorpusConfig(**{name: getattr(options, name) for name in CorpusConfig.__dataclass_fields__})
+        corpus = prepare(request, options.tokens_dir, options.num_workers)
         seconds = time.perf_counter() - started
         size = sum(file.stat().st_size for file in find_files(request.data)) / 1e6
         held_out = (corpus.directory / VALIDATION_TEXT).stat().st_size
-    except (DataError, TokenizerError, OSError) as error:
+    except (LlamaScratchError, OSError) as error:
         sys.exit(f"error: {error}")
     print(
         f"{len(corpus.training):,} tokens to train on, {len(corpus.validation):,} held out for validation "
@@ -50,7 +50,7 @@ def main() -> None:
 
 def _training_command(options: Options) -> str:
     """The command that trains on what was prepared: the same data and settings, or it would be prepared anew."""
-    words = ["python", "-m", "llama_scratch.train", "--tokens", str(options.tokens)]
+    words = ["python", "-m", "llama_scratch.train", "--tokens-dir", str(options.tokens_dir)]
     if options.data:
         words += ["--data", *map(str, options.data)]
     if options.tokenizer is None:
@@ -58,7 +58,7 @@ def _training_command(options: Options) -> str:
     else:
         words += ["--init-from", str(options.tokenizer)]
     usual = Options()
-    for name in ("text_field", "held_out"):
+    for name in ("text_field", "val_fraction"):
         if getattr(options, name) != getattr(usual, name):
             words += [flag(name), str(getattr(options, name))]
     return shlex.join(words)

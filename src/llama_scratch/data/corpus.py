@@ -27,7 +27,7 @@ from llama_scratch.checkpoint.files import CheckpointError, read_json, write_jso
 from llama_scratch.data.chats import Chats
 from llama_scratch.data.encoding import encode_all
 from llama_scratch.data.sources import DataError, Piece, find_files, kind, python_documents, read_pieces
-from llama_scratch.data.token_files import TokenRow, token_dtype, write_shards
+from llama_scratch.data.token_files import TokenArray, token_dtype, write_shards
 from llama_scratch.tokenizer import Tokenizer, TokenizerError
 from llama_scratch.tokenizer.settings import JSON, tokenizer_files
 
@@ -40,7 +40,7 @@ TRAINING, VALIDATION = "training", "validation"
 
 
 @dataclass(frozen=True)
-class Request:
+class CorpusConfig:
     """What to prepare, and how."""
 
     data: tuple[Path, ...] = ()
@@ -49,7 +49,7 @@ class Request:
     text_field: str = "text"
     """JSON field that holds the text. Conversations ("messages", "conversations") and Alpaca's "instruction", "input",
     "output" are found without it and need the chat template of --tokenizer."""
-    held_out: float = 0.1
+    val_fraction: float = 0.1
     """Fraction of the text, taken from its end, that is used for validation only; at most a million characters."""
     vocab_size: int = 1024
     """Vocabulary size of the tokenizer that is learned from the text, unless --tokenizer gives one."""
@@ -63,15 +63,15 @@ class Corpus:
 
     directory: Path
     tokenizer: Tokenizer
-    training: TokenRow
-    validation: TokenRow
+    training: TokenArray
+    validation: TokenArray
     digest: str
     """Of the text and of everything that decides how it is tokenised and split."""
     validation_text: bytes = field(repr=False)
     """What is held out, as UTF-8."""
 
 
-def prepare(request: Request, directory: Path, processes: int | None = None, context: int = 2) -> Corpus:
+def prepare(request: CorpusConfig, directory: Path, processes: int | None = None, context: int = 2) -> Corpus:
     """The corpus in `directory`, made by `processes` (None: as many as there are cores) unless it is there already.
 
     Raises DataError or TokenizerError, saying what to do, when a part has fewer tokens than `context` too, and OSError;
@@ -91,11 +91,11 @@ def prepare(request: Request, directory: Path, processes: int | None = None, con
             _make(request, files, origin, staging, processes, context)
         corpus = _ready(origin, directory, context)
     if corpus is None:
-        raise DataError(f"{directory} was replaced by another process: give each its own --tokens")
+        raise DataError(f"{directory} was replaced by another process: give each its own --tokens-dir")
     return corpus
 
 
-def digest(request: Request, directory: Path) -> str:
+def digest(request: CorpusConfig, directory: Path) -> str:
     """The digest of the corpus that `prepare` would return, without preparing it. Raises DataError."""
     files = find_files(request.data)
     return _digest(_origin(request, files, _read_manifest(directory)))
@@ -118,17 +118,17 @@ def _ready(origin: dict[str, Any], directory: Path, context: int) -> Corpus | No
 def _expect_ours(directory: Path) -> None:
     """Raise DataError where `directory` holds anything but a corpus: it would be replaced as a whole."""
     if directory.exists() and not directory.is_dir():
-        raise DataError(f"{directory} is a file, expected a directory for the tokens: name another by --tokens")
+        raise DataError(f"{directory} is a file, expected a directory for the tokens: name another by --tokens-dir")
     others = sorted(path.name for path in directory.glob("*") if not OURS.fullmatch(path.name))
     if others:
         raise DataError(
             f"{directory} holds {others[0]}, which does not belong to a prepared text and would be lost: "
-            "name a new directory by --tokens"
+            "name a new directory by --tokens-dir"
         )
 
 
 def _make(
-    request: Request, files: list[Path], origin: dict[str, Any], place: Path, processes: int | None, context: int
+    request: CorpusConfig, files: list[Path], origin: dict[str, Any], place: Path, processes: int | None, context: int
 ) -> None:
     """Fills the empty directory `place`."""
 
@@ -138,10 +138,10 @@ def _make(
         return _shown(read_pieces(files, request.text_field, chats), what, total)
 
     characters = sum(len(piece.text) for piece in pieces("reading"))
-    held_out = min(int(request.held_out * characters), MOST_HELD_OUT)
+    held_out = min(int(request.val_fraction * characters), MOST_HELD_OUT)
     if not held_out:
         found = f"{characters} characters of text are too few"
-        raise DataError(f"{found} to hold out a share of {request.held_out}: give more text")
+        raise DataError(f"{found} to hold out a share of {request.val_fraction}: give more text")
 
     def of(part: str, what: str) -> Iterator[Piece]:
         parts = split(pieces(what, characters), characters - held_out)
@@ -182,7 +182,7 @@ def split(pieces: Iterable[Piece], boundary: int) -> Iterator[tuple[str, Piece]]
             yield VALIDATION, Piece(piece.text[cut:], piece.ends)
 
 
-def _tokenizer(request: Request, training: Iterable[str]) -> Tokenizer:
+def _tokenizer(request: CorpusConfig, training: Iterable[str]) -> Tokenizer:
     if request.tokenizer is not None:
         return Tokenizer.from_pretrained(request.tokenizer)
     return Tokenizer.train(training, request.vocab_size)
@@ -203,7 +203,7 @@ def _shown(pieces: Iterator[Piece], what: str, total: int | None) -> Iterator[Pi
             bar.update(len(piece.text))
 
 
-def _origin(request: Request, files: list[Path], manifest: dict[str, Any] | None) -> dict[str, Any]:
+def _origin(request: CorpusConfig, files: list[Path], manifest: dict[str, Any] | None) -> dict[str, Any]:
     """Everything that the corpus depends on. A file of the size and time of change that are in the manifest is taken
     to have the content that it had then; others are read and hashed.
     """
@@ -215,7 +215,7 @@ def _origin(request: Request, files: list[Path], manifest: dict[str, Any] | None
         "format": FORMAT,
         "tokenizer": tokenizer,
         "text_field": request.text_field,
-        "held_out": request.held_out,
+        "val_fraction": request.val_fraction,
         "files": built_in or [_entry(file, known.get(str(file.absolute()), {})) for file in files],
     }
 
@@ -261,7 +261,8 @@ def _is_manifest(content: Any) -> bool:
 
 
 def _open(directory: Path, manifest: dict[str, Any], context: int) -> Corpus:
-    training, validation = (_row(directory, manifest, part, context) for part in (TRAINING, VALIDATION))
+    training = _row(directory, manifest, TRAINING, context)
+    validation = _row(directory, manifest, VALIDATION, context)
     tokenizer = Tokenizer.from_pretrained(directory / TOKENIZER)
     try:
         text = (directory / VALIDATION_TEXT).read_bytes()
@@ -270,15 +271,15 @@ def _open(directory: Path, manifest: dict[str, Any], context: int) -> Corpus:
     return Corpus(directory, tokenizer, training, validation, _digest(manifest["origin"]), text)
 
 
-def _row(directory: Path, manifest: dict[str, Any], part: str, context: int) -> TokenRow:
+def _row(directory: Path, manifest: dict[str, Any], part: str, context: int) -> TokenArray:
     dtype, shards = token_dtype(manifest["vocab_size"]), manifest["shards"][part]
     for name, count in shards:
         path = directory / name
         if not path.exists() or path.stat().st_size != count * dtype.itemsize:
             raise _damaged(directory, path)
-    row = TokenRow([directory / name for name, _ in shards], dtype)
+    row = TokenArray([directory / name for name, _ in shards], dtype)
     if len(row) < context:
-        raise DataError(f"{len(row)} tokens of {part} text are fewer than --context {context}: give more text")
+        raise DataError(f"{len(row)} tokens of {part} text are fewer than --seq-len {context}: give more text")
     return row
 
 

@@ -37,7 +37,7 @@ def write_shards(directory: Path, part: str, arrays: Iterator[np.ndarray]) -> li
     return shards
 
 
-class TokenRow:
+class TokenArray:
     """The tokens of some files, as if they were in one."""
 
     def __init__(self, files: Sequence[Path], dtype: np.dtype[np.unsignedinteger]) -> None:

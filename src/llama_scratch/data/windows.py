@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from llama_scratch.data.sources import DataError
-from llama_scratch.data.token_files import TokenRow
+from llama_scratch.data.token_files import TokenArray
 from llama_scratch.model.config import Tokens
 from llama_scratch.model.loss import IGNORED
 
 
-def random_windows(tokens: TokenRow, batch: int, context: int, seed: int, step: int) -> Tokens:
+def random_windows(tokens: TokenArray, batch: int, context: int, seed: int, step: int) -> Tokens:
     """The `batch` windows of `context` tokens of step 0, 1, …, every start equally likely; a window may reach from one
     document into the next. Raises DataError when there are fewer tokens than that.
     """
@@ -27,7 +27,7 @@ def random_windows(tokens: TokenRow, batch: int, context: int, seed: int, step: 
     return torch.stack([tokens.read(start, context) for start in starts.tolist()])
 
 
-def all_windows(tokens: TokenRow, batch: int, context: int) -> Iterator[tuple[Tokens, Tokens]]:
+def all_windows(tokens: TokenArray, batch: int, context: int) -> Iterator[tuple[Tokens, Tokens]]:
     """Batches of (tokens, labels) in which every token but the first is a target exactly once."""
     stride = context - 1  # a window's last token is the next one's first: there it has no prediction yet
     starts = range(0, max(len(tokens) - 1, 1), stride)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from llama_scratch.checkpoint.atomic import atomic_file, locked
+from llama_scratch.errors import LlamaScratchError
 from llama_scratch.model.config import LlamaConfig
 
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -35,7 +36,7 @@ STEPS = "LLAMA_SCRATCH_STEPS"
 log = logging.getLogger("llama_scratch")
 
 
-class CompileError(Exception):
+class CompileError(LlamaScratchError):
     """There is no step: the message is the compiler's last line, or names the file that cannot be loaded."""
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import jinja2
 
+from llama_scratch.errors import LlamaScratchError
 from llama_scratch.generate.chat_environment import environment, plain
 from llama_scratch.tokenizer import Tokenizer
 from llama_scratch.tokenizer.settings import CONFIG, TEMPLATE, read_directory_settings, read_templates, token_names
@@ -34,7 +35,7 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 Message = Mapping[str, Any]  # role, content (a text, or a list of parts), and what else the template knows
 
 
-class ChatError(ValueError):
+class ChatError(LlamaScratchError, ValueError):
     """A template, or messages that it cannot be used for; the message is one line that says why."""
 
 

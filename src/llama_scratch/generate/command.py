@@ -24,6 +24,7 @@ from llama_scratch.checkpoint.found import check_directory
 from llama_scratch.checkpoint.hf_directory import read_config
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.command_line import flag, is_usable, parse
+from llama_scratch.errors import LlamaScratchError
 from llama_scratch.generate.chat import TEMPLATE, ChatError, ChatTemplate, Message
 from llama_scratch.generate.loop import GenerationError, context_length
 from llama_scratch.generate.sampling import Sampling
@@ -293,7 +294,7 @@ def main() -> None:
     except BrokenPipeError:  # nobody reads any more, as behind `| head`: quietly, and without another try at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (CheckpointError, ValueError, OSError) as error:
+    except (LlamaScratchError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

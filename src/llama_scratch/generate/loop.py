@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from llama_scratch.errors import LlamaScratchError
 from llama_scratch.fast import FastLlama, for_decoding
 from llama_scratch.generate.sampling import Sampling, likeliest, next_token_probabilities, penalised
 from llama_scratch.model.config import LlamaConfig, Padding, Tokens
@@ -21,7 +22,7 @@ from llama_scratch.model.llama import Llama
 GREEDY = Sampling(temperature=0.0)
 
 
-class GenerationError(ValueError):
+class GenerationError(LlamaScratchError, ValueError):
     """No token can be chosen: the model's logits are not finite. The message says where, and what to try."""
 
 

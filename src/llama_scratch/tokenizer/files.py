@@ -10,13 +10,14 @@ from typing import Any
 
 from llama_scratch.checkpoint.files import CheckpointError, size
 from llama_scratch.checkpoint.found import refuse_pointer
+from llama_scratch.errors import LlamaScratchError
 
 # Llama 3's tokenizer.json, among the largest there are, has 17 MB; a file is read whole, so its size is checked before
 LARGEST = 1 << 28
 USUAL = {"bos_token": ("<s>", "<|begin_of_text|>"), "eos_token": ("</s>", "<|end_of_text|>")}
 
 
-class TokenizerError(CheckpointError):
+class TokenizerError(LlamaScratchError):
     """A tokenizer that cannot be loaded, used or trained; the message is one line that says which file and why."""
 
 

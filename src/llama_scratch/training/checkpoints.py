@@ -35,7 +35,7 @@ from llama_scratch.checkpoint.files import read_json, write_json
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.model.config_rules import ConfigError
 from llama_scratch.tokenizer import Tokenizer
-from llama_scratch.training.distributed import Team
+from llama_scratch.training.distributed import Distributed
 
 FOLDER, RUN, OPTIMIZER, LOCK = "checkpoints", "run.json", "optimizer", "run"
 NAME = re.compile(r"step-(\d{8})")
@@ -43,7 +43,7 @@ DISK_ERROR = re.compile(rf"(?:Errno |os error |OSError\()({errno.ENOSPC}|{errno.
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainState:
     """What changes in training."""
 
     model: Llama
@@ -57,7 +57,7 @@ def saved_steps(out: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in found if match}
 
 
-def save(out: Path, step: int, trained: Trained, team: Team, keep: int) -> Path:
+def save(out: Path, step: int, trained: TrainState, team: Distributed, keep: int) -> Path:
     """A checkpoint after `step` steps, of which the last `keep` stay. All processes must call it. Raises OSError; then
     the other checkpoints are as they were.
     """
@@ -67,22 +67,22 @@ def save(out: Path, step: int, trained: Trained, team: Team, keep: int) -> Path:
             state = get_optimizer_state_dict(trained.model, trained.optimizers)
             save_shards(state, checkpoint_id=staging / OPTIMIZER, no_dist=team.size == 1)
             save_file(_random_state(), staging / f"random-{team.rank:05}.safetensors")
-            whole = team.whole(trained.model)
-            if team.is_first:
+            whole = team.gather_model(trained.model)
+            if team.is_main_process:
                 whole.save_pretrained(staging)
                 trained.tokenizer.save_pretrained(staging)
-        team.wait()
-    if team.is_first:
+        team.barrier()
+    if team.is_main_process:
         for path in list(saved_steps(out).values())[:-keep]:
             remove_directory(path)
-    team.wait()
+    team.barrier()
     return final
 
 
 @contextmanager
-def _made_by_all(final: Path, team: Team) -> Iterator[Path]:
+def _made_by_all(final: Path, team: Distributed) -> Iterator[Path]:
     """Yield the same new directory in every process; the first one puts it into its place."""
-    if team.is_first:
+    if team.is_main_process:
         with atomic_directory(final) as staging:
             team.from_first(str(staging))
             yield staging
@@ -91,12 +91,12 @@ def _made_by_all(final: Path, team: Team) -> Iterator[Path]:
 
 
 @contextmanager
-def sole_run(out: Path, team: Team) -> Iterator[None]:
+def sole_run(out: Path, team: Distributed) -> Iterator[None]:
     """Nobody else trains in `out`. Raises ConfigError where somebody does.
 
     What a kill has left of a save or a removal is tidied up.
     """
-    if not team.is_first:
+    if not team.is_main_process:
         yield
         return
     if out.exists() and not out.is_dir():
@@ -111,7 +111,7 @@ def sole_run(out: Path, team: Team) -> Iterator[None]:
         yield
 
 
-def restore(checkpoint: Path, trained: Trained, team: Team) -> None:
+def restore(checkpoint: Path, trained: TrainState, team: Distributed) -> None:
     """The optimiser and the random numbers as they were; the weights are those that the model was loaded with.
 
     A process that has no random numbers there, because there were fewer processes, draws others than the rest.

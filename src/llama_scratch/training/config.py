@@ -42,19 +42,19 @@ class TrainConfig:
     text_field: str = "text"
     """JSON field that holds the text. Conversations ("messages", "conversations") and Alpaca's "instruction", "input",
     "output" are found without it and need the chat template of --init-from."""
-    tokens: Path | None = None
+    tokens_dir: Path | None = None
     """Directory for the tokenised text, which several runs may share (default: OUT/tokens)."""
-    held_out: float = 0.1
+    val_fraction: float = 0.1
     """Fraction of the text, taken from its end, that is used for validation only; at most a million characters."""
-    processes: int | None = None
+    num_workers: int | None = None
     """Worker processes for tokenising (default: one per core)."""
     steps: int = 720
     """Optimizer steps."""
     batch_size: int = 8
     """Sequences per optimizer step, over all processes and accumulated parts."""
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     """Gradient accumulation: split each process's share of the batch into this many parts, to save memory."""
-    context: int = 128
+    seq_len: int = 128
     """Tokens per sequence; also the longest text that the model is trained for."""
     vocab_size: int = 1024
     """Vocabulary size of the tokenizer that is learned from the text."""
@@ -72,13 +72,13 @@ class TrainConfig:
     """Steps over which the learning rate rises to its peak."""
     weight_decay: float = 0.5
     """Weight decay of matrices; norms and biases have none."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Maximum norm of the gradient; a larger one is scaled down to it."""
     eval_every: int = 144
     """Steps between validations; each also writes a sample text to log.jsonl."""
     save_every: int = 144
     """Steps between checkpoints."""
-    keep: int = 2
+    keep_checkpoints: int = 2
     """How many of the latest checkpoints to keep."""
     seed: int = 0
     """Random seed for initial weights and batches."""
@@ -88,7 +88,7 @@ class TrainConfig:
     """Autocast dtype of matrix products; weights and optimizer state stay float32."""
     compile: Compile = "auto"
     """Use torch.compile. auto: if a compiler is found and the run is long enough to gain from it."""
-    recompute: bool = False
+    activation_checkpointing: bool = False
     """Activation checkpointing: recompute activations in the backward pass, for less memory and a third more time."""
     parallel: Parallel = "auto"
     """Under torchrun. ddp: a copy of the model per process; fsdp: a shard of it. auto: fsdp from 500 M parameters."""
@@ -96,16 +96,26 @@ class TrainConfig:
     """Print the result as one line of JSON, too, as is done whenever the output is not a terminal."""
 
     def __post_init__(self) -> None:
-        whole = ("steps", "batch_size", "accumulate", "eval_every", "save_every", "keep", "warmup", "layers", "heads")
+        whole = (
+            "steps",
+            "batch_size",
+            "grad_accum_steps",
+            "eval_every",
+            "save_every",
+            "keep_checkpoints",
+            "warmup",
+            "layers",
+            "heads",
+        )
         for name in whole:
             check(flag(name), getattr(self, name), "1 or more", lambda v: v >= 1)
         check("--overwrite", self.overwrite, "left out beside --resume", lambda v: not (v and self.resume))
         check("--seed", self.seed, "0 or more", lambda v: v >= 0)
-        check("--processes", self.processes, "1 or more", lambda v: v is None or v >= 1)
-        check("--context", self.context, "2 or more: a window predicts all its tokens but the first", lambda v: v >= 2)
+        check("--num-workers", self.num_workers, "1 or more", lambda v: v is None or v >= 1)
+        check("--seq-len", self.seq_len, "2 or more: a window predicts all its tokens but the first", lambda v: v >= 2)
         check("--heads", self.heads, "an even number", lambda v: v % 2 == 0)
-        check("--held-out", self.held_out, "a share between 0 and 1", lambda v: 0 < v < 1)
-        for name in ("learning_rate", "clip"):
+        check("--val-fraction", self.val_fraction, "a share between 0 and 1", lambda v: 0 < v < 1)
+        for name in ("learning_rate", "max_grad_norm"):
             check(flag(name), getattr(self, name), "a positive number", lambda v: 0 < v < math.inf)
         check("--device", self.device, "a device that torch can use", is_usable)
         check("--weight-decay", self.weight_decay, "0 or more", lambda v: 0 <= v < math.inf)

@@ -34,13 +34,14 @@ RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 LARGE = 500_000_000  # parameters; with gradients and AdamW's state 16 bytes each
 
 
-class Team:
+class Distributed:
     """This process among those of the run: its `rank` of `size`, and its `device`. A context manager."""
 
     def __init__(self, device: str) -> None:
-        self.rank, self.size = (int(os.environ.get(name, usual)) for name, usual in (("RANK", 0), ("WORLD_SIZE", 1)))
+        self.rank = int(os.environ.get("RANK", 0))
+        self.size = int(os.environ.get("WORLD_SIZE", 1))
         self.device = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
-        self.is_first = self.rank == 0
+        self.is_main_process = self.rank == 0
 
     def __enter__(self) -> Self:
         if self.device.startswith("cuda"):
@@ -59,21 +60,21 @@ class Team:
         if self.size > 1 and error is None:  # after an error the others may still wait for this one; torchrun ends them
             dist.destroy_process_group()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until every process is here."""
         if self.size > 1:
             dist.barrier()
 
     @contextmanager
-    def first_then_others(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """What one process does for all, the others find done."""
-        if not self.is_first:
-            self.wait()
+        if not self.is_main_process:
+            self.barrier()
         try:
             yield
         finally:
-            if self.is_first:
-                self.wait()
+            if self.is_main_process:
+                self.barrier()
 
     def from_first(self, text: str) -> str:
         """The first process's text, in all of them."""
@@ -82,11 +83,11 @@ class Team:
             dist.broadcast_object_list(told, src=0, device=torch.device(self.device))
         return told[0]
 
-    def part(self, batch: Tensor) -> Tensor:
+    def local_rows(self, batch: Tensor) -> Tensor:
         """This process's rows; together the processes have them all."""
         return batch.chunk(self.size)[self.rank].to(self.device)
 
-    def sum(self, value: Tensor) -> Tensor:
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
         """Over all processes."""
         if self.size > 1:
             dist.all_reduce(value)
@@ -94,13 +95,13 @@ class Team:
 
     def any(self, value: bool) -> bool:
         """Whether it is true in any process."""
-        return value if self.size == 1 else bool(self.sum(torch.tensor(int(value), device=self.device)))
+        return value if self.size == 1 else bool(self.all_reduce_sum(torch.tensor(int(value), device=self.device)))
 
     def autocast(self, dtype: Dtype) -> AbstractContextManager[None]:
         """Products are rounded to bfloat16, where that is asked for; weights stay float32."""
         return torch.autocast(self.device.split(":")[0], DTYPES[dtype], enabled=dtype != "float32")
 
-    def spread(self, objective: Objective, parallel: Parallel, dtype: Dtype) -> nn.Module:
+    def parallelize(self, objective: Objective, parallel: Parallel, dtype: Dtype) -> nn.Module:
         """What to call instead of `objective`; its model is changed in place by FSDP."""
         model = objective.model
         if self.size == 1:
@@ -123,7 +124,7 @@ class Team:
             return engine.no_sync()
         return nullcontext()
 
-    def whole(self, model: Llama) -> Llama:
+    def gather_model(self, model: Llama) -> Llama:
         """The model with all of its weights, for the first process to save; all processes must ask for it."""
         if not isinstance(model, FSDPModule):
             return model
@@ -131,7 +132,7 @@ class Team:
         state = get_model_state_dict(model, options=options)
         with torch.device("meta"):
             whole = Llama(model.config)
-        if self.is_first:
+        if self.is_main_process:
             whole.load_state_dict(state, assign=True)
             whole.tie_weights()
         return whole

@@ -15,7 +15,7 @@ from llama_scratch.data import Corpus, all_windows
 from llama_scratch.generate import generate
 from llama_scratch.model.loss import IGNORED, next_token_loss
 from llama_scratch.tokenizer import Tokenizer
-from llama_scratch.training.distributed import Team
+from llama_scratch.training.distributed import Distributed
 
 
 @contextmanager
@@ -28,16 +28,16 @@ def evaluating(model: Llama) -> Iterator[None]:
     model.train(was_training)
 
 
-def bits_per_byte(model: Llama, corpus: Corpus, batch: int, context: int, team: Team) -> float:
+def bits_per_byte(model: Llama, corpus: Corpus, batch: int, context: int, team: Distributed) -> float:
     """What the model needs to write the text that is held out down: Σ −log₂ p of its tokens, per byte, so that
     tokenizers compare. `batch` windows at a time, a multiple of the team.
     """
     nats = torch.zeros((), dtype=torch.float64, device=team.device)
     for inputs, labels in all_windows(corpus.validation, batch, context):
         missing = (0, 0, 0, -len(inputs) % team.size)
-        part = team.part(F.pad(inputs, missing)), team.part(F.pad(labels, missing, value=IGNORED))
+        part = team.local_rows(F.pad(inputs, missing)), team.local_rows(F.pad(labels, missing, value=IGNORED))
         nats += nats_of(model, *part)
-    return float(team.sum(nats)) / math.log(2) / len(corpus.validation_text)
+    return float(team.all_reduce_sum(nats)) / math.log(2) / len(corpus.validation_text)
 
 
 def nats_of(model: Llama, inputs: Tensor, labels: Tensor) -> float:

@@ -9,11 +9,11 @@ from typing import Any, Self
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interruption:
-    """Inside `with`: `came`, whether there was a signal. A second one acts as usual."""
+class StopSignal:
+    """Inside `with`: `received`, whether there was a signal. A second one acts as usual."""
 
     def __init__(self) -> None:
-        self.came = False
+        self.received = False
         self._usual: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -27,7 +27,7 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self.came = True
+        self.received = True
         self._give_back()
 
     def _give_back(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llama_scratch.checkpoint.files import write_file
-from llama_scratch.training.speed import Scale
+from llama_scratch.training.speed import RunUnits
 
 LOG, TENSORBOARD = "log.jsonl", "tensorboard"
 EVERY = 10  # steps a row
@@ -28,12 +28,12 @@ Row = dict[str, Any]
 LINE = "{percentage:3.0f}% |{bar:16}| step {n}/{total}{desc}  {elapsed} elapsed, {remaining} left"
 
 
-class Journal:
+class MetricsLogger:
     """Collects the rows of a run, and writes each to OUT/log.jsonl at once. A run that goes on at step `done` keeps the
     rows up to there. Where `shown` is False, in all processes but the first, it says and writes nothing.
     """
 
-    def __init__(self, out: Path, scale: Scale, done: int = 0, shown: bool = True) -> None:
+    def __init__(self, out: Path, scale: RunUnits, done: int = 0, shown: bool = True) -> None:
         self._path, self._scale, self._shown = out / LOG, scale, shown
         self.history: list[Row] = read_log(self._path, done) if done and shown else []
         self._begun = self._done = self._noted = done
@@ -62,13 +62,13 @@ class Journal:
             self._board.close()
         self._bar.close()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """A line above the live one."""
         if self._shown:
             self._bar.write(text)
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def excluded_from_timing(self) -> Iterator[None]:
         """Around what is no training: its time is not held against the tokens a second."""
         started = time.perf_counter()
         yield

@@ -11,9 +11,9 @@ class Size(NamedTuple):
     layers: int
     head_dim: int
     vocab_size: int
-    context: int
+    seq_len: int
     batch_size: int
-    accumulate: int
+    grad_accum_steps: int
     steps: int
     weight_decay: float  # more where a text is read several times over
 
@@ -38,9 +38,9 @@ def settings(preset: Preset) -> dict[str, Any]:
         "heads": size.layers,
         "hidden_size": hidden_size,
         "vocab_size": size.vocab_size,
-        "context": size.context,
+        "seq_len": size.seq_len,
         "batch_size": size.batch_size,
-        "accumulate": size.accumulate,
+        "grad_accum_steps": size.grad_accum_steps,
         "steps": size.steps,
         "learning_rate": 4e-3 * 128 / hidden_size,
         "warmup": size.steps // 16,

@@ -12,12 +12,14 @@ from llama_scratch.data import Corpus, find_files
 from llama_scratch.data.baselines import unigram_bits_per_byte, xz_bits_per_byte
 from llama_scratch.data.corpus import VALIDATION_TEXT
 from llama_scratch.training.config import TrainConfig
-from llama_scratch.training.distributed import Team
+from llama_scratch.training.distributed import Distributed
 from llama_scratch.training.metrics import VALIDATION, Row
-from llama_scratch.training.speed import Scale, is_compiled
+from llama_scratch.training.speed import RunUnits, is_compiled
 
 
-def introduction(config: TrainConfig, corpus: Corpus, model: Llama, scale: Scale, team: Team, done: int) -> str:
+def introduction(
+    config: TrainConfig, corpus: Corpus, model: Llama, scale: RunUnits, team: Distributed, done: int
+) -> str:
     """Sizes, text, machine, and the choices that the run made itself."""
     sizes = model.config
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
@@ -32,7 +34,7 @@ def introduction(config: TrainConfig, corpus: Corpus, model: Llama, scale: Scale
             f"{sizes.hidden_size}, {sizes.num_attention_heads} heads, vocabulary of {sizes.vocab_size}",
             f"text    {origin}: {len(corpus.training):,} tokens to train on, {len(corpus.validation):,} held out; "
             f"tokenised in {corpus.directory}/",
-            f"run     {config.steps} steps of {config.batch_size} x {config.context} tokens, peak learning rate "
+            f"run     {config.steps} steps of {config.batch_size} x {config.seq_len} tokens, peak learning rate "
             f"{config.learning_rate:.2g}, {total:.1e} floating-point operations"
             + (f"; goes on after step {done}" if done else ""),
             f"device  {team.size} x {team.device}, {config.dtype}, {'compiled' if compiled else 'not compiled'}",
@@ -44,7 +46,7 @@ def introduction(config: TrainConfig, corpus: Corpus, model: Llama, scale: Scale
 
 def baselines(config: TrainConfig) -> dict[str, float]:
     """Bits a byte of the held-out text without a model, by what they are."""
-    text = ((config.tokens or config.out / "tokens") / VALIDATION_TEXT).read_bytes()
+    text = ((config.tokens_dir or config.out / "tokens") / VALIDATION_TEXT).read_bytes()
     return {"single bytes": unigram_bits_per_byte(text), "xz -9": xz_bits_per_byte(text)}
 
 

@@ -16,7 +16,7 @@ from llama_scratch.checkpoint.found import check_directory
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.checkpoint.saving import OURS
 from llama_scratch.command_line import flag, this_python
-from llama_scratch.data import Corpus, Request, prepare
+from llama_scratch.data import Corpus, CorpusConfig, prepare
 from llama_scratch.data.corpus import digest
 from llama_scratch.model.attention import Attention
 from llama_scratch.model.config import LlamaConfig
@@ -25,16 +25,31 @@ from llama_scratch.tokenizer import Tokenizer
 from llama_scratch.tokenizer.settings import CONFIG, JSON, MODEL
 from llama_scratch.training.checkpoints import FOLDER, record, recorded, remove_all, saved_steps
 from llama_scratch.training.config import TrainConfig
-from llama_scratch.training.distributed import RESTARTS, Team
+from llama_scratch.training.distributed import RESTARTS, Distributed
 from llama_scratch.training.metrics import LOG, TENSORBOARD
 
 # what may be another when a run goes on: nothing that a step depends on, but `steps`, which stretches the schedule
-CHANGEABLE = ("out", "resume", "preset", "steps", "save_every", "keep", "eval_every", "device", "parallel", "recompute",
-              "accumulate", "processes", "tokens", "ignore", "json")  # fmt: skip
+CHANGEABLE = (
+    "out",
+    "resume",
+    "preset",
+    "steps",
+    "save_every",
+    "keep_checkpoints",
+    "eval_every",
+    "device",
+    "parallel",
+    "activation_checkpointing",
+    "grad_accum_steps",
+    "num_workers",
+    "tokens_dir",
+    "ignore",
+    "json",
+)
 FINISHED = "finished"
 
 
-def where_to_start(config: TrainConfig) -> tuple[int, Path | None]:
+def resume_point(config: TrainConfig) -> tuple[int, Path | None]:
     """How many steps are done, and the checkpoint after them.
 
     Raises ConfigError where there is no run to go on with, where it was told something else, and where a new one would
@@ -70,13 +85,13 @@ def is_done(config: TrainConfig) -> bool:
     request, place = _request(config), tokens_of(config)
     if any(_differences(config, told)) or digest(request, place) != told["text"]:
         return False
-    prepare(request, place, config.processes, config.context)  # for what is said of it, where somebody removed it
+    prepare(request, place, config.num_workers, config.seq_len)  # for what is said of it, where somebody removed it
     return True
 
 
 def _differences(config: TrainConfig, told: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Settings that may not change when a run goes on, and have: name, value, what the run was told."""
-    for name, value in settings(config).items():
+    for name, value in to_json(config).items():
         if name not in CHANGEABLE and value != told["config"].get(name):
             yield name, value, told["config"].get(name)
 
@@ -88,7 +103,7 @@ def _at_stake(config: TrainConfig, told: dict[str, Any] | None, saved: dict[int,
         return f"a finished run that is not this one, {_what_changed(config, told)}: {other}"
     if told is not None and saved:
         found = f"a run that was stopped after {max(saved)} of {told['config']['steps']} steps"
-        return f"{found}: go on with it by {how_to_go_on(config)}, {other}"
+        return f"{found}: go on with it by {resume_command(config)}, {other}"
     names = sorted(path.name for path in config.out.glob("*"))
     lost = [name for name in names if OURS.fullmatch(name)]
     if told is None:  # the log of a run that was killed before its first checkpoint is worth nothing
@@ -105,61 +120,61 @@ def _what_changed(config: TrainConfig, told: dict[str, Any]) -> str:
     return "its text has changed"
 
 
-def how_to_go_on(config: TrainConfig) -> str:
+def resume_command(config: TrainConfig) -> str:
     """The command."""
     processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
     start = this_python() if processes == "1" else f"torchrun --nproc-per-node {processes}"
     return f"{start} -m llama_scratch.train --resume --out {shlex.quote(str(config.out))}"
 
 
-def check_batch(config: TrainConfig, team: Team) -> None:
+def check_batch(config: TrainConfig, team: Distributed) -> None:
     """Raises ConfigError unless every part of a batch has as many windows."""
-    parts = team.size * config.accumulate
-    wanted = f"a multiple of {parts}: processes × --accumulate"
+    parts = team.size * config.grad_accum_steps
+    wanted = f"a multiple of {parts}: processes × --grad-accum-steps"
     check("--batch-size", config.batch_size, wanted, lambda size: size % parts == 0)
 
 
-def settings(config: TrainConfig) -> dict[str, Any]:
+def to_json(config: TrainConfig) -> dict[str, Any]:
     """The fields as JSON knows them, paths as they are from anywhere."""
     fields = dataclasses.asdict(config)
     del fields["overwrite"]  # it is said once
     fields["data"] = [str(path.absolute()) for path in config.data]
     fields["ignore"] = list(config.ignore)
-    for name in ("tokens", "init_from"):
+    for name in ("tokens_dir", "init_from"):
         fields[name] = None if fields[name] is None else str(fields[name].absolute())
     return fields | {"out": str(config.out)}
 
 
-def from_settings(told: dict[str, Any]) -> dict[str, Any]:
+def from_json(told: dict[str, Any]) -> dict[str, Any]:
     """The fields again."""
     paths = {"data": tuple(map(Path, told["data"])), "out": Path(told["out"])}
-    for name in ("tokens", "init_from"):
+    for name in ("tokens_dir", "init_from"):
         paths[name] = None if told[name] is None else Path(told[name])
     return told | paths | {"ignore": tuple(told.get("ignore", ()))}
 
 
-def read_corpus(config: TrainConfig, team: Team, start: int) -> Corpus:
+def read_corpus(config: TrainConfig, team: Distributed, start: int) -> Corpus:
     """The text, prepared by the first process for all; then what the run was told is written down.
 
     Raises ConfigError when a run goes on and the text is not what it was; DataError, TokenizerError and OSError.
     """
     if config.init_from is not None:
         check_directory(config.init_from)
-    with team.first_then_others():
-        corpus = prepare(_request(config), tokens_of(config), config.processes, config.context)
-        if team.is_first:
+    with team.main_process_first():
+        corpus = prepare(_request(config), tokens_of(config), config.num_workers, config.seq_len)
+        if team.is_main_process:
             _begin(config, corpus, start)
     return corpus
 
 
-def _request(config: TrainConfig) -> Request:
-    fields = {name: getattr(config, name) for name in ("data", "text_field", "held_out", "vocab_size")}
-    return Request(**fields, tokenizer=config.init_from)
+def _request(config: TrainConfig) -> CorpusConfig:
+    fields = {name: getattr(config, name) for name in ("data", "text_field", "val_fraction", "vocab_size")}
+    return CorpusConfig(**fields, tokenizer=config.init_from)
 
 
 def tokens_of(config: TrainConfig) -> Path:
     """Where the text is kept tokenised."""
-    return config.tokens or config.out / "tokens"
+    return config.tokens_dir or config.out / "tokens"
 
 
 def _begin(config: TrainConfig, corpus: Corpus, start: int) -> None:
@@ -171,7 +186,7 @@ def _begin(config: TrainConfig, corpus: Corpus, start: int) -> None:
         remove_all(config.out)
         for events in (config.out / TENSORBOARD).glob("events.out.tfevents.*"):  # two curves in one picture
             events.unlink()
-    record(config.out, {"config": settings(config), "text": corpus.digest, "torch": torch.__version__})
+    record(config.out, {"config": to_json(config), "text": corpus.digest, "torch": torch.__version__})
 
 
 def finish(config: TrainConfig) -> None:
@@ -188,7 +203,7 @@ def make_model(config: TrainConfig, tokenizer: Tokenizer, checkpoint: Path | Non
         return Llama(model_config(config, tokenizer), sdpa=True)
     model = Llama.from_pretrained(directory, dtype=torch.float32, ignore=() if checkpoint else config.ignore)
     longest = model.config.max_position_embeddings
-    check("--context", config.context, f"at most the {longest} tokens of {directory}", lambda v: v <= longest)
+    check("--seq-len", config.seq_len, f"at most the {longest} tokens of {directory}", lambda v: v <= longest)
     if tokenizer.vocab_size > model.config.vocab_size:
         found = f"{tokenizer.vocab_size} ids, but the model {model.config.vocab_size}"
         raise ConfigError(f"--init-from {directory}: the tokenizer has {found}")
@@ -207,7 +222,7 @@ def model_config(config: TrainConfig, tokenizer: Tokenizer) -> LlamaConfig:
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
         num_key_value_heads=config.heads // 2,
-        max_position_embeddings=config.context,
+        max_position_embeddings=config.seq_len,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id,

@@ -23,7 +23,7 @@ from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.data import Corpus
 from llama_scratch.model.config import LlamaConfig
 from llama_scratch.training.config import Compile, TrainConfig
-from llama_scratch.training.distributed import DTYPES, Team
+from llama_scratch.training.distributed import DTYPES, Distributed
 
 # below it, compiling takes longer than it saves: about 20 s, a quarter of the time at 100 GFLOP/s
 WORTH_COMPILING = 1e13
@@ -31,7 +31,7 @@ LEAST_ROUNDS = 10  # products; the first ones find threads asleep
 
 
 @dataclass(frozen=True)
-class Scale:
+class RunUnits:
     """Numbers to convert steps and nats into tokens, bytes and operations."""
 
     steps: int
@@ -42,18 +42,18 @@ class Scale:
     """Operations per second, of all processes together."""
 
 
-def measure(model: Llama, corpus: Corpus, config: TrainConfig, team: Team) -> Scale:
-    """The Scale of a run, with the peak measured on this machine."""
-    return Scale(
+def measure_units(model: Llama, corpus: Corpus, config: TrainConfig, team: Distributed) -> RunUnits:
+    """The RunUnits of a run, with the peak measured on this machine."""
+    return RunUnits(
         steps=config.steps,
-        tokens_per_step=config.batch_size * config.context,
+        tokens_per_step=config.batch_size * config.seq_len,
         tokens_per_byte=len(corpus.validation) / len(corpus.validation_text),
-        flops_per_token=flops_per_token(model, config.context),
+        flops_per_token=flops_per_token(model, config.seq_len),
         peak_flops=peak_flops(team.device, DTYPES[config.dtype]) * team.size,
     )
 
 
-def is_compiled(compile: Compile, scale: Scale, device: str) -> bool:
+def is_compiled(compile: Compile, scale: RunUnits, device: str) -> bool:
     """Whether --compile compiles this run: decided by the run's size, never by how fast the machine was just now."""
     total = scale.flops_per_token * scale.tokens_per_step * scale.steps
     return compile == "on" or (compile == "auto" and can_compile(device) and total >= WORTH_COMPILING)
@@ -71,7 +71,8 @@ def flops_per_token(model: Llama, context: int) -> int:
 def peak_flops(device: str, dtype: torch.dtype, seconds: float = 0.15) -> float:
     """The best rate of a product of two square matrices, found in so many seconds, or a few rounds more."""
     size = 8192 if device.startswith("cuda") else 768
-    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    a = torch.ones(size, size, device=device, dtype=dtype)
+    b = torch.ones(size, size, device=device, dtype=dtype)
     best, rounds, end = float("inf"), 0, time.perf_counter() + seconds
     while rounds < LEAST_ROUNDS or time.perf_counter() < end:
         started, rounds = time.perf_counter(), rounds + 1
