@@ -20,6 +20,8 @@ from llama_reference.report.summary import asked, is_judged, verdict
 from llama_reference.suite.plan import chosen
 from llama_reference.suite.runner import AdapterError, run
 
+NOTHING = 2  # the exit status where nothing was judged
+
 
 class UsageError(Exception):
     """A request that cannot be carried out; the message names the flag or the file."""
@@ -52,19 +54,31 @@ class Check:
         """Run the command, and return its exit status."""
         self._check()
         try:
-            results = run(self.adapter, chosen(self.component), self.quick, self.processes, sys.stderr.isatty())
+            results = run(
+                self.adapter,
+                chosen(self.component),
+                self.quick,
+                self.processes,
+                sys.stderr.isatty(),
+            )
         except (AdapterError, ValueError) as error:
             raise UsageError(str(error)) from None
         print(terminal.table(results))
         if self.verbose:
             print(failures(results))
         self._write(results)
-        return status(results)
+        if (code := status(results)) == NOTHING:
+            raise UsageError(
+                f"{self.adapter}: nothing was judged, it offers no part that was asked for"
+            )
+        return code
 
     def _check(self) -> None:
         """Raise UsageError before the work rather than after it."""
         if not self.adapter.is_file():
-            raise UsageError(f"{self.adapter}: no such file; `llama-reference template` writes one to start from")
+            raise UsageError(
+                f"{self.adapter}: no such file; `llama-reference template` writes one to start from"
+            )
         if self.processes < 1:
             raise UsageError(f"--processes is {self.processes}, expected 1 or more")
         for name in ("json", "html", "junit", "badge"):
@@ -91,10 +105,12 @@ def status(results: Results) -> int:
     judged = [name for name in asked(results) if is_judged(results, name)]
     broken = any(trouble.kind != NOT_OFFERED for trouble in results.troubles)
     if not judged and not broken:
-        return 2
+        return NOTHING
     return 0 if verdict(results)[0] else 1
 
 
 def failures(results: Results) -> str:
     """Everything that did not simply pass, one paragraph each."""
-    return "\n".join(f"\n{trouble.where}\n  {trouble.kind}: {trouble.message}" for trouble in results.troubles)
+    return "\n".join(
+        f"\n{trouble.where}\n  {trouble.kind}: {trouble.message}" for trouble in results.troubles
+    )
