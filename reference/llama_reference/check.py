@@ -68,17 +68,13 @@ class Check:
             print(failures(results))
         self._write(results)
         if (code := status(results)) == NOTHING:
-            raise UsageError(
-                f"{self.adapter}: nothing was judged, it offers no part that was asked for"
-            )
+            raise UsageError(f"{self.adapter}: nothing was judged, it offers no part that was asked for")
         return code
 
     def _check(self) -> None:
         """Raise UsageError before the work rather than after it."""
         if not self.adapter.is_file():
-            raise UsageError(
-                f"{self.adapter}: no such file; `llama-reference template` writes one to start from"
-            )
+            raise UsageError(f"{self.adapter}: no such file; `llama-reference template` writes one to start from")
         if self.processes < 1:
             raise UsageError(f"--processes is {self.processes}, expected 1 or more")
         for name in ("json", "html", "junit", "badge"):
@@ -111,6 +107,4 @@ def status(results: Results) -> int:
 
 def failures(results: Results) -> str:
     """Everything that did not simply pass, one paragraph each."""
-    return "\n".join(
-        f"\n{trouble.where}\n  {trouble.kind}: {trouble.message}" for trouble in results.troubles
-    )
+    return "\n".join(f"\n{trouble.where}\n  {trouble.kind}: {trouble.message}" for trouble in results.troubles)

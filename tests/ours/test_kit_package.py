@@ -39,9 +39,7 @@ class Elsewhere:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "work"
         self.folder.mkdir()
-        (self.folder / "pytest.ini").write_text(
-            "[pytest]\n"
-        )  # or pytest looks for one in the folders above
+        (self.folder / "pytest.ini").write_text("[pytest]\n")  # or pytest looks for one in the folders above
         self.environment = folder / "env"
         self._binaries = self.environment / "bin"
 
@@ -133,9 +131,7 @@ def filled_in(template: str, **bodies: str) -> str:
     """The template with the body of each function of that name in place of its NotImplementedError."""
     for name, body in bodies.items():
         pattern = rf"(?ms)^(def {name}\(.*?)^    raise NotImplementedError\n"
-        template, count = re.subn(
-            pattern, lambda match, body=body: match[1] + body[1:], template, count=1
-        )
+        template, count = re.subn(pattern, lambda match, body=body: match[1] + body[1:], template, count=1)
         assert count == 1
     return template
 
@@ -160,17 +156,13 @@ def test_a_norm_filled_into_the_template_is_right(elsewhere, template):
     elsewhere.write("my.py", filled_in(template, build=BUILD, rms_norm=RIGHT))
     done = elsewhere.run("llama-reference", "check", "my.py", "--component", "rms_norm")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(
-        "1 of 10 components judged and right, 189 answers: transformers' bits\n"
-    )
+    assert done.stdout.startswith("1 of 10 components judged and right, 189 answers: transformers' bits\n")
     assert "\nnot offered: parameters (rms_norm)\n" in done.stdout
 
 
 def test_a_wrong_one_is_named(elsewhere, template):
     elsewhere.write("wrong.py", filled_in(template, build=BUILD, rms_norm=WRONG))
-    done = elsewhere.run(
-        "llama-reference", "check", "wrong.py", "--component", "rms_norm", "--quick"
-    )
+    done = elsewhere.run("llama-reference", "check", "wrong.py", "--component", "rms_norm", "--quick")
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.startswith("WRONG: rms_norm\n")
     assert "looks like `" in done.stdout
@@ -179,9 +171,7 @@ def test_a_wrong_one_is_named(elsewhere, template):
 def test_a_whole_adapter_of_the_wheels_own_model_is_right(elsewhere):
     elsewhere.write("whole.py", (ROOT / "tests" / "adapters" / "ours.py").read_text())
     components = ("rms_norm", "swiglu", "loss")
-    done = elsewhere.run(
-        "llama-reference", "check", "whole.py", "--quick", "--component", *components
-    )
+    done = elsewhere.run("llama-reference", "check", "whole.py", "--quick", "--component", *components)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("3 of 10 components judged and right")
 
@@ -189,9 +179,7 @@ def test_a_whole_adapter_of_the_wheels_own_model_is_right(elsewhere):
 @pytest.mark.parametrize("with_the_template", [True, False])
 def test_an_adapter_that_offers_nothing_is_not_right(elsewhere, template, with_the_template):
     elsewhere.write("nothing.py", template if with_the_template else "")
-    done = elsewhere.run(
-        "llama-reference", "check", "nothing.py", "--component", "rms_norm", "--quick"
-    )
+    done = elsewhere.run("llama-reference", "check", "nothing.py", "--component", "rms_norm", "--quick")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: nothing.py: ")
@@ -209,10 +197,7 @@ def test_pytest_runs_the_installed_suite(elsewhere, template):
     )
     done = elsewhere.run("pytest", *chosen)
     assert done.returncode == 0, done.stdout
-    assert (
-        "\n1 of 10 components judged and right, 189 answers: transformers' bits; not offered: loss\n"
-        in done.stdout
-    )
+    assert "\n1 of 10 components judged and right, 189 answers: transformers' bits; not offered: loss\n" in done.stdout
 
 
 def test_pytest_fails_for_a_wrong_one(elsewhere, template):
