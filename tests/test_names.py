@@ -25,7 +25,7 @@ FLOORS = [
     "train",
 ]
 REFERENCE_FLOORS = [
-    "implementation",
+    "implementation command_line",
     "standard adapter_loader",
     "mistakes questions",
     "judge",

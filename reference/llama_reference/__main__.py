@@ -8,11 +8,14 @@ from typing import Annotated
 import tyro
 
 from llama_reference.catalogue import Mistakes
-from llama_reference.check import Check, UsageError
+from llama_reference.check import Check
+from llama_reference.command_line import UsageError, parse
 from llama_reference.template import Template
+from llama_reference.verify import Verify
 
 Command = (
     Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Template, tyro.conf.subcommand("template")]
     | Annotated[Mistakes, tyro.conf.subcommand("mistakes")]
 )
@@ -20,11 +23,11 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; one line on standard error and exit status 2 where it cannot be carried out."""
-    command = tyro.cli(Command, args=arguments, prog="llama-reference", description=__doc__)
+    command = parse(Command, arguments, __doc__)
     try:
         return int(command.main())
     except (UsageError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 

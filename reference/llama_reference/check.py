@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from llama_reference.command_line import UsageError, check_output_file
 from llama_reference.report import exports, suite_page, terminal
 from llama_reference.report.files import write
 from llama_reference.report.results import NOT_OFFERED, Results
@@ -21,10 +22,6 @@ from llama_reference.suite.plan import chosen
 from llama_reference.suite.runner import AdapterError, run
 
 NOTHING = 2  # the exit status where nothing was judged
-
-
-class UsageError(Exception):
-    """A request that cannot be carried out; the message names the flag or the file."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,7 @@ class Check:
         if self.processes < 1:
             raise UsageError(f"--processes is {self.processes}, expected 1 or more")
         for name in ("json", "html", "junit", "badge"):
-            path: Path | None = getattr(self, name)
-            if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
-                raise UsageError(f"--{name} {path}: expected a file in a directory that exists")
+            check_output_file(f"--{name}", getattr(self, name))
 
     def _write(self, results: Results) -> None:
         writers = {

@@ -5,15 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 
-import tyro
-
 
 @dataclass(frozen=True)
 class Template:
     """Print an adapter to start from, every function of it explained."""
-
-    name: tyro.conf.Positional[str] = "torch"
-    """Which one; there is one so far."""
 
     def main(self) -> int:
         """Run the command, and return its exit status."""
