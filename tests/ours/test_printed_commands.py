@@ -18,13 +18,13 @@ from docs import commands
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-OF_THE_CHECKOUT = [*ROOT.glob("docs/**/*.py"), *ROOT.glob("benchmarks/*.py"), ROOT / "tests/adapters/template.py"]
+OF_THE_CHECKOUT = [*ROOT.glob("docs/**/*.py"), *ROOT.glob("benchmarks/*.py")]
 INSTALLED = [*ROOT.glob("reference/**/*.py"), *ROOT.glob("src/**/*.py")]  # wherever it is: its environment is active
 STARTS = r"(?:\.venv/bin/\w|make [a-z]|pytest |python -m )"
 # what stands for something of the reader's
 NAMED = {
     "docs/NAME.md": "docs/rms_norm.md", '"NAME"': "rms_norm", "FIGURE": "decay", "SRC DST": "SRC DST2",
-    "path/to/your_adapter.py": "my_adapter.py", "verify DIR": "verify out", "KIND PATH": "--help",
+    "KIND PATH": "--help",
 }  # fmt: skip
 # behind a command: what makes it short
 SHORTENED = {
