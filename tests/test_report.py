@@ -253,6 +253,15 @@ def test_the_page_holds_every_component_every_mistake_and_nothing_from_elsewhere
     assert "prefers-color-scheme: dark" in page
 
 
+def test_the_page_says_what_stands_in_brackets_and_no_chart_is_empty():
+    results = wrong("rms_norm", 123456.0)
+    results.depth = {"float32": [], "bfloat16": []}
+    text = Balanced(suite_page.render(results)).text
+    assert "in brackets transformers' own" in text
+    assert "bitwise: 3" in text
+    assert "Error by layer" not in text
+
+
 def test_the_page_escapes_whatever_it_quotes():
     results = green()
     results.about["implementation"] = HOSTILE
@@ -346,6 +355,8 @@ def test_a_broken_adapter_is_told_what_it_looks_like_and_what_it_lacks(tmp_path)
     done = run("--implementation", str(adapter), "--report", str(tmp_path / "out"), "-k", chosen, *files)
     table = done.stdout.split("component by component")[1]
     assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "= FAILURES =" not in done.stdout
+    assert len(done.stdout.splitlines()) < 40
     assert "\nWRONG: loss, sampling\n" in table
     assert re.search(r"^loss +WRONG 3 of 3, \S+ ulp +WRONG 3 of 3$", table, re.MULTILINE)
     assert "\nloss: looks like `labels_not_shifted` (these are its bits): a token is predicted from itself" in table

@@ -5,84 +5,91 @@ Exit status: 0 everything judged is right, 1 something is wrong, 2 nothing was j
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from llama_reference.command_line import Parser, UsageError, check_writable
-from llama_reference.mistakes import COMPONENTS
+import tyro
+
+from llama_reference.command_line import UsageError, check_output_file
 from llama_reference.report import exports, suite_page, terminal
 from llama_reference.report.files import write
-from llama_reference.report.results import (
-    Results,
-)
+from llama_reference.report.results import Results
 from llama_reference.report.summary import asked, is_judged, verdict
 from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import chosen
 from llama_reference.suite.runner import AdapterError, run
 
-CORES = os.cpu_count() or 1
-WRITERS = {"json": terminal.as_json, "html": suite_page.render, "junit": exports.junit, "badge": exports.badge}
+NOTHING = 2  # the exit status where nothing was judged
 
 
-def read_options(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = Parser(prog="llama-reference check", description=__doc__)
-    say = parser.add_argument
-    say(
-        "adapter",
-        type=Path,
-        metavar="ADAPTER.py",
-        help="a file as `llama-reference template` prints one",
-    )
-    say(
-        "--component",
-        nargs="+",
-        default=(),
-        choices=COMPONENTS,
-        metavar="NAME",
-        help="what to judge (default: all)",
-    )
-    say("--quick", action="store_true", help="every variant in float32, the hard one in all dtypes, few gradients")
-    say(
-        "--processes",
-        type=int,
-        default=CORES,
-        metavar="N",
-        help="components at once (default: one a core)",
-    )
-    say("-v", "--verbose", action="store_true", help="list every failure after the table")
-    say("--json", type=Path, metavar="FILE", help="write every answer and verdict")
-    say("--html", type=Path, metavar="FILE", help="write one self-contained page")
-    say("--junit", type=Path, metavar="FILE", help="write the verdicts as JUnit XML")
-    say("--badge", type=Path, metavar="FILE", help="write an endpoint badge for shields.io")
-    return parser.parse_args(arguments)
+@dataclass(frozen=True)
+class Check:
+    """Judge a Llama through its adapter, component by component."""
 
+    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER.py")]
+    """The adapter: a Python file with the functions that `llama-reference template` shows."""
+    component: tuple[str, ...] = ()
+    """Components to judge (default: all)."""
+    quick: bool = False
+    """Ask fewer dtypes and gradients: every variant in float32, the hard one in all dtypes."""
+    processes: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Components to judge at the same time."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """List every failure after the table."""
+    json: Path | None = None
+    """Write every answer and verdict as JSON."""
+    html: Path | None = None
+    """Write one self-contained page."""
+    junit: Path | None = None
+    """Write the verdicts as JUnit XML."""
+    badge: Path | None = None
+    """Write an endpoint badge for shields.io."""
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command, and return its exit status. Raises UsageError."""
-    options = read_options(arguments)
-    if not options.adapter.is_file():
-        raise UsageError(f"{options.adapter}: no such file; `llama-reference template` writes one to start from")
-    if options.processes < 1:
-        raise UsageError(f"--processes is {options.processes}, expected 1 or more")
-    for name in WRITERS:
-        check_writable(f"--{name}", getattr(options, name))
-    components = chosen(tuple(options.component))
-    try:
-        results = run(options.adapter, components, options.quick, options.processes, sys.stderr.isatty())
-    except AdapterError as error:
-        raise UsageError(str(error)) from None
-    print(terminal.table(results))
-    if options.verbose:
-        print(failures(results))
-    for name, render in WRITERS.items():
-        path: Path | None = getattr(options, name)
-        if path is not None:
-            write(path, render(results))
-            print(f"written: {path}")
-    return status(results)
+    def main(self) -> int:
+        """Run the command, and return its exit status."""
+        self._check()
+        try:
+            results = run(
+                self.adapter,
+                chosen(self.component),
+                self.quick,
+                self.processes,
+                sys.stderr.isatty(),
+            )
+        except (AdapterError, ValueError) as error:
+            raise UsageError(str(error)) from None
+        print(terminal.table(results))
+        if self.verbose:
+            print(failures(results))
+        self._write(results)
+        if (code := status(results)) == NOTHING:
+            raise UsageError(f"{self.adapter}: nothing was judged, it offers no part that was asked for")
+        return code
+
+    def _check(self) -> None:
+        """Raise UsageError before the work rather than after it."""
+        if not self.adapter.is_file():
+            raise UsageError(f"{self.adapter}: no such file; `llama-reference template` writes one to start from")
+        if self.processes < 1:
+            raise UsageError(f"--processes is {self.processes}, expected 1 or more")
+        for name in ("json", "html", "junit", "badge"):
+            check_output_file(f"--{name}", getattr(self, name))
+
+    def _write(self, results: Results) -> None:
+        writers = {
+            "json": terminal.as_json,
+            "html": suite_page.render,
+            "junit": exports.junit,
+            "badge": exports.badge,
+        }
+        for name, render in writers.items():
+            path: Path | None = getattr(self, name)
+            if path is not None:
+                write(path, render(results))
+                print(f"written: {path}")
 
 
 def status(results: Results) -> int:
@@ -90,7 +97,7 @@ def status(results: Results) -> int:
     judged = [name for name in asked(results) if is_judged(results, name)]
     broken = any(trouble.kind != Outcome.NOT_OFFERED for trouble in results.troubles)
     if not judged and not broken:
-        return 2
+        return NOTHING
     return 0 if verdict(results)[0] else 1
 
 

@@ -1,35 +1,75 @@
-"""What the commands have in common: one line for an error, `error: ...`, and exit status 2 where nothing was judged."""
+"""What the commands have in common: one line for an error, `error: ...`, and exit status 2."""
 
 from __future__ import annotations
 
-import argparse
 import difflib
+import io
+import re
+import sys
+from collections.abc import Iterable
+from contextlib import redirect_stderr
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
+
+import tyro
+
+PROGRAM = "llama-reference"
 
 
 class UsageError(Exception):
     """A request that cannot be carried out; the message names the flag or the file."""
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, with one line for an error and a suggestion for a mistyped flag."""
+def parse(commands: Any, arguments: list[str] | None, description: str | None) -> Any:
+    """Return the command that the arguments name. Exits with status 2 and one line if they are wrong."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(commands, args=arguments, prog=PROGRAM, description=description)
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        given = sys.argv[1:] if arguments is None else arguments
+        print(f"error: {one_line(said.getvalue(), given)}", file=sys.stderr)
+        raise SystemExit(2) from None
 
-    def error(self, message: str) -> NoReturn:
-        """Print the line, and exit with status 2."""
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        word = message.removeprefix("unrecognized arguments: ").split()[0] if message else ""
-        hint = suggestion(word.split("=")[0], flags) if word.startswith("-") else ""
-        self.exit(2, f"error: {message}{hint} ({self.prog} --help lists all)\n")
+
+def one_line(box: str, given: list[str]) -> str:
+    """The first paragraph of tyro's box as a line, with what may have been meant in place of its help."""
+    rows = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    paragraphs: list[list[str]] = [[]]
+    for row in rows:
+        if row.startswith(("──", "---")):
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(row)
+    title = 0 if "╭" in box else 1  # without a frame, where output is not UTF-8, the title is a row
+    text = " ".join(paragraphs[title]).strip()
+    if subcommands := re.search(r"Available subcommands: (.*?)(?: ──| ---|$)", " ".join(rows)):
+        names = subcommands[1].replace(",", " ").split()
+        return f"{given[0]} is not a command, expected one of {', '.join(names)}{suggestion(given[0], names)}"
+    if found := re.match(r"Unrecognized options: (.*)", text):
+        return unrecognized(found[1].split(",")[0].strip(), set(re.findall(r"--[\w-]+", " ".join(rows))))
+    if found := re.match(r"Missing from .*?: (\S+) (.*?) ?\(required\)", text):
+        return f"{found[1]} is missing: {found[2].rstrip('.')}"
+    return text.rstrip(".")
 
 
-def suggestion(given: str, known: list[str]) -> str:
-    """What may have been meant, to be appended to a message."""
-    near = difflib.get_close_matches(given, known, n=1)
+def unrecognized(word: str, flags: Iterable[str]) -> str:
+    """An argument that means nothing, with the flag that may have been meant."""
+    if not word.startswith("-"):
+        return f"{word} is one argument too many"
+    name = word.partition("=")[0]
+    return f"{name} is not a flag{suggestion(name, set(flags) - {'--help', name})}"
+
+
+def suggestion(given: str, known: Iterable[str]) -> str:
+    """What may have been meant, to be put after a message."""
+    near = difflib.get_close_matches(given, sorted(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def check_writable(flag: str, path: Path | None) -> None:
-    """Raise UsageError, before the work rather than after it, unless a file can be put there."""
+def check_output_file(flag: str, path: Path | None) -> None:
+    """Raise UsageError before the work if a file cannot be written there."""
     if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
-        raise UsageError(f"{flag}: {path}: not a file in an existing directory")
+        raise UsageError(f"{flag} {path}: expected a file in a directory that exists")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.resources import files
 
-from llama_reference.command_line import Parser
 
+@dataclass(frozen=True)
+class Template:
+    """Print an adapter to start from, every function of it explained."""
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command, and return its exit status."""
-    Parser(prog="llama-reference template", description=__doc__).parse_args(arguments)
-    print(files("llama_reference").joinpath("templates", "adapter.py").read_text(encoding="utf-8"), end="")
-    return 0
+    def main(self) -> int:
+        """Run the command, and return its exit status."""
+        print(files("llama_reference").joinpath("templates", "adapter.py").read_text(encoding="utf-8"), end="")
+        return 0

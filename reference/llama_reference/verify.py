@@ -7,17 +7,18 @@ and 2 when there is nothing to compare: a bad directory, adapter or option.
 
 from __future__ import annotations
 
-import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import transformers
+import tyro
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama_reference.adapter_loader import load
-from llama_reference.command_line import Parser, UsageError, check_writable
+from llama_reference.command_line import UsageError, check_output_file
 from llama_reference.implementation import Config, State
 from llama_reference.judge import error_growth, localization
 from llama_reference.questions import layer_checks
@@ -34,43 +35,40 @@ TEXT = (
 )
 
 
-def read_options(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line. Raises UsageError."""
-    parser = Parser(prog="llama-reference verify", description=__doc__)
-    say = parser.add_argument
-    say("directory", type=Path, metavar="DIR", help="config.json and weights, as on the hub")
-    say(
-        "adapter",
-        type=Path,
-        metavar="ADAPTER.py",
-        help="a file as `llama-reference template` prints one",
-    )
-    say("--dtype", choices=NAMED, help="what to compute in (default: the checkpoint's own)")
-    say("--tokens", type=int, default=32, metavar="N", help="length of the text (default: %(default)s)")
-    say("--json", type=Path, metavar="FILE", help="write the findings")
-    say("--html", type=Path, metavar="FILE", help="write one self-contained page")
-    options = parser.parse_args(arguments)
-    if options.tokens < 1:
-        raise UsageError(f"--tokens is {options.tokens}, expected 1 or more")
-    for name in ("json", "html"):
-        check_writable(f"--{name}", getattr(options, name))
-    return options
+@dataclass(frozen=True)
+class Verify:
+    """Compare a checkpoint with transformers, layer by layer, through an adapter."""
 
+    directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """The checkpoint: config.json and weights, as on the hub."""
+    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER.py")]
+    """The adapter: a Python file with the functions that `llama-reference template` shows."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What to compute in (default: the checkpoint's own)."""
+    tokens: int = 32
+    """Length of the text."""
+    json: Path | None = None
+    """Write the findings as JSON."""
+    html: Path | None = None
+    """Write one self-contained page."""
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command, and return its exit status. Raises UsageError."""
-    options = read_options(arguments)
-    result = verify(options.directory, options.adapter, options.dtype, options.tokens)
-    print(result.text())
-    if options.json:
-        write(options.json, json.dumps(result.values(), indent=1, allow_nan=False) + "\n")
-    if options.html:
-        write(options.html, checkpoint_page.render(result))
-    return 0 if result.agrees else 1
+    def main(self) -> int:
+        """Run the command, and return its exit status."""
+        if self.tokens < 1:
+            raise UsageError(f"--tokens is {self.tokens}, expected 1 or more")
+        check_output_file("--json", self.json)
+        check_output_file("--html", self.html)
+        result = verify(self.directory, self.adapter, self.dtype, self.tokens)
+        print(result.text())
+        if self.json:
+            write(self.json, json.dumps(result.values(), indent=1, allow_nan=False) + "\n")
+        if self.html:
+            write(self.html, checkpoint_page.render(result))
+        return 0 if result.agrees else 1
 
 
 def verify(directory: Path, implementation: Path, dtype: str | None = None, tokens: int = 32) -> Verification:
-    """Compares the two on the checkpoint in `directory`. Raises UsageError."""
+    """Compare the two on the checkpoint in `directory`. Raises UsageError."""
     try:
         adapter = load(implementation)
     except ImportError as error:
@@ -98,7 +96,7 @@ def opened(directory: Path, dtype: torch.dtype | None) -> LlamaForCausalLM:
     try:
         kind = json.loads((directory / "config.json").read_text()).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        reason = getattr(error, "strerror", None) or f"no JSON object: {error}"
+        reason = getattr(error, "strerror", None) or f"not a JSON object: {error}"
         raise UsageError(f"{directory / 'config.json'}: {reason}") from error
     if kind != "llama":
         raise UsageError(f"{directory / 'config.json'}: model_type is {kind!r}, expected 'llama'")

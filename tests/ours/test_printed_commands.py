@@ -106,7 +106,9 @@ def run(command: str, folder: Path, **variables: str) -> subprocess.CompletedPro
 
 def failed(command: str, folder: Path, **variables: str) -> str | None:
     """None, or what a command that does not end well says."""
-    if command.startswith(("pip ", "pytest ", "llama-reference ")):  # said to be for the environment of the reader's Llama
+    if command.startswith(
+        ("pip ", "pytest ", "llama-reference ")
+    ):  # said to be for the environment of the reader's Llama
         variables["PATH"] = f"{folder / '.venv' / 'bin'}:{os.environ['PATH']}"
     if command.startswith("chromium"):  # a browser is not required
         return None

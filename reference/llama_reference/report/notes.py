@@ -97,7 +97,9 @@ def on_numbers(results: Results) -> list[Remark]:
     if any(cell.outcome in (Outcome.WITHIN, Outcome.WRONG) for row in compared for cell in row):
         claims = results.about.get("judged") == BIT_FOR_BIT
         bits = (
-            "it claims transformers' bits, and has to have them" if claims else "it claims no bits: the budget counts"
+            "it claims transformers' bits, and has to have them"
+            if claims
+            else "equality is not required, since the adapter does not claim transformers' bits"
         )
         remarks.append(("oracle", bits))
         allowed = f"at most {FACTOR} × transformers' own error + {ULPS} ulp off the float64 formula"

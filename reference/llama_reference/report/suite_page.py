@@ -88,7 +88,8 @@ def _by_dtype(results: Results) -> str:
                 head = name if section == ANSWERS else f"{name}, gradients"
                 lines.append(html.row(head, map(_worth, of_each)))
     note = (
-        '<p class="note">In brackets: how many answers; otherwise the worst error in ulps, and transformers\' own.</p>'
+        '<p class="note">bitwise: how many answers were compared. Elsewhere: the worst error in ulps, and in brackets '
+        "transformers' own; ✗ beyond the budget.</p>"
     )
     return f"<h2>By dtype</h2>{html.table(['', *dtypes], lines)}{note}" if lines else ""
 
@@ -97,7 +98,7 @@ def _worth(judged: list[Row]) -> str:
     if not judged:
         return html.cell("")
     if all(row.bitwise for row in judged):
-        return html.cell(f"bitwise ({len(judged)})", Outcome.BITWISE)
+        return html.cell(f"bitwise: {len(judged)}", Outcome.BITWISE)
     row = summary.nearest([row for row in judged if not row.bitwise])
     off = f"{short(row.error)} ({short(row.oracle_error)})"
     told = f"{row.label}, {row.variant}"
@@ -105,7 +106,7 @@ def _worth(judged: list[Row]) -> str:
 
 
 def _growth(results: Results) -> str:
-    if not results.depth:
+    if not any(results.depth.values()):  # the adapter offers no whole model, which the table says
         return ""
     layers = max(map(len, results.depth.values()))
     charts = ""

@@ -69,6 +69,14 @@ class Collector:
             about = next((_pair(value) for name, value in recorded if name == SECTION), ("", ""))
             self.results.add_trouble(found, *about, report.nodeid, message(report))
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """A wrong answer is counted as such: the summary tells it, and -v every one with its traceback."""
+        of_the_suite = any(name == SECTION for name, _ in report.user_properties)
+        if report.when == "call" and report.failed and of_the_suite and self.config.get_verbosity() < 1:
+            return "wrong", "F", "WRONG"
+        return None
+
     def pytest_sessionfinish(self) -> None:
         if (output := getattr(self.config, "workeroutput", None)) is not None:
             results = self.results  # the controller sees the reports of all tests itself

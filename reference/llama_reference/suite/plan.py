@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -65,5 +66,7 @@ def chosen(names: tuple[str, ...]) -> tuple[str, ...]:
     """The components of those names, all where none is given. Raises ValueError for an unknown name."""
     for name in names:
         if name not in COMPONENTS:
-            raise ValueError(f"{name!r} is not a component; expected one of {', '.join(COMPONENTS)}")
+            near = difflib.get_close_matches(name, COMPONENTS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{name!r} is not a component, expected one of {', '.join(COMPONENTS)}{hint}")
     return tuple(name for name in COMPONENTS if not names or name in names)

@@ -1,6 +1,6 @@
-"""Copy this file, fill in what your Llama has, delete what it lacks, and run in the root of this project
+"""Fill in what your Llama has, delete what it lacks, and run
 
-    .venv/bin/pytest --implementation path/to/your_adapter.py
+    llama-reference check path/to/your_adapter.py
 
 What is deleted is reported "not offered". A function may also raise NotImplementedError for what your model cannot do
 (a rope_type, a padding mask); the whole question that asked for it is then "not offered", so refuse as late as you can.
