@@ -50,7 +50,7 @@ ELSEWHERE = {
     "llama-reference check my_llama.py": "tests/ours/test_kit_package.py",
 }
 SHORTER = {
-    "--steps 2000": "--steps 2 --layers 1 --vocab-size 400 --device cpu",
+    "--steps 2000": "--overwrite --steps 2 --layers 1 --vocab-size 400 --device cpu",
     "--out tuned": "--steps 2 --device cpu --out tuned",
 }
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from llama_reference import verify
+from llama_reference.__main__ import main as judge
 from llama_reference.standard.budget import OTHER_PROGRAM
 from llama_reference.standard.cases import ROPES
 from llama_scratch import Llama, Tokenizer
@@ -74,7 +74,7 @@ WRITERS = {
 def test_layer_by_layer_the_result_is_what_transformers_reads_in_it(source, tmp_path, capsys):
     config, state = made("GQA", vocab_size=102)
     converted(WRITERS[source](tmp_path / "source", config, state))
-    status = verify.main([str(tmp_path / "converted"), str(OURS)])
+    status = judge(["verify", str(tmp_path / "converted"), str(OURS)])
     assert status == 0, capsys.readouterr().out
 
 

@@ -33,6 +33,7 @@ NAMED = {
 SHORTENED = {
     r"make ": " --dry-run",  # minutes each; CI runs make test, lint and docs
     r"pip ": " --help",  # test_kit_package.py builds and installs it
+    r"\S*llama-reference template": "",
     r"\S*llama-reference check": " --help",  # the same test runs it: a minute, and other statuses than 0
     r"\S*pytest": " --collect-only -q -n0",  # minutes each; what they find is other tests' affair
     r".*llama_scratch\.train .*--data": " --steps 2 --device cpu",
@@ -43,9 +44,9 @@ SHORTENED = {
 }
 
 
-def in_pages() -> set[str]:
+def in_pages(pages: list[Path] = PAGES) -> set[str]:
     found = set()
-    for page in PAGES:
+    for page in pages:
         text = page.read_text()
         blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
         found |= {line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()}
@@ -123,11 +124,15 @@ def program(command: str) -> str:
     return " ".join([words[0], *more])
 
 
+def is_thorough() -> bool:
+    return hypothesis.settings.get_current_profile_name() == "thorough"
+
+
 def chosen(found: set[str]) -> list[str]:
     """Every command in the thorough profile; else the longest of each program, since each takes seconds to start.
     In the order of the pages: one leaves what the next needs.
     """
-    if hypothesis.settings.get_current_profile_name() != "thorough":
+    if not is_thorough():
         programs = {program(command) for command in found}
         found = {max((c for c in found if program(c) == name), key=lambda c: (len(c), c)) for name in programs}
     return sorted(found, key=lambda command: ("--resume" in command, "--init-from" in command, command))
@@ -135,15 +140,18 @@ def chosen(found: set[str]) -> list[str]:
 
 class TestPages:
     def test_every_command_starts_as_printed(self, checkout):
-        assert [said for command in chosen(in_pages()) if (said := failed(command, checkout))] == []
+        found = chosen(in_pages(PAGES if is_thorough() else PAGES[:1]))
+        assert [said for command in found if (said := failed(command, checkout))] == []
 
 
+@pytest.mark.skipif("not is_thorough()", reason="some minutes: in the thorough profile")
 class TestCode:
     def test_every_command_of_the_checkouts_docstrings_starts_as_printed(self, checkout):
         found = chosen(in_code(OF_THE_CHECKOUT))
         assert [said for command in found if (said := failed(command, checkout))] == []
 
 
+@pytest.mark.skipif("not is_thorough()", reason="some minutes: in the thorough profile")
 class TestInstalled:
     def test_every_command_starts_as_printed(self, checkout):
         active = f"{checkout / '.venv' / 'bin'}:{os.environ['PATH']}"

@@ -117,5 +117,5 @@ def test_the_parts_of_a_team_are_the_batch(monkeypatch):
     for rank in range(4):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", "4")
-        parts.append(Distributed("cpu").part(batch))
+        parts.append(Distributed("cpu").local_rows(batch))
     assert torch.equal(torch.cat(parts), batch)

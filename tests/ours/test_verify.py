@@ -67,7 +67,7 @@ def test_this_project_agrees_with_transformers(stories, dtype, capsys):
     for line in (
         "model.norm: bitwise",
         "logits: bitwise",
-        "guilty: nothing",
+        "culprits: nothing",
         "first difference in one pass: none",
         f"dtype: {dtype}",
     ):
@@ -79,7 +79,7 @@ def test_this_project_agrees_with_transformers(stories, dtype, capsys):
 def test_one_number_changed_in_handling_names_layer_and_component(stories, wrong, capsys):
     assert main(["verify", str(stories), str(wrong)]) == 1
     text = capsys.readouterr().out
-    assert re.findall(r"^guilty: (.*?):", text, re.MULTILINE) == [f"swiglu of layer {LAYER}"]
+    assert re.findall(r"^culprits: (.*?):", text, re.MULTILINE) == [f"swiglu of layer {LAYER}"]
     assert re.findall(r"^first difference in one pass: (\S+), (\S+),", text, re.MULTILINE) == [
         ("swiglu", f"model.layers.{LAYER}.mlp")
     ]
@@ -95,7 +95,7 @@ def test_findings_are_written_as_json_and_as_a_page(stories, wrong, tmp_path):
     assert main(["verify", str(stories), str(wrong), *written]) == 1
     values = json.loads(json_file.read_text())
     assert values["agrees"] is False
-    assert [(finding["name"], finding["layer"]) for finding in values["guilty"]] == [("swiglu", LAYER)]
+    assert [(finding["name"], finding["layer"]) for finding in values["culprits"]] == [("swiglu", LAYER)]
     assert len(values["findings"]) == 55
     assert len(values["running"]) == 5 * 5 + 2
     assert "transformers 5." in values["versions"]
@@ -134,7 +134,7 @@ def test_a_model_full_of_nan_is_told_in_every_form(stories, wrong, tmp_path, cap
     wrong.write_text(WRONG.replace("+= 0.5", "= float('nan')"))
     written = ["--json", str(tmp_path / "out.json"), "--html", str(tmp_path / "out.html")]
     assert main(["verify", str(stories), str(wrong), *written]) == 1
-    assert f"guilty: swiglu of layer {LAYER}" in capsys.readouterr().out
+    assert f"culprits: swiglu of layer {LAYER}" in capsys.readouterr().out
     json.loads((tmp_path / "out.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert not re.search(r'points="[^"]*(nan|inf)', (tmp_path / "out.html").read_text())
 
@@ -143,7 +143,7 @@ def test_what_an_adapter_lacks_is_no_agreement(stories, wrong, capsys):
     wrong.write_text(WRONG.replace("+= 0.5", "+= 0") + "\ndel rotary\n")
     assert main(["verify", str(stories), str(wrong)]) == 1
     text = capsys.readouterr().out
-    assert "guilty: nothing" in text
+    assert "culprits: nothing" in text
     assert "not judged: rotary of layers 0, 1, 2, 3, 4" in text
 
 
