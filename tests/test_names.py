@@ -62,9 +62,21 @@ def test_a_component_is_found_everywhere_by_its_name(name):
 def test_the_model_is_read_in_one_sitting():
     files = [(PACKAGE / "model" / f"{name}.py").read_text() for name in MODEL]
     assert sum(text.count("\n") for text in files) <= 600
+    assert sum(map(count_too_dense, (PACKAGE / "model").glob("*.py"))) == 0
     functions = [node for text in files for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
     assert len(functions) > 30
     assert max(node.end_lineno - node.lineno + 1 for node in functions) <= 40
+
+
+def count_too_dense(path: Path) -> int:
+    """Lines that are wider than 100 columns, or kept from the formatter."""
+    return sum(len(line) > 100 or "fmt:" in line for line in path.read_text().splitlines())
+
+
+def test_a_line_that_is_too_dense_is_seen(tmp_path):
+    path = tmp_path / "dense.py"
+    path.write_text("a = 1\n" + "b" * 101 + "\n" + "c" * 100 + "\nd = [1,2]  # fmt: skip\n")
+    assert count_too_dense(path) == 2
 
 
 def imports(path: Path) -> set[str]:

@@ -13,7 +13,7 @@ from llama_scratch import KVCache, Llama
 from llama_scratch.checkpoint import config_file
 from llama_scratch.model.attention import Attention, attend, share_heads
 from llama_scratch.model.block import Block
-from llama_scratch.model.llama import Decoder, next_positions
+from llama_scratch.model.llama import LlamaModel, next_positions
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_the_fused_kernel_computes_the_same_attention(dropout):
 
 def test_unless_asked_for_the_kernel_and_dropout_are_off():
     config = config_file.from_dict(Case().config)
-    for part in (Llama, Decoder, Block, Attention):
+    for part in (Llama, LlamaModel, Block, Attention):
         for asked, arguments in ((False, ()), (True, (True,))):
             found = [m.sdpa for m in part(config, *arguments).modules() if isinstance(m, Attention)]
             assert found == [asked] * len(found)

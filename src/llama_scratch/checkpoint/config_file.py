@@ -13,7 +13,7 @@ from typing import Any
 
 from llama_scratch.checkpoint import config_keys
 from llama_scratch.model.config import LlamaConfig
-from llama_scratch.model.config_rules import LENGTH, ConfigError, check
+from llama_scratch.model.config_rules import ORIGINAL_CONTEXT_KEY, ConfigError, check
 from llama_scratch.model.rotary import inverse_frequencies
 
 # Keys of published files that say nothing about the mathematics: provenance, generation defaults, other libraries.
@@ -35,7 +35,7 @@ FLOATS = {"factor", "low_freq_factor", "high_freq_factor", "attention_factor", "
 
 # every key that is read, and those that need not be said to be unused
 KNOWN = HARMLESS | {field.name for field in fields(LlamaConfig)} | {"model_type", "torch_dtype"}
-KNOWN |= {"rope_theta", "rope_scaling", LENGTH}
+KNOWN |= {"rope_theta", "rope_scaling", ORIGINAL_CONTEXT_KEY}
 
 
 def from_dict(raw: Mapping[str, Any], ignore: Collection[str] = ()) -> LlamaConfig:
@@ -73,8 +73,8 @@ def _rope_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
     rope: dict[str, Any] = found[0] if found else _one_name(outside)
     if rope.get("partial_rotary_factor") in (1, None):
         rope.pop("partial_rotary_factor", None)
-    if raw.get(LENGTH) is not None and rope["rope_type"] in SCALED_FROM_A_LENGTH:
-        rope[LENGTH] = raw[LENGTH]  # the outer key wins in transformers
+    if raw.get(ORIGINAL_CONTEXT_KEY) is not None and rope["rope_type"] in SCALED_FROM_A_LENGTH:
+        rope[ORIGINAL_CONTEXT_KEY] = raw[ORIGINAL_CONTEXT_KEY]  # the outer key wins in transformers
     return rope
 
 
@@ -111,7 +111,7 @@ def _old_names(new: Mapping[str, Any]) -> dict[str, Any]:
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
     for name in FLOATS & scaling.keys():
         scaling[name] = None if scaling[name] is None else float(scaling[name])
-    outside = {LENGTH: rope[LENGTH]} if rope["rope_type"] == "longrope" else {}
+    outside = {ORIGINAL_CONTEXT_KEY: rope[ORIGINAL_CONTEXT_KEY]} if rope["rope_type"] == "longrope" else {}
     default = rope["rope_type"] == "default"
     named = {"rope_theta": rope["rope_theta"], "rope_scaling": None if default else scaling}
     return named | outside | {"torch_dtype": new["dtype"]}
@@ -125,6 +125,6 @@ def _sharpened(config: LlamaConfig) -> dict[str, Any]:
     rope = config.rope_parameters
     if rope["rope_type"] != "longrope" or rope.get("attention_factor") is not None:
         return rope
-    if rope.get("factor") in (None, config.max_position_embeddings / rope[LENGTH]):
+    if rope.get("factor") in (None, config.max_position_embeddings / rope[ORIGINAL_CONTEXT_KEY]):
         return rope
     return rope | {"attention_factor": inverse_frequencies(config, 1)[1]}

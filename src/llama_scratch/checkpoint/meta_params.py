@@ -20,7 +20,16 @@ from typing import Any
 from llama_scratch.checkpoint import config_keys
 from llama_scratch.checkpoint.files import CheckpointError, read_json
 from llama_scratch.model.config import LlamaConfig
-from llama_scratch.model.config_rules import NUMBER, POSITIVE, SWITCH, ConfigError, check, is_int, is_number, one_of
+from llama_scratch.model.config_rules import (
+    BOOL,
+    NONNEGATIVE,
+    POSITIVE,
+    ConfigError,
+    check,
+    is_int,
+    is_nonnegative,
+    one_of,
+)
 
 PARAMS = "params.json"
 CONTEXT = {"1": 2048, "2": 4096, "3": 8192, "3.1": 131072, "3.2": 131072}
@@ -32,10 +41,10 @@ RULES = {
     "n_kv_heads": ("a positive integer or null", lambda v: v is None or POSITIVE[1](v)),
     "vocab_size": ("an integer", is_int),  # -1 in Llama 2: as many as there are
     "multiple_of": POSITIVE,
-    "ffn_dim_multiplier": ("a number above 0 or null", lambda v: v is None or (is_number(v) and 0 < v < 2**20)),
-    "norm_eps": NUMBER,
-    "rope_theta": NUMBER,
-    "use_scaled_rope": SWITCH,
+    "ffn_dim_multiplier": ("a number above 0 or null", lambda v: v is None or (is_nonnegative(v) and 0 < v < 2**20)),
+    "norm_eps": NONNEGATIVE,
+    "rope_theta": NONNEGATIVE,
+    "use_scaled_rope": BOOL,
     "max_seq_len": POSITIVE,
     "max_batch_size": POSITIVE,  # of the program that ran it
 }

@@ -15,7 +15,7 @@ from llama_scratch.errors import LlamaScratchError
 from llama_scratch.fast import FastLlama, for_decoding
 from llama_scratch.generate.sampling import Sampling, likeliest, next_token_probabilities, penalised
 from llama_scratch.model.config import LlamaConfig, Padding, Tokens
-from llama_scratch.model.config_rules import LENGTH
+from llama_scratch.model.config_rules import ORIGINAL_CONTEXT_KEY
 from llama_scratch.model.kv_cache import KVCache
 from llama_scratch.model.llama import Llama
 
@@ -207,7 +207,7 @@ def context_length(config: LlamaConfig) -> int:
     rope, longest = config.rope_parameters, config.max_position_embeddings
     if rope["rope_type"] not in ("linear", "dynamic", "yarn"):
         return longest
-    return max(longest, int(rope.get(LENGTH, longest) * rope["factor"]))
+    return max(longest, int(rope.get(ORIGINAL_CONTEXT_KEY, longest) * rope["factor"]))
 
 
 @contextmanager

@@ -1,1 +1,3 @@
-"""The Llama, to be read in this order: config, rms_norm, rotary, attention, swiglu, block, kv_cache, llama, loss."""
+"""The Llama. Read in this order: config, rms_norm, rotary, attention, swiglu, block, kv_cache,
+llama, loss.
+"""

@@ -1,11 +1,11 @@
-"""LlamaConfig: every size and switch of a Llama, under the names that Hugging Face writes into `config.json`.
+"""LlamaConfig: every size and switch of a Llama, named as in Hugging Face's `config.json`.
 
 THE LETTERS, in shapes, formulas and documentation throughout:
 
-    B  batch                              D  hidden_size             H  head_dim
-    T  positions in this call             N  num_attention_heads     F  intermediate_size
-    S  positions attended to              G  num_key_value_heads     V  vocab_size
-       (cached ones and this call's)      R  N / G, queries a group  L  num_hidden_layers
+    B  batch                              D  hidden_size               H  head_dim
+    T  positions in this call             N  num_attention_heads       F  intermediate_size
+    S  positions attended to              G  num_key_value_heads       V  vocab_size
+       (cached ones and this call's)      R  N / G, queries per group  L  num_hidden_layers
 """
 
 from dataclasses import asdict, dataclass
@@ -29,9 +29,9 @@ Padding = Int[Tensor, "B S"]  # 1 for a real token, 0 for padding
 
 @dataclass
 class LlamaConfig:
-    """The architecture fields and defaults of transformers' LlamaConfig (5.23). Raises ConfigError on a bad value.
+    """Fields and defaults of transformers' LlamaConfig (5.23). Raises ConfigError on a bad value.
 
-    Afterwards only what is no part of the architecture can be assigned, as peft and trainers do: rules.ASSIGNABLE.
+    Once it is built, only fields outside the architecture can be assigned: rules.ASSIGNABLE.
     """
 
     model_type: ClassVar[str] = "llama"  # peft chooses by it which weights to adapt
@@ -46,7 +46,7 @@ class LlamaConfig:
     max_position_embeddings: int = 2048
     initializer_range: float = 0.02
     rms_norm_eps: float = 1e-6
-    rope_parameters: dict[str, Any] = None  # type: ignore[assignment]  # None: the default type at theta 10000
+    rope_parameters: dict[str, Any] = None  # type: ignore[assignment]  # None: theta 10000
     attention_bias: bool = False
     attention_dropout: float = 0.0
     mlp_bias: bool = False
@@ -54,26 +54,29 @@ class LlamaConfig:
     pad_token_id: int | None = None
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
-    use_cache: bool = True  # transformers' own; here a caller who wants a cache passes one
-    pretraining_tp: int | None = 1  # transformers' own, and ignored there too
+    use_cache: bool = True  # kept for config.json; ignored here, pass a KVCache instead
+    pretraining_tp: int | None = 1  # kept for config.json; ignored, as transformers does
     dtype: str | None = None
 
     def __post_init__(self) -> None:
         N, D = self.num_attention_heads, self.hidden_size
         rules.check_heads(N, self.num_key_value_heads, D)
-        defaults = {"num_key_value_heads": N, "head_dim": D // N, "attention_dropout": 0.0, "rope_parameters": {}}
+        defaults: dict[str, Any] = {"num_key_value_heads": N, "head_dim": D // N}
+        defaults |= {"attention_dropout": 0.0, "rope_parameters": {}}
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         rules.check_fields(vars(self))
-        rope = rules.rope_parameters(self.rope_parameters, self.head_dim, self.max_position_embeddings)
+        longest = self.max_position_embeddings
+        rope = rules.rope_parameters(self.rope_parameters, self.head_dim, longest)
         object.__setattr__(self, "rope_parameters", rope)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in vars(self) or name not in self.__dataclass_fields__:  # not while __init__ fills the fields in
+        initialising = name in self.__dataclass_fields__ and name not in vars(self)
+        if not initialising:
             rules.check_assignment(vars(self), name, value)
         object.__setattr__(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, and model_type: where other programs look for the configuration of a model."""
+        """Return every field and model_type, where other programs look for them."""
         return {"model_type": self.model_type} | asdict(self)

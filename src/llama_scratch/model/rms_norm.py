@@ -2,7 +2,7 @@ r"""Root mean square layer normalisation.
 
     y_i = g_i · x_i / √( (1/D) Σ_j x_j² + ε )
 
-in float32 whatever x is, and rounded to x's dtype before the gain g multiplies it, as transformers does.
+in float32 whatever x is, and rounded to x's dtype before the gain g multiplies it.
 
 Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", eq. 4; ε as in the Llama code.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """Rescales the last axis, of `dim` channels, to root mean square 1, then multiplies by the gain `weight`."""
+    """Rescale the last axis, of `dim` channels, to root mean square 1; multiply by the gain."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
