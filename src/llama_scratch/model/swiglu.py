@@ -2,8 +2,7 @@ r"""The gated feed-forward layer.
 
     y = W_down ( φ(W_gate x) ⊙ W_up x ),    φ = SiLU: z · σ(z)
 
-With `mlp_bias` each of the three products adds its bias. φ is `hidden_act`; with GELU the layer
-is called GEGLU.
+With `mlp_bias` each product adds its bias. φ is `hidden_act`; with GELU this is called GEGLU.
 
 Shazeer 2020, "GLU Variants Improve Transformer", eq. 6.
 """
