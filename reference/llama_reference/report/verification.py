@@ -1,4 +1,4 @@
-"""What `llama_reference.verify` found out about one checkpoint: as text for a terminal, and as values for a file."""
+"""What `llama-reference verify` found out about one checkpoint: as text for a terminal, and as values for a file."""
 
 from __future__ import annotations
 

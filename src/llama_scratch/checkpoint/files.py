@@ -84,6 +84,6 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file that becomes `path`: all of it or nothing, as storage/atomic.py does it."""
+    """Let `write` fill a file that becomes `path`: all of it or nothing, as atomic.py does it."""
     with atomic_file(path) as made:
         write(made)

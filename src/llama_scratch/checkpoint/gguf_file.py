@@ -3,7 +3,7 @@
 Tensors are F32, F16, BF16 or one of the quantised types, which the `gguf` package turns into float32. Rows of W_q and
 W_k, and their biases, are ordered as in Meta's files. Norms are always stored as float32, so the checkpoint's dtype is
 that of its matrices, where the norms lose nothing by it, and else float32. The tokenizer inside
-is read by tokenizers/gguf_tokenizer.py.
+is read by tokenizer/gguf_tokenizer.py.
 
 ggml-org/llama.cpp, convert_hf_to_gguf.py and gguf-py/gguf/constants.py.
 """

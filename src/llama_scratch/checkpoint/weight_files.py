@@ -5,8 +5,8 @@
     pytorch_model.bin                   the same through torch.load; or
     pytorch_model.bin.index.json        the same again
 
-The first of these that is there counts, as in transformers; where none is, storage/other_names.py looks further. Keys
-that were saved from inside a wrapper lose its prefix (storage/prefixes.py). The index's own "total_size" is not
+The first of these that is there counts, as in transformers; where none is, other_names.py looks further. Keys
+that were saved from inside a wrapper lose its prefix (prefixes.py). The index's own "total_size" is not
 believed and not used: published ones are often wrong, and every file says how large its tensors are.
 """
 
