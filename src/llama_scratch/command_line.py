@@ -47,10 +47,16 @@ def parse(
 
 
 def one_line(box: str, flags: Iterable[str]) -> str:
-    """What tyro says in a box, up to its first rule, in the words of this project."""
-    rows = [re.sub(r"^│ ?|│$", "", line).strip() for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    end = next((i for i, row in enumerate(rows) if row.startswith("─")), len(rows))
-    text = " ".join(" ".join(rows[:end]).split())
+    """The first paragraph of tyro's box, in the words of this project."""
+    rows = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    paragraphs: list[list[str]] = [[]]
+    for row in rows:
+        if row.startswith(("──", "---")):
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(row)
+    title = 0 if "╭" in box else 1  # without a frame, where output is not UTF-8, the title is a row
+    text = " ".join(" ".join(paragraphs[title]).split())
     text = re.sub(r"^Error parsing [A-Z]\w+: ", "", text)
     if found := re.match(r"Unrecognized options: (.*)", text):
         return unknown(found[1].split(", ")[0], flags)
