@@ -215,3 +215,8 @@ def test_yarn_options_have_transformers_bits(extra):
     ours, theirs = inverse_frequencies(config_file.from_dict(raw), 9), transformers_frequencies(copy.deepcopy(raw), 9)
     assert torch.equal(ours[0], theirs[0])
     assert ours[1] == theirs[1]
+
+
+def test_a_rope_key_that_the_type_does_not_use_is_named_with_the_remedy():
+    with pytest.raises(ConfigError, match=r"low_freq_factor is 4.0, expected absent.*--ignore rope_scaling.low_freq"):
+        LlamaConfig(rope_parameters={"rope_type": "default", "low_freq_factor": 4.0})
