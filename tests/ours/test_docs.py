@@ -120,7 +120,7 @@ def test_a_chapter_has_all_its_parts(name):
     assert [answer for answer in answers if "```python" not in answer] == []
     if name in mistakes.COMPONENTS:
         assert f"```{{mistakes}} {name}\n" in page
-        assert re.search(rf"literalinclude}} \.\./src/llama_scratch/{name}(/\w+)?\.py", page)
+        assert re.search(rf"literalinclude}} \.\./src/llama_scratch/(\w+/)?{name}(/\w+)?\.py", page)
 
 
 def test_every_link_inside_the_project_leads_somewhere():
