@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = parse(Command, arguments, __doc__)
     try:
         return int(command.main())
-    except (UsageError, ValueError, OSError) as error:
+    except (UsageError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 

@@ -20,7 +20,7 @@ from llama_reference.report.results import Results
 from llama_reference.report.summary import asked, is_judged, verdict
 from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import chosen
-from llama_reference.suite.runner import AdapterError, run
+from llama_reference.suite.runner import run
 
 NOTHING = 2  # the exit status where nothing was judged
 
@@ -49,18 +49,10 @@ class Check:
     """Write an endpoint badge for shields.io."""
 
     def main(self) -> int:
-        """Run the command, and return its exit status."""
+        """Run the command, and return its exit status. Raises UsageError."""
         self._check()
-        try:
-            results = run(
-                self.adapter,
-                chosen(self.component),
-                self.quick,
-                self.processes,
-                sys.stderr.isatty(),
-            )
-        except (AdapterError, ValueError) as error:
-            raise UsageError(str(error)) from None
+        components = chosen(self.component)
+        results = run(self.adapter, components, self.quick, self.processes, show=sys.stderr.isatty())
         print(terminal.table(results))
         if self.verbose:
             print(failures(results))

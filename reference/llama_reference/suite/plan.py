@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
+from llama_reference.command_line import UsageError, suggestion
 from llama_reference.mistakes import COMPONENTS
 from llama_reference.questions import properties
 from llama_reference.questions.checks import CHECKS
@@ -63,10 +63,9 @@ def items(component: str, quick: bool = False) -> Iterator[Item]:
 
 
 def chosen(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The components of those names, all where none is given. Raises ValueError for an unknown name."""
+    """The components of those names, all where none is given. Raises UsageError for an unknown name."""
     for name in names:
         if name not in COMPONENTS:
-            near = difflib.get_close_matches(name, COMPONENTS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{name!r} is not a component, expected one of {', '.join(COMPONENTS)}{hint}")
+            known = f"expected one of {', '.join(COMPONENTS)}{suggestion(name, COMPONENTS)}"
+            raise UsageError(f"{name!r} is not a component, {known}")
     return tuple(name for name in COMPONENTS if not names or name in names)

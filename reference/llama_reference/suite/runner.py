@@ -17,6 +17,7 @@ import transformers
 from tqdm import tqdm
 
 from llama_reference.adapter_loader import load
+from llama_reference.command_line import UsageError
 from llama_reference.implementation import Implementation
 from llama_reference.report.results import (
     BIT_FOR_BIT,
@@ -32,7 +33,7 @@ BY_COST = ("generate", "rotary", "kv_cache", "llama", "attention", "block", "swi
 PRELOADED = ["llama_reference.suite.session"]
 
 
-class AdapterError(Exception):
+class AdapterError(UsageError):
     """An adapter that cannot be loaded; the message holds its own error."""
 
 
