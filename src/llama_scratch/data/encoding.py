@@ -81,6 +81,9 @@ def _encoder_of(tokenizer: Path, chats: Path | None) -> Encoder:
     return Encoder(Tokenizer.from_pretrained(tokenizer), Chats(chats))
 
 
+_encoder: Encoder  # set in each worker process by _load
+
+
 def _load(tokenizer: Path, chats: Path | None) -> None:
     global _encoder  # one a process: it cannot be sent along with every piece
     _encoder = _encoder_of(tokenizer, chats)
