@@ -1,4 +1,7 @@
-"""The command line, as `llama-reference` and as `python -m llama_reference`."""
+"""Judge a Llama component by component, against Hugging Face transformers and the equations in float64.
+
+A first run: `llama-reference template > my_llama.py`, fill it in, `llama-reference check my_llama.py`.
+"""
 
 from __future__ import annotations
 

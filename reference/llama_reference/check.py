@@ -32,7 +32,7 @@ class Check:
     adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER.py")]
     """The adapter: a Python file with the functions that `llama-reference template` shows."""
     component: tuple[str, ...] = ()
-    """Components to judge (default: all)."""
+    """Components to judge; without it, all."""
     quick: bool = False
     """Ask fewer dtypes and gradients: every variant in float32, the hard one in all dtypes."""
     processes: int = field(default_factory=lambda: os.cpu_count() or 1)

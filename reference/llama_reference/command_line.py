@@ -14,6 +14,7 @@ from typing import Any
 import tyro
 
 PROGRAM = "llama-reference"
+PLAIN = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)  # no {None} and no --no-FLAG in the help
 
 
 class UsageError(Exception):
@@ -25,7 +26,7 @@ def parse(commands: Any, arguments: list[str] | None, description: str | None) -
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.cli(commands, args=arguments, prog=PROGRAM, description=description)
+            return tyro.cli(commands, args=arguments, prog=PROGRAM, description=description, config=PLAIN)
     except SystemExit as end:
         if end.code in (0, None):
             raise
