@@ -55,6 +55,35 @@ def test_every_mistake_is_named_on_fresh_weights(component):
     assert not is_thorough() or {key for key in NOT_NAMED if key.startswith(f"{component}-")} == missed
 
 
+class WithDefaultRotaryOnly:
+    """An implementation that refuses every rope_type but one, as many Llamas do."""
+
+    def __init__(self, implementation):
+        self._implementation = implementation
+
+    def __getattr__(self, name):
+        return getattr(self._implementation, name)
+
+    def build(self, config, state, dtype):
+        if config["rope_parameters"]["rope_type"] != "default":
+            raise NotImplementedError("the default rope_type only")
+        return self._implementation.build(config, state, dtype)
+
+
+@pytest.mark.parametrize("name", ["neighbour_pairs", "no_sign"])
+def test_refusing_some_questions_costs_no_name(name):
+    known = next(m for m in mistakes.of("rotary") if m.name == name)
+    assert named("rotary", WithDefaultRotaryOnly(known.implementation))[:1] == [name]
+
+
+def test_who_refuses_everything_looks_like_nothing():
+    class Refuses:
+        def build(self, config, state, dtype):
+            raise NotImplementedError
+
+    assert named("rotary", Refuses()) == []
+
+
 def test_nearly_all_are_named():
     assert len(NOT_NAMED) <= (1 - ENOUGH) * len(ALL)
     assert NOT_NAMED.keys() <= {f"{m.component}-{m.name}" for m in ALL}
