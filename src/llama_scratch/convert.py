@@ -31,7 +31,7 @@ from llama_scratch.checkpoint.meta_params import PARAMS
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.checkpoint.saving import replace_checkpoint
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
-from llama_scratch.command_line import parse
+from llama_scratch.command_line import parse, this_python
 from llama_scratch.errors import LlamaScratchError
 from llama_scratch.tokenizer.converting import ENOUGH, TEMPLATE, find_tokenizer
 
@@ -159,7 +159,7 @@ def summary(config: ConvertConfig, conversion: Conversion) -> str:
     lines += conversion.tokenizer
     if any((config.destination / name).exists() for name in ENOUGH):
         how = "--chat" if (config.destination / TEMPLATE).exists() else "--prompt 'Once upon a time'"
-        lines.append(f"try it: python -m llama_scratch.generate {shlex.quote(str(config.destination))} {how}")
+        lines.append(f"try it: {this_python()} -m llama_scratch.generate {shlex.quote(str(config.destination))} {how}")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from llama_scratch import Llama
 from llama_scratch.checkpoint.files import CheckpointError
+from llama_scratch.command_line import this_python
 from llama_scratch.convert import ConvertConfig, convert
 from llama_scratch.generate.command import GenerateConfig, Session
 from llama_scratch.tokenizer import Tokenizer, TokenizerError
@@ -89,7 +90,7 @@ def test_a_prefix_of_some_keys_is_named_with_pairs_and_can_be_stripped(prefix, t
     pair = rf"keys have the prefix {prefix!r}: {prefix}(\S+) is there, \1 is missing; "
     assert re.search(pair, message)
     assert f"{len(state) - 2} more such pairs; value_head.weight is unexpected" in message
-    command = f"python -m llama_scratch.convert --strip-prefix {prefix} {source} NEW_DIRECTORY"
+    command = f"{this_python()} -m llama_scratch.convert --strip-prefix {prefix} {source} NEW_DIRECTORY"
     assert message.endswith(f"strip it: {command}")
     with pytest.raises(CheckpointError, match=r"model\.safetensors: value_head\.weight is unexpected"):
         convert(ConvertConfig(source, tmp_path / "never", strip_prefix=prefix))
@@ -218,19 +219,19 @@ SITUATIONS = {
     ),
     "a gguf file": (
         lambda p: write_gguf(p / "m.gguf", *made()),
-        r"m\.gguf is a file, not a directory; convert it first: python -m llama_scratch\.convert \S+/m\.gguf NEW_DIREC",
+        r"m\.gguf is a file, not a directory; convert it first: PYTHON -m llama_scratch\.convert \S+/m\.gguf NEW_DIREC",
     ),
     "a folder with a gguf": (
         lambda p: write_gguf(p / "d" / "m.gguf", *made()).parent,
-        r"/d holds m\.gguf; convert it first: python -m llama_scratch\.convert \S+/d/m\.gguf NEW_DIRECTORY",
+        r"/d holds m\.gguf; convert it first: PYTHON -m llama_scratch\.convert \S+/d/m\.gguf NEW_DIRECTORY",
     ),
     "a gguf and a config": (
         lambda p: config_only(write_gguf(p / "d" / "m.gguf", *made()).parent, made()[0]),
-        r"model\.safetensors is missing, .*; .*/d holds m\.gguf; convert it first: python -m llama_scratch\.convert",
+        r"model\.safetensors is missing, .*; .*/d holds m\.gguf; convert it first: PYTHON -m llama_scratch\.convert",
     ),
     "Meta": (
         lambda p: write_meta(p / "d", *made()),
-        r"/d holds params\.json, Meta's format; convert it first: python -m llama_scratch\.convert \S+/d NEW_DIRECTORY",
+        r"/d holds params\.json, Meta's format; convert it first: PYTHON -m llama_scratch\.convert \S+/d NEW_DIRECTORY",
     ),
     "an adapter": (
         lambda p: lora(p / "d"),
@@ -252,6 +253,7 @@ SITUATIONS = {
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_what_is_there_is_told_with_what_to_do(situation, tmp_path):
     make, message = SITUATIONS[situation]
+    message = message.replace("PYTHON", re.escape(this_python()))
     directory = make(tmp_path)
     assert re.search(message, refusal(directory))
     if "weights" not in message and "model" not in message.split(" is missing")[0]:

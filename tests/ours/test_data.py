@@ -1,5 +1,6 @@
 """Text to batches: every token is used, none twice where once is meant, and bad input is named."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from llama_scratch import Tokenizer, data
+from llama_scratch.command_line import this_python
 from llama_scratch.data import (
     CorpusConfig,
     DataError,
@@ -378,7 +380,8 @@ class TestPreparing:
             assert done.returncode == 0, done.stderr
             assert "tokens to train on" in done.stdout
             assert "MB/s" in done.stdout
-            told = f"python -m llama_scratch.train --tokens-dir tokens --data {verse} --vocab-size 280"
+            with contextlib.chdir(tmp_path):
+                told = f"{this_python()} -m llama_scratch.train --tokens-dir tokens --data {verse} --vocab-size 280"
             assert f"train on it: {told}" in done.stdout
         bad = subprocess.run([*line, "--data", "absent"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert bad.stderr == "error: absent cannot be read: No such file or directory\n"

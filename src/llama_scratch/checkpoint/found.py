@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llama_scratch.checkpoint.files import CheckpointError, exists, size, unreadable
+from llama_scratch.command_line import this_python
 
 CONFIG, PARAMS = "config.json", "params.json"
 ADAPTER = "adapter_config.json"
@@ -48,7 +49,7 @@ def _a_file(path: Path) -> str:
 
 
 def _convert(path: Path) -> str:
-    return f"python -m llama_scratch.convert {shlex.quote(str(path))} NEW_DIRECTORY"
+    return f"{this_python()} -m llama_scratch.convert {shlex.quote(str(path))} NEW_DIRECTORY"
 
 
 def what_is_there(directory: Path) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from llama_scratch.checkpoint import prefixes
 from llama_scratch.checkpoint.files import CheckpointError
 from llama_scratch.checkpoint.weight_files import Weight
+from llama_scratch.command_line import this_python
 from llama_scratch.model.config import LlamaConfig
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -69,7 +70,7 @@ def _refuse_prefix(where: Path, missing: list[str], unexpected: list[str]) -> No
     more = f"; and {len(pairs) - 2} more such pairs" if len(pairs) > 2 else ""
     others = [name for name in unexpected if not name.startswith(prefix)]
     rest = f"; {others[0]} is unexpected" if others else ""
-    how = f"python -m llama_scratch.convert --strip-prefix {prefix} {where.parent} NEW_DIRECTORY"
+    how = f"{this_python()} -m llama_scratch.convert --strip-prefix {prefix} {where.parent} NEW_DIRECTORY"
     raise CheckpointError(f"{where}: keys have the prefix {prefix!r}: {shown}{more}{rest}; strip it: {how}")
 
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_scratch.command_line import flag, parse
+from llama_scratch.command_line import flag, parse, this_python
 from llama_scratch.data.corpus import VALIDATION_TEXT, CorpusConfig, prepare
 from llama_scratch.data.sources import find_files
 from llama_scratch.errors import LlamaScratchError
@@ -50,7 +50,7 @@ def main() -> None:
 
 def _training_command(options: Options) -> str:
     """The command that trains on what was prepared: the same data and settings, or it would be prepared anew."""
-    words = ["python", "-m", "llama_scratch.train", "--tokens-dir", str(options.tokens_dir)]
+    words = ["-m", "llama_scratch.train", "--tokens-dir", str(options.tokens_dir)]
     if options.data:
         words += ["--data", *map(str, options.data)]
     if options.tokenizer is None:
@@ -61,7 +61,7 @@ def _training_command(options: Options) -> str:
     for name in ("text_field", "val_fraction"):
         if getattr(options, name) != getattr(usual, name):
             words += [flag(name), str(getattr(options, name))]
-    return shlex.join(words)
+    return f"{this_python()} {shlex.join(words)}"
 
 
 if __name__ == "__main__":

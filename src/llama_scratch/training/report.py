@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from llama_scratch.checkpoint.pretrained import Llama
+from llama_scratch.command_line import this_python
 from llama_scratch.data import Corpus, find_files
 from llama_scratch.data.baselines import unigram_bits_per_byte, xz_bits_per_byte
 from llama_scratch.data.corpus import VALIDATION_TEXT
@@ -68,7 +69,7 @@ def summary(config: TrainConfig, history: list[Row]) -> str:
             f"({last['share_of_peak']:.0%} of peak), loss {last['loss']:.3f} nats/token (torch {torch.__version__})",
             f"saved       {config.out}/: a Hugging Face checkpoint, log.jsonl"
             + (" and loss.png" if (config.out / "loss.png").exists() else "; loss.png needs matplotlib"),
-            f"try it      python -m llama_scratch.generate {shlex.quote(str(config.out))} --prompt 'The '",
+            f"try it      {this_python()} -m llama_scratch.generate {shlex.quote(str(config.out))} --prompt 'The '",
             f'open it     llama_scratch.Llama.from_pretrained("{config.out}") or '
             f'transformers.AutoModelForCausalLM.from_pretrained("{config.out}")',
         )
