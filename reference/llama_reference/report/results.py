@@ -10,7 +10,7 @@ from typing import Any
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.outcome import Outcome
 
-WORST_LAST = (Outcome.HOLDS, Outcome.NOT_OFFERED, Outcome.KNOWN_FAILURE, Outcome.BROKEN)
+WORST_LAST = (Outcome.HOLDS, Outcome.NOT_OFFERED, Outcome.KNOWN_FAILURE, Outcome.TROUBLE, Outcome.BROKEN)
 ANSWERS, GRADIENTS, PROPERTIES = "answers", "gradients", "properties"
 BIT_FOR_BIT, BY_BUDGET = "bit for bit", "by budget"  # how answers are judged: about["judged"]
 
@@ -32,7 +32,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What did not simply pass. kind: BROKEN, KNOWN_FAILURE or NOT_OFFERED of a test, RAISED of a comparison."""
+    """What did not simply pass. kind: BROKEN, KNOWN_FAILURE or NOT_OFFERED of a test, RAISED of a comparison, or
+    TROUBLE.
+    """
 
     kind: Outcome
     component: str  # empty where a test belongs to none
@@ -45,10 +47,11 @@ class Trouble:
 class Results:
     """Everything by component.
 
-    properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE or NOT_OFFERED. kills: component -> mistake -> the
-    sections that reject it. diagnoses: component -> the known mistakes that its wrong answers look like, in words.
-    equivalents: (component, mistake, why nothing can tell it from right). depth: dtype -> the errors of the hidden
-    state behind each layer of the hard model, the implementation's and transformers'.
+    properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE, TROUBLE or NOT_OFFERED. kills: component -> mistake
+    -> the sections that reject it. diagnoses: component -> the known mistakes that its wrong answers look like, in
+    words. equivalents: (component, mistake, why nothing can tell it from right). depth: dtype -> the errors of the
+    hidden state behind each layer of the hard model, the implementation's and transformers'. unasked: component -> the
+    reason -> the questions that were not asked for it. cut_short: what ended the run before all was asked, if it did.
     """
 
     about: dict[str, str] = field(default_factory=dict)  # implementation, how it is judged, versions
@@ -59,6 +62,8 @@ class Results:
     diagnoses: dict[str, list[str]] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
     depth: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    unasked: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    cut_short: str = ""
 
     def add(self, component: str, section: str, variant: str, verdicts: Iterable[Verdict]) -> None:
         for v in verdicts:
@@ -78,6 +83,12 @@ class Results:
         if trouble not in self.troubles:
             self.troubles.append(trouble)
 
+    def leave_out(self, component: str, why: str, question: str) -> None:
+        """A question that is not asked, once."""
+        left_out = self.unasked.setdefault(component, {})
+        if not any(question in questions for questions in left_out.values()):
+            left_out.setdefault(why, []).append(question)
+
     def merge(self, other: Results) -> None:
         """Takes over what another process has found."""
         self.about |= other.about
@@ -91,6 +102,11 @@ class Results:
         self.diagnoses |= other.diagnoses
         self.troubles += [trouble for trouble in other.troubles if trouble not in self.troubles]
         self.depth |= other.depth
+        for component, reasons in other.unasked.items():
+            for why, questions in reasons.items():
+                for question in questions:
+                    self.leave_out(component, why, question)
+        self.cut_short = self.cut_short or other.cut_short
 
     def values(self) -> dict[str, Any]:
         """What JSON knows, and no more: errors that are not finite are strings."""

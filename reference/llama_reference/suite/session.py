@@ -1,35 +1,41 @@
 """How one item is asked of an implementation and judged, and what a run has found out so far.
 
 A function that an adapter does not have, or that raises NotImplementedError, is not offered: that is neither right nor
-wrong. Everything else that goes wrong in a comparison is kept as a Trouble, so that no answer is silently missing.
+wrong. Neither is trouble (suite.trouble). Everything else that goes wrong in a comparison is kept in the Results too,
+so that no answer is silently missing.
 """
 
 from __future__ import annotations
 
-import unittest
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial, wraps
+from functools import cache, partial
 from typing import Any
+from unittest import SkipTest
 
 import hypothesis
 import torch
 from hypothesis import strategies as st
 
 from llama_reference import mistakes
-from llama_reference.implementation import FUNCTIONS, offers
 from llama_reference.judge import comparison, diagnosis
+from llama_reference.questions.checks import CHECKS
+from llama_reference.questions.checks.check import Answers
 from llama_reference.questions.properties import Claim
 from llama_reference.report.results import (
     ANSWERS,
     GRADIENTS,
+    PROPERTIES,
     Results,
 )
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.cases import Case
 from llama_reference.standard.outcome import Outcome
-from llama_reference.suite.plan import Item
+from llama_reference.suite import trouble
+from llama_reference.suite.offered import Offered
+from llama_reference.suite.plan import Item, answer_cases, left_out
+from llama_reference.suite.trouble import NoVerdict
 
 EXAMPLES = 25  # draws of a claim that does not say how many it wants
 # the tests of answers and of gradients
@@ -37,35 +43,8 @@ TEST_WITHIN, TEST_BITWISE = "is_within_budget_of_the_formula", "equals_transform
 UNKNOWN = "no known mistake gives these answers"
 
 
-class NotOffered(unittest.SkipTest, NotImplementedError):  # noqa: N818  an outcome, not an error
-    """The adapter lacks what was asked for. A SkipTest, which pytest and hypothesis both let through as a skip."""
-
-
-class Offered:
-    """An adapter whose missing functions raise NotOffered."""
-
-    def __init__(self, adapter: object) -> None:
-        self._adapter = adapter
-        self.bitwise: bool = getattr(adapter, "BITWISE", False)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in FUNCTIONS:
-            raise AttributeError(name)
-        function = getattr(self._adapter, name, None)
-        if function is None:
-            raise NotOffered(f"{Outcome.NOT_OFFERED}: {name}")
-
-        @wraps(function)
-        def offered(*arguments: Any, **options: Any) -> Any:
-            if missing := [option for option in options if not offers(self._adapter, name, option)]:
-                raise NotOffered(f"{Outcome.NOT_OFFERED}: {name} with {missing[0]}")
-            try:
-                return function(*arguments, **options)
-            except NotImplementedError as refusal:
-                reason = f" ({refusal})" if str(refusal) else ""
-                raise NotOffered(f"{Outcome.NOT_OFFERED}: {name}{reason}") from None
-
-        return offered
+class NotAsked(SkipTest):
+    """What is left out, since the component is wrong beyond doubt without it."""
 
 
 class WrongAnswers(AssertionError):  # noqa: N818  an outcome, not an error
@@ -97,7 +76,7 @@ class Comparison:
         lines = [f"{self.component}: {len(wrong)} of {len(self.verdicts)} answers are wrong", *map(str, wrong[:5])]
         if len(wrong) > 5:
             lines.append(f"and {len(wrong) - 5} more")
-        raise WrongAnswers("\n  ".join([*lines, *self.session.diagnose(self.component)]))
+        raise WrongAnswers("\n  ".join([*lines, *self.session.told(self.component)]))
 
 
 class Drawn:
@@ -118,30 +97,53 @@ class Drawn:
 class Session:
     """One adapter under test: asks it, judges it, and keeps the Results. Comparisons are worked out once."""
 
-    def __init__(self, adapter: object, results: Results, times: float = 1.0) -> None:
+    def __init__(self, adapter: object, results: Results, times: float = 1.0, driven: bool = False) -> None:
         self.adapter, self.results = adapter, results
         self.implementation = Offered(adapter)
         self._known_failures: dict[str, str] = getattr(adapter, "KNOWN_FAILURES", {})
         self._times = times  # factor on the number of examples of every claim
+        self._driven = driven  # by a runner, which decides what is left out, and when to diagnose
         self.compare = cache(self._compare)
         self.compare_gradients = cache(self._compare_gradients)
+        self._answered = cache(self._answer)
+        self._trouble = cache(self._look_for_trouble)
         self._likenesses = cache(self._look)
 
     def _compare(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the answers to one case by transformers and the formula."""
-        case = Case(variant, dtype)
+        self._ask_or_not(Item(component, ANSWERS, variant, dtype))
         with self._noted(component, ANSWERS, f"{variant}, {dtype}"):
-            answers = comparison.ask(component, self.implementation, case)
-            verdicts = comparison.verdicts(component, case, answers)
+            _, verdicts = self._answered(component, variant, dtype)
+            if not all(verdict.within for verdict in verdicts):
+                self._must_be_sound(component)
         self.results.add(component, ANSWERS, variant, verdicts)
         return Comparison(component, self, verdicts)
 
+    def _answer(self, component: str, variant: str, dtype: torch.dtype) -> tuple[Answers, list[Verdict]]:
+        """The answers to one case, and the verdicts on them. Raises NoVerdict where they have the wrong form."""
+        case = Case(variant, dtype)
+        answers = comparison.ask(component, self.implementation, case)
+        if CHECKS[component].judge is None:
+            problem = trouble.of_shapes(answers, comparison.oracle_answers(component, case))
+            if problem and self._likenesses(component) == [UNKNOWN]:
+                raise NoVerdict(f"{component}: {problem}")
+        return answers, comparison.verdicts(component, case, answers)
+
     def _compare_gradients(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the gradients of one case by transformers' and exact ones."""
+        self._ask_or_not(Item(component, GRADIENTS, variant, dtype))
         with self._noted(component, GRADIENTS, f"{variant}, {dtype}"):
             verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype)
+            if not all(verdict.within for verdict in verdicts):
+                self._must_be_sound(component)
         self.results.add(component, GRADIENTS, variant, verdicts)
         return Comparison(component, self, verdicts)
+
+    def _ask_or_not(self, item: Item) -> None:
+        """Raise NotAsked where the component is wrong beyond doubt and the item is not in the sample."""
+        if not self._driven and (why := left_out(item, self.results)):
+            self.results.leave_out(item.component, why, str(item))
+            raise NotAsked(f"not asked: {item.component} is {why}")
 
     @contextmanager
     def _noted(self, component: str, section: str, case: str) -> Iterator[None]:
@@ -151,10 +153,40 @@ class Session:
         except NotImplementedError:
             raise
         except Exception as error:
+            if problem := trouble.reason(error) if isinstance(error, NoVerdict) else self._trouble(component):
+                self.results.add_trouble(Outcome.TROUBLE, component, section, case, problem)
+                raise NoVerdict(problem) from error
             message = f"{type(error).__name__}: {error}"
             self.results.add_trouble(Outcome.RAISED, component, section, case, message)
-            self.diagnose(component)
+            self.told(component)
             raise
+
+    def _must_be_sound(self, component: str) -> None:
+        """Raise NoVerdict where the component's first answer cannot be judged at all."""
+        if problem := self._trouble(component):
+            raise NoVerdict(problem)
+
+    def _look_for_trouble(self, component: str) -> str | None:
+        """Why the first case that the component answers can have no verdict, where no known mistake explains it."""
+        for variant, dtype in answer_cases(component):
+            try:
+                answers, verdicts = self._answered(component, variant, dtype)
+                again = comparison.ask(component, self.implementation, Case(variant, dtype))
+            except NotImplementedError:
+                continue
+            except NoVerdict as found:
+                return trouble.reason(found)
+            except Exception:  # judged where it is asked
+                return None
+            if all(verdict.within for verdict in verdicts):
+                return None
+            problem = trouble.of_numbers(answers) or trouble.of_repetition(answers, again)
+            return f"{component}: {problem}" if problem and self._likenesses(component) == [UNKNOWN] else None
+        return None
+
+    def told(self, component: str) -> list[str]:
+        """What a failure says of the likely mistake."""
+        return [] if self._driven else self.diagnose(component)
 
     def diagnose(self, component: str) -> list[str]:
         """The nearest known mistakes, in words; worked out once, however many items fail."""
@@ -169,6 +201,7 @@ class Session:
 
     def hold(self, claim: Claim) -> None:
         """Raise AssertionError where hypothesis finds a draw for which the claim does not hold."""
+        self._ask_or_not(Item(claim.component, PROPERTIES, claim=claim))
         examples = max(1, int(claim.examples * self._times)) if claim.examples > 1 else 1
         settings = hypothesis.settings(
             max_examples=examples,
@@ -177,6 +210,7 @@ class Session:
             database=None,
             phases=[hypothesis.Phase.generate],  # a draw is small already; shrinking it would cost a second
             suppress_health_check=list(hypothesis.HealthCheck),
+            report_multiple_bugs=False,
         )
 
         @settings
@@ -184,8 +218,19 @@ class Session:
         def drawn(data: st.DataObject) -> None:
             claim.check(self.implementation, Drawn(data))
 
-        with torch.no_grad():
+        with torch.no_grad(), self._told_of_trouble(claim.component):
             drawn()
+
+    @contextmanager
+    def _told_of_trouble(self, component: str) -> Iterator[None]:
+        """Raise NoVerdict instead of what is raised, where the component's first answer cannot be judged at all."""
+        try:
+            yield
+        except (NotImplementedError, NoVerdict):
+            raise
+        except Exception:
+            self._must_be_sound(component)
+            raise
 
     def tests(self, item: Item) -> dict[str, Callable[[], None]]:
         """By pytest's name for it, each test of an item: a call that raises where the implementation is wrong."""
@@ -212,6 +257,8 @@ class Session:
             test()
         except NotImplementedError as refusal:
             outcome, message = Outcome.NOT_OFFERED, str(refusal)
+        except NoVerdict as problem:
+            outcome, message = Outcome.TROUBLE, trouble.reason(problem)
         except Exception as error:
             outcome = Outcome.BROKEN if known is None else Outcome.KNOWN_FAILURE
             message = known or _line(error)
