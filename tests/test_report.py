@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -372,9 +373,13 @@ def test_a_broken_adapter_is_told_what_it_looks_like_and_what_it_lacks(tmp_path)
     )
 
 
+def with_report(config: pytest.Config, directory: Path) -> SimpleNamespace:
+    return SimpleNamespace(getoption=lambda name: directory if name == "report" else config.getoption(name))
+
+
 @pytest.mark.parametrize("directory", ["file", "file/below"])
 def test_a_file_in_the_way_of_the_report_is_known_before_the_work(tmp_path, directory, pytestconfig):
     (tmp_path / "file").write_text("")
     with pytest.raises(pytest.UsageError, match=f"--report: {tmp_path / directory}: a file is in the way"):
-        Collector(pytestconfig, tmp_path, None, tmp_path / directory)
-    Collector(pytestconfig, tmp_path, None, tmp_path / "new" / "below")
+        Collector(with_report(pytestconfig, tmp_path / directory), tmp_path, None)
+    Collector(with_report(pytestconfig, tmp_path / "new" / "below"), tmp_path, None)

@@ -96,6 +96,7 @@ def on_gaps(results: Results) -> list[Remark]:
     if known := [trouble for trouble in results.troubles if trouble.kind == Outcome.KNOWN_FAILURE]:
         reasons = dict.fromkeys(_line(trouble) for trouble in known)
         remarks.append(("known failures", f"{len(known)}, as the adapter declares: {'; '.join(reasons)}"))
+    remarks += [("remark", f"{component} {text}") for component, told in results.remarks.items() for text in told]
     for component, unasked in results.unasked.items():
         remarks += [("not asked", f"{component}: {len(those)} questions: {why}") for why, those in unasked.items()]
     without = [f"{name} ({NO_GRADIENTS[name]})" for name in about if name in NO_GRADIENTS]

@@ -50,8 +50,9 @@ class Results:
     properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE, TROUBLE or NOT_OFFERED. kills: component -> mistake
     -> the sections that reject it. diagnoses: component -> the known mistakes that its wrong answers look like, in
     words. equivalents: (component, mistake, why nothing can tell it from right). depth: dtype -> the errors of the
-    hidden state behind each layer of the hard model, the implementation's and transformers'. unasked: component -> the
-    reason -> the questions that were not asked for it. cut_short: what ended the run before all was asked, if it did.
+    hidden state behind each layer of the hard model, the implementation's and transformers'. remarks: component ->
+    what is no fault, but worth knowing. unasked: component -> a reason -> the questions that were not asked for it.
+    cut_short: what ended the run before all was asked, if it did.
     """
 
     about: dict[str, str] = field(default_factory=dict)  # implementation, how it is judged, versions
@@ -62,6 +63,7 @@ class Results:
     diagnoses: dict[str, list[str]] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
     depth: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
     unasked: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     cut_short: str = ""
 
@@ -82,6 +84,11 @@ class Results:
         trouble = Trouble(kind, component, section, where, message)
         if trouble not in self.troubles:
             self.troubles.append(trouble)
+
+    def add_remark(self, component: str, remark: str) -> None:
+        """Once."""
+        told = self.remarks.setdefault(component, [])
+        told += [remark] if remark not in told else []
 
     def leave_out(self, component: str, why: str, question: str) -> None:
         """A question that is not asked, once."""
@@ -106,6 +113,9 @@ class Results:
             for why, questions in reasons.items():
                 for question in questions:
                     self.leave_out(component, why, question)
+        for component, remarks in other.remarks.items():
+            for remark in remarks:
+                self.add_remark(component, remark)
         self.cut_short = self.cut_short or other.cut_short
 
     def values(self) -> dict[str, Any]:

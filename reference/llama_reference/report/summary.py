@@ -37,7 +37,11 @@ class Cell:
 def asked(results: Results) -> list[str]:
     """The components that the run was about, in the order of the catalogue."""
     seen = {row.component for row in results.rows} | {trouble.component for trouble in results.troubles}
-    return [name for name in COMPONENTS if name in seen | results.properties.keys() | results.kills.keys()]
+    return [
+        name
+        for name in COMPONENTS
+        if name in seen | results.properties.keys() | results.kills.keys() | results.unasked.keys()
+    ]
 
 
 def cells(results: Results, component: str) -> list[Cell]:
@@ -167,7 +171,7 @@ def verdict(results: Results) -> tuple[bool, str]:
     """Whether all is well, and the one sentence to read."""
     about, bad, troubled = asked(results), wrong(results), in_trouble(results)
     unjudged = [name for name in about if not is_judged(results, name)]
-    lacking = [name for name in unjudged if name not in troubled]
+    lacking = [name for name in unjudged if name not in {*troubled, *results.unasked}]
     others = len(troubles(results, Outcome.BROKEN, ""))
     beside = f"; trouble, and no verdict: {', '.join(troubled)}" if troubled else ""
     beside += f"; {others} other test{'s' * (others > 1)} failed" if others else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -29,9 +30,13 @@ from llama_reference.report.results import (
 from llama_reference.standard.cases import DTYPES, Case
 from llama_reference.standard.oracle import build
 from llama_reference.standard.outcome import Outcome
+from llama_reference.suite.trouble import NoVerdict
+from llama_reference.suite.watch import TIME_LIMIT, Watch
 
 PROPERTY = "property"  # under which a test records (component, claim)
 SECTION = "section"  # under which it has (component, section)
+CRASHED = "???"  # what pytest-xdist says of when a test ended that took its process with it
+IN_TROUBLE = f"{NoVerdict.__name__}: {Outcome.TROUBLE}: "
 FIXTURES = {"compare": ANSWERS, "compare_gradients": GRADIENTS}
 
 
@@ -40,13 +45,16 @@ class Collector:
 
     NAME = "llama_reference_results"
 
-    def __init__(self, config: pytest.Config, path: Path, adapter: ModuleType, directory: Path | None) -> None:
+    def __init__(self, config: pytest.Config, path: Path, adapter: ModuleType) -> None:
+        directory: Path | None = config.getoption("report")
         if directory is not None and any(p.exists() and not p.is_dir() for p in (directory, *directory.parents)):
             raise pytest.UsageError(f"--report: {directory}: a file is in the way of this directory")
         self.config, self.adapter, self.directory = config, adapter, directory
         judged = BIT_FOR_BIT if getattr(adapter, "BITWISE", False) else BY_BUDGET
         versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
         self.results = Results({"implementation": str(path), "judged": judged, **versions})
+        self.watch = Watch(config.getoption("time_limit"), config.getoption("question_limit"))
+        self._handed_over = 0  # rows that the controller has already
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """What a test is about; one that asks an implementation without a claim of its own is one itself."""
@@ -59,9 +67,43 @@ class Collector:
             name = getattr(item, "originalname", item.name).removeprefix("test_")
             item.user_properties.append((PROPERTY, (component, name)))
 
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Skip what is not to be asked any more."""
+        component, _ = about(item)
+        if component and (why := self.watch.reason(component)):
+            self.results.leave_out(component, why, item.nodeid)
+            if why.startswith(TIME_LIMIT):
+                self.results.cut_short = why
+            pytest.skip(f"not asked: {why}")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        """End a question that hangs."""
+        component, _ = about(item)
+        if not component:
+            return (yield)
+        with self.watch.question(component):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self) -> Iterator[None]:
+        """A worker hands over what it has compared with every report: were it to crash, no more would be lost."""
+        report: Any = yield
+        if hasattr(self.config, "workerinput") and report.when == "call":
+            results = self.results
+            news = Results(rows=results.rows[self._handed_over :], diagnoses=results.diagnoses, unasked=results.unasked)
+            report.news, self._handed_over = news.values(), len(results.rows)
+        return report
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Outcomes of properties, and whatever did not pass: a skip is seen before the call, a failure in it."""
         found, recorded = outcome(report), report.user_properties
+        if news := getattr(report, "news", None):
+            self.results.merge(Results.of(news))
+        if report.when == CRASHED:
+            ended = "the process ended, or was ended, while it was asked this"
+            self.results.add_trouble(Outcome.TROUBLE, *of_node(report.nodeid), report.nodeid, ended)
+            return
         if found is None or (found == Outcome.HOLDS and report.when != "call"):
             return
         for _, value in (pair for pair in recorded if pair[0] == PROPERTY):
@@ -76,13 +118,19 @@ class Collector:
         """A wrong answer is counted as such: the summary tells it, and -v every one with its traceback."""
         of_the_suite = any(name == SECTION for name, _ in report.user_properties)
         if report.when == "call" and report.failed and of_the_suite and self.config.get_verbosity() < 1:
-            return "wrong", "F", "WRONG"
+            return ("trouble", "T", "TROUBLE") if outcome(report) == Outcome.TROUBLE else ("wrong", "F", "WRONG")
         return None
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """A run that was cut short has not passed."""
+        if self.results.cut_short and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
+        if exitstatus == pytest.ExitCode.INTERRUPTED:
+            self.results.cut_short = self.results.cut_short or "Ctrl-C"
         if (output := getattr(self.config, "workeroutput", None)) is not None:
             results = self.results  # the controller sees the reports of all tests itself
-            results.properties, results.troubles = {}, [t for t in results.troubles if t.kind == Outcome.RAISED]
+            results.properties, results.rows = {}, results.rows[self._handed_over :]
+            results.troubles = [t for t in results.troubles if t.kind == Outcome.RAISED]
             output["results"] = results.values()
 
     @pytest.hookimpl(optionalhook=True)
@@ -91,8 +139,8 @@ class Collector:
         if values := getattr(node, "workeroutput", {}).get("results"):
             self.results.merge(Results.of(values))
         else:
-            lost = "the process ended without handing over what it had compared: those answers are missing here"
-            self.results.add_trouble(Outcome.BROKEN, "", "", f"worker {node.gateway.id}", lost)
+            ended = "the process ended before it had said everything that it knew"
+            self.results.add_trouble(Outcome.TROUBLE, "", "", f"worker {node.gateway.id}", ended)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
@@ -101,7 +149,13 @@ class Collector:
         results = self.results
         if hasattr(self.config, "workeroutput"):  # a worker has a terminal too, which nobody sees
             return
-        if not (results.rows or results.properties or results.kills or any(t.component for t in results.troubles)):
+        if not (
+            results.rows
+            or results.properties
+            or results.kills
+            or results.unasked
+            or any(t.component for t in results.troubles)
+        ):
             return
         terminalreporter.section("component by component")
         if results.kills:
@@ -113,6 +167,17 @@ class Collector:
                 terminalreporter.write_line(f"written: {path}")
 
 
+def about(item: pytest.Item) -> tuple[str, str]:
+    """The component and section that a test is about; empty where it is none of the suite's."""
+    return next((_pair(value) for name, value in item.user_properties if name == SECTION), ("", ""))
+
+
+def of_node(nodeid: str) -> tuple[str, str]:
+    """The same by the name of a test."""
+    found = re.search(r"test_(\w+)\.py::Test(\w+)::", nodeid)
+    return (found[1], found[2].lower()) if found and found[1] in mistakes.COMPONENTS else ("", "")
+
+
 def _pair(value: Any) -> tuple[str, str]:
     first, second = value
     return first, second
@@ -121,7 +186,7 @@ def _pair(value: Any) -> tuple[str, str]:
 def outcome(report: pytest.TestReport) -> Outcome | None:
     """None where a test was skipped for a reason of its own: neither passed nor anybody's lack."""
     if report.failed:
-        return Outcome.BROKEN
+        return Outcome.TROUBLE if IN_TROUBLE in _crash(report) else Outcome.BROKEN
     if hasattr(report, "wasxfail"):
         return Outcome.KNOWN_FAILURE
     if report.skipped:
@@ -135,8 +200,13 @@ def message(report: pytest.TestReport) -> str:
         return report.wasxfail.removeprefix("reason: ")
     if isinstance(report.longrepr, tuple):  # of a skip; its text begins with the name of the exception
         return report.longrepr[2].partition(": ")[2]
+    text = _crash(report)
+    return text.partition(IN_TROUBLE)[2] if IN_TROUBLE in text else text.removeprefix("Failed: ")
+
+
+def _crash(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
-    return (crash.message if crash else report.longreprtext).removeprefix("Failed: ")
+    return crash.message if crash else report.longreprtext
 
 
 def equivalents() -> list[tuple[str, str, str]]:

@@ -113,9 +113,13 @@ class Session:
         """Judge the answers to one case by transformers and the formula."""
         self._ask_or_not(Item(component, ANSWERS, variant, dtype))
         with self._noted(component, ANSWERS, f"{variant}, {dtype}"):
-            _, verdicts = self._answered(component, variant, dtype)
+            answers, verdicts = self._answered(component, variant, dtype)
             if not all(verdict.within for verdict in verdicts):
                 self._must_be_sound(component)
+        if others := trouble.other_dtypes(answers, dtype):
+            self.results.add_remark(
+                component, f"answers in {others} where {dtype} is asked for, by whose units it is judged"
+            )
         self.results.add(component, ANSWERS, variant, verdicts)
         return Comparison(component, self, verdicts)
 
@@ -154,7 +158,6 @@ class Session:
             raise
         except Exception as error:
             if problem := trouble.reason(error) if isinstance(error, NoVerdict) else self._trouble(component):
-                self.results.add_trouble(Outcome.TROUBLE, component, section, case, problem)
                 raise NoVerdict(problem) from error
             message = f"{type(error).__name__}: {error}"
             self.results.add_trouble(Outcome.RAISED, component, section, case, message)

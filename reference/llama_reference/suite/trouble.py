@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from llama_reference.implementation import COMPONENTS
 from llama_reference.questions.checks.check import Answers
 from llama_reference.standard.outcome import Outcome
 
@@ -64,7 +65,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def of_form(answer: object, name: str) -> str | None:
     """Why what a function returned cannot be compared, whatever was asked; None where it can."""
-    for part in answer if isinstance(answer, tuple) else (answer,):
+    for part in answer if name == "rotary" and isinstance(answer, tuple) else (answer,):
+        if name in COMPONENTS and not isinstance(part, Tensor):
+            return f"{name} answers with a {type(part).__name__}, expected a tensor"
         if isinstance(part, Tensor) and part.device.type != "cpu":
             return f"{name} answers on the device {part.device}, expected cpu"
     return None
@@ -75,14 +78,18 @@ def of_shapes(answers: Answers, theirs: Answers) -> str | None:
     for label, expected in theirs.items():
         if label not in answers:
             continue
-        answer: object = answers[label]
-        if not isinstance(answer, Tensor):
-            return f"{label}: the answer is of type {type(answer).__name__}, expected a tensor"
+        answer = answers[label]
         if answer.shape != expected.shape:
             return f"{label}: the answer has the shape {tuple(answer.shape)}, expected {tuple(expected.shape)}"
         if answer.dtype.is_floating_point != expected.dtype.is_floating_point:
             return f"{label}: the answer is of {answer.dtype}, expected {expected.dtype}"
     return None
+
+
+def other_dtypes(answers: Answers, dtype: torch.dtype) -> str:
+    """The floating dtypes of answers that are of another one than was asked for."""
+    found = {str(answer.dtype) for answer in answers.values() if answer.dtype.is_floating_point}
+    return ", ".join(sorted(found - {str(dtype)}))
 
 
 def of_numbers(answers: Answers) -> str | None:
