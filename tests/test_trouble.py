@@ -1,5 +1,7 @@
 """Trouble is told as what it is, and no component is blamed for it: twelve kinds, and runs that are cut short."""
 
+import io
+import json
 import re
 import time
 import warnings
@@ -13,11 +15,12 @@ from llama_reference.adapter_loader import AdapterError, load
 from llama_reference.report import notes, summary, terminal
 from llama_reference.report.results import ANSWERS, Results
 from llama_reference.standard.outcome import Outcome
-from llama_reference.suite import plugin
+from llama_reference.suite import plugin, survivor
 from llama_reference.suite.plan import BEYOND_DOUBT, items, left_out
 from llama_reference.suite.runner import Crew, Limits, Plan, run
 from llama_reference.suite.session import Session
 from llama_reference.suite.worker import load_and_build
+from tests.profiles import is_thorough
 
 pytest_plugins = "pytester"
 
@@ -220,18 +223,18 @@ class TestProcesses:
 
 
 def test_once_a_component_is_wrong_beyond_doubt_its_questions_are_sampled(adapter):
-    path = adapter(RIGHT + "def rms_norm(handle, where, x):\n    return 2 * right.rms_norm(handle, where, x)")
+    path = adapter(SWIGLU + "return 2 * right.swiglu(handle, layer, x)")
     session = Session(load(path), Results())
-    every = [*items("rms_norm")]
+    every = [*items("swiglu")]
     for item in every:
         session.ask(item)
     results = session.results
-    ((why, questions),) = results.unasked["rms_norm"].items()
-    assert why == f"{BEYOND_DOUBT} after 21 answers"
+    ((why, questions),) = results.unasked["swiglu"].items()
+    assert why == f"{BEYOND_DOUBT} after 18 answers"
     assert 0.6 * len(every) < len(questions) < 0.9 * len(every)
-    assert f"not asked: rms_norm: {len(questions)} questions: {why}" in terminal.table(results)
+    assert f"not asked: swiglu: {len(questions)} questions: {why}" in terminal.table(results)
     assert {row.section for row in results.rows} == {"answers", "gradients"}
-    assert summary.wrong(results) == ["rms_norm"]
+    assert summary.wrong(results) == ["swiglu"]
 
 
 def test_doubt_asks_on():
@@ -264,6 +267,32 @@ class TestPytest:
             return done.ret, " ".join(done.stdout.str().split())
 
         return run
+
+    @pytest.mark.parametrize("ends", ["by a crash", "as it should"])
+    def test_what_was_found_out_is_told_by_another_process_after_a_crash(self, ends, monkeypatch, capsys):
+        found = Results({"judged": "by budget"}, properties={"loss": {"a claim": Outcome.HOLDS}})
+        messages = [{"asks": "tests/test_loss.py::a"}, {"found": found.values()}, {"asks": "tests/test_swiglu.py::b"}]
+        messages += [{"done": True}] if ends == "as it should" else []
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(json.dumps(message) + "\n" for message in messages)))
+        survivor.main()
+        said = " ".join(capsys.readouterr().out.split())
+        crash = "trouble: the process ended while it was asked this (asked: tests/test_swiglu.py::b)"
+        assert (crash in said) == (ends == "by a crash")
+        assert ("1 of 10 components judged and right" in said) == (ends == "by a crash")
+
+    @pytest.mark.skipif(not is_thorough(), reason="a process of its own: in the thorough profile")
+    @pytest.mark.parametrize("processes", ["-n0", "-n2"])
+    def test_a_crash_leaves_a_verdict_so_far(self, processes, pytester):
+        pytester.makeconftest("from llama_reference.suite.fixtures import *")
+        pytester.makepyfile(
+            my_llama=SWIGLU + "os._exit(3)",
+            test_rms_norm="from llama_reference.suite.declare import declared\nglobals().update(declared('rms_norm'))",
+            test_swiglu="from llama_reference.suite.declare import declared\nglobals().update(declared('swiglu'))",
+        )
+        done = pytester.runpytest_subprocess("--implementation", "my_llama.py", processes, "-k", "within and hard")
+        said = " ".join(done.stdout.str().split())
+        assert re.search("1 of 10 components judged and right.*; trouble, and no verdict: swiglu", said)
+        assert re.search(r"trouble: the process ended.* \(asked: test_swiglu.py::TestAnswers::", said)
 
     def test_trouble_fails_and_is_told(self, suite):
         status, said = suite(SWIGLU + TROUBLE["NaN"][0], "-k", "hard and float32 or linear")

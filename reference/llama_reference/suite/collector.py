@@ -30,6 +30,7 @@ from llama_reference.report.results import (
 from llama_reference.standard.cases import DTYPES, Case
 from llama_reference.standard.oracle import build
 from llama_reference.standard.outcome import Outcome
+from llama_reference.suite.survivor import Survivor
 from llama_reference.suite.trouble import NoVerdict
 from llama_reference.suite.watch import TIME_LIMIT, Watch
 
@@ -55,6 +56,13 @@ class Collector:
         self.results = Results({"implementation": str(path), "judged": judged, **versions})
         self.watch = Watch(config.getoption("time_limit"), config.getoption("question_limit"))
         self._handed_over = 0  # rows that the controller has already
+        self.survivor: Survivor | None = None
+
+    def pytest_sessionstart(self) -> None:
+        """A crash of the only process must not leave a reader without a word."""
+        if not hasattr(self.config, "workerinput") and not self.config.getoption("numprocesses", None):
+            self.survivor = Survivor()
+            self.survivor.tell(found=Results(self.results.about).values())
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """What a test is about; one that asks an implementation without a claim of its own is one itself."""
@@ -70,6 +78,8 @@ class Collector:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Skip what is not to be asked any more."""
         component, _ = about(item)
+        if component and self.survivor:
+            self.survivor.tell(asks=item.nodeid)
         if component and (why := self.watch.reason(component)):
             self.results.leave_out(component, why, item.nodeid)
             if why.startswith(TIME_LIMIT):
@@ -87,9 +97,9 @@ class Collector:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Iterator[None]:
-        """A worker hands over what it has compared with every report: were it to crash, no more would be lost."""
+        """What was compared goes with every report: were the process to crash, no more would be lost."""
         report: Any = yield
-        if hasattr(self.config, "workerinput") and report.when == "call":
+        if report.when == "call" and (self.survivor or hasattr(self.config, "workerinput")):
             results = self.results
             news = Results(rows=results.rows[self._handed_over :], diagnoses=results.diagnoses, unasked=results.unasked)
             report.news, self._handed_over = news.values(), len(results.rows)
@@ -98,20 +108,21 @@ class Collector:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Outcomes of properties, and whatever did not pass: a skip is seen before the call, a failure in it."""
         found, recorded = outcome(report), report.user_properties
-        if news := getattr(report, "news", None):
-            self.results.merge(Results.of(news))
+        found_now = Results.of(news) if (news := getattr(report, "news", None)) else Results()
         if report.when == CRASHED:
             ended = "the process ended, or was ended, while it was asked this"
-            self.results.add_trouble(Outcome.TROUBLE, *of_node(report.nodeid), report.nodeid, ended)
-            return
-        if found is None or (found == Outcome.HOLDS and report.when != "call"):
-            return
-        for _, value in (pair for pair in recorded if pair[0] == PROPERTY):
-            component, claim = _pair(value)
-            self.results.add_property(component, claim, found)
-        if found != Outcome.HOLDS:
+            found_now.add_trouble(Outcome.TROUBLE, *of_node(report.nodeid), report.nodeid, ended)
+            found = None
+        if found is not None and (found != Outcome.HOLDS or report.when == "call"):
+            for _, value in (pair for pair in recorded if pair[0] == PROPERTY):
+                found_now.add_property(*_pair(value), found)
+        if found not in (None, Outcome.HOLDS):
             about = next((_pair(value) for name, value in recorded if name == SECTION), ("", ""))
-            self.results.add_trouble(found, *about, report.nodeid, message(report))
+            found_now.add_trouble(Outcome(found), *about, report.nodeid, message(report))
+        if self.survivor and found_now != Results():
+            self.survivor.tell(found=found_now.values())
+            found_now.rows = []  # of this very process
+        self.results.merge(found_now)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
@@ -121,12 +132,17 @@ class Collector:
             return ("trouble", "T", "TROUBLE") if outcome(report) == Outcome.TROUBLE else ("wrong", "F", "WRONG")
         return None
 
+    def pytest_keyboard_interrupt(self) -> None:
+        self.results.cut_short = "Ctrl-C"
+
+    def pytest_unconfigure(self) -> None:
+        if self.survivor:
+            self.survivor.end()
+
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """A run that was cut short has not passed."""
         if self.results.cut_short and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.INTERRUPTED
-        if exitstatus == pytest.ExitCode.INTERRUPTED:
-            self.results.cut_short = self.results.cut_short or "Ctrl-C"
         if (output := getattr(self.config, "workeroutput", None)) is not None:
             results = self.results  # the controller sees the reports of all tests itself
             results.properties, results.rows = {}, results.rows[self._handed_over :]
@@ -145,6 +161,8 @@ class Collector:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
         """Last of all, behind the list of failed tests: what is read first is the end."""
+        if self.survivor:
+            self.survivor.end()
         yield
         results = self.results
         if hasattr(self.config, "workeroutput"):  # a worker has a terminal too, which nobody sees

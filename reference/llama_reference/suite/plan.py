@@ -65,6 +65,7 @@ def items(component: str, quick: bool = False) -> Iterator[Item]:
 
 BEYOND_DOUBT = "wrong beyond doubt"
 ENOUGH = 12  # answers wrong beyond doubt, of one component
+FEW = 20
 EVERY = 6  # once there are so many, one item in so many is asked
 
 
@@ -72,12 +73,13 @@ def left_out(item: Item, results: Results) -> str:
     """Why an item need not be asked, by what is known of its component: empty where it is to be asked.
 
     An answer is wrong beyond doubt where no luck of transformers' could explain it (standard.budget). The sample has
-    the first item of each section.
+    the first item of each section; a component of few items is asked them all.
     """
+    every = [*items(item.component)]
     wrong = sum(row.component == item.component and is_beyond_doubt(row) for row in results.rows)
-    if wrong < ENOUGH:
+    if wrong < ENOUGH or len(every) <= FEW:
         return ""
-    section = [one for one in items(item.component) if one.section == item.section]
+    section = [one for one in every if one.section == item.section]
     if section.index(item) % EVERY == 0:
         return ""
     known = [why for why in results.unasked.get(item.component, {}) if why.startswith(BEYOND_DOUBT)]
