@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,7 +62,9 @@ class Collector:
     def pytest_sessionstart(self) -> None:
         """A crash of the only process must not leave a reader without a word."""
         if not hasattr(self.config, "workerinput") and not self.config.getoption("numprocesses", None):
-            self.survivor = Survivor()
+            capture: Any = self.config.pluginmanager.getplugin("capturemanager")
+            with capture.global_and_fixture_disabled() if capture else nullcontext():  # it speaks to the terminal
+                self.survivor = Survivor()
             self.survivor.tell(found=Results(self.results.about).values())
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:

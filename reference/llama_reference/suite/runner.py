@@ -83,6 +83,7 @@ class Plan:
             self._diagnosed.discard(task.component)
         else:
             self.waiting[task.component].appendleft(task)
+            self._begun.discard(task.component)
 
     def drop(self, component: str, why: str) -> None:
         """Ask no more about the component."""

@@ -116,10 +116,9 @@ class Session:
             answers, verdicts = self._answered(component, variant, dtype)
             if not all(verdict.within for verdict in verdicts):
                 self._must_be_sound(component)
-        if others := trouble.other_dtypes(answers, dtype):
-            self.results.add_remark(
-                component, f"answers in {others} where {dtype} is asked for, by whose units it is judged"
-            )
+        theirs = comparison.oracle_answers(component, Case(variant, dtype))
+        if others := trouble.other_dtypes(answers, theirs):
+            self.results.add_remark(component, f"answers in {others}")
         self.results.add(component, ANSWERS, variant, verdicts)
         return Comparison(component, self, verdicts)
 

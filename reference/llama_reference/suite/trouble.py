@@ -86,10 +86,10 @@ def of_shapes(answers: Answers, theirs: Answers) -> str | None:
     return None
 
 
-def other_dtypes(answers: Answers, dtype: torch.dtype) -> str:
-    """The floating dtypes of answers that are of another one than was asked for."""
-    found = {str(answer.dtype) for answer in answers.values() if answer.dtype.is_floating_point}
-    return ", ".join(sorted(found - {str(dtype)}))
+def other_dtypes(answers: Answers, theirs: Answers) -> str:
+    """Which dtypes answers have instead of those of transformers', in words; empty where none has another."""
+    pairs = {(str(answers[label].dtype), str(theirs[label].dtype)) for label in theirs if label in answers}
+    return ", ".join(f"{found} instead of {expected}" for found, expected in sorted(pairs) if found != expected)
 
 
 def of_numbers(answers: Answers) -> str | None:
