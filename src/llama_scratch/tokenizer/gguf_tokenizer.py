@@ -11,8 +11,8 @@ xllamacpp 2026.10), it gave the original's ids of all 123 texts for Llama 2 and 
 - puts no space before a text that begins with one (its Metaspace; 29 of the 123 texts), where SentencePiece, llama.cpp
   and transformers 4.57 put one before every text; and it puts one before all others whatever
   `tokenizer.ggml.add_space_prefix` says, which llama.cpp obeys;
-- does not know that Llama 3 takes a word that is a token whole (llama.cpp's `ignore_merges`; 74 of the 4,123 texts), and
-  puts no BOS where the file does not ask for it, as llama.cpp does for "llama-bpe";
+- does not know that Llama 3 takes a word that is a token whole (llama.cpp's `ignore_merges`; 74 of the 4,123 texts),
+  and puts no BOS where the file does not ask for it, as llama.cpp does for "llama-bpe";
 - skips control tokens such as DeepSeek's "<｜end▁of▁sentence｜>", which then have ids outside the model;
 - cuts words as GPT-2 does where it does not know the name of a pre-tokenizer, "smollm" among them.
 
