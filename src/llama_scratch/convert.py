@@ -32,6 +32,7 @@ from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.checkpoint.saving import replace_checkpoint
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
 from llama_scratch.command_line import parse, this_python
+from llama_scratch.dtypes import dtype_name
 from llama_scratch.errors import LlamaScratchError
 from llama_scratch.tokenizer.converting import ENOUGH, TEMPLATE, find_tokenizer
 
@@ -151,7 +152,7 @@ def summary(config: ConvertConfig, conversion: Conversion) -> str:
     size = sum(path.stat().st_size for path in config.destination.glob("*.safetensors"))
     lines = [
         f"{config.destination}: {c.num_hidden_layers} layers, hidden {c.hidden_size}, vocabulary {c.vocab_size}",
-        f"weights: {count} tensors, {size / 1e6:,.1f} MB in {str(conversion.dtype).removeprefix('torch.')}",
+        f"weights: {count} tensors, {size / 1e6:,.1f} MB in {dtype_name(conversion.dtype)}",
     ]
     if checkpoint.where.name.startswith("consolidated.") and config.llama_version is None:
         guess = f"context {c.max_position_embeddings}, rotary {c.rope_parameters}"

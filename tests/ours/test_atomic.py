@@ -299,8 +299,8 @@ def test_of_two_conversions_to_one_place_the_second_finds_it_occupied(tmp_path):
 
 def test_of_two_that_need_the_same_step_one_compiles(tmp_path, monkeypatch):
     """With a stand-in for the compiler."""
-    monkeypatch.setenv(compiled.STEPS, str(tmp_path / "steps"))
-    kind = compiled.Kind("{}", "float32", several=False, padded=False, threads=1)
+    monkeypatch.setenv(compiled.CACHE_DIR_VARIABLE, str(tmp_path / "steps"))
+    key = compiled.StepKey("{}", "float32", several=False, padded=False, threads=1)
     calls = tmp_path / "calls"
 
     def compile_slowly(_, place):
@@ -310,6 +310,6 @@ def test_of_two_that_need_the_same_step_one_compiles(tmp_path, monkeypatch):
         place.write_text("code")
 
     monkeypatch.setattr(compiled, "_compile", compile_slowly)
-    assert in_two_processes(lambda _: compiled._make(kind), 0, 1) == [0, 0]
+    assert in_two_processes(lambda _: compiled._make(key), 0, 1) == [0, 0]
     assert calls.read_text() == "x"
-    assert [path.name for path in (tmp_path / "steps").iterdir()] == [kind.path.name]
+    assert [path.name for path in (tmp_path / "steps").iterdir()] == [key.path.name]

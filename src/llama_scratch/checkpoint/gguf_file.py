@@ -27,6 +27,7 @@ from llama_scratch.checkpoint.gguf_config import FACTORS, to_config
 from llama_scratch.checkpoint.gguf_header import Entry, read_header
 from llama_scratch.checkpoint.meta_format import to_half_split
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
+from llama_scratch.dtypes import dtype_name
 from llama_scratch.model.config_rules import ConfigError
 
 NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -108,4 +109,4 @@ def _dtype(weights: dict[str, Weight]) -> str:
     dtype = kinds.pop() if len(kinds) == 1 else torch.float32
     norms = [weight.read() for weight in weights.values() if len(weight.shape) == 1]
     exact = all(torch.equal(norm, norm.to(dtype).to(norm.dtype)) for norm in norms)
-    return str(dtype).removeprefix("torch.") if exact else "float32"
+    return dtype_name(dtype) if exact else "float32"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from llama_scratch.checkpoint import config_file
 from llama_scratch.checkpoint.weight_files import INDEX, SAFETENSORS, Weight
+from llama_scratch.dtypes import dtype_name
 from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.config_rules import ConfigError
 
@@ -41,7 +42,7 @@ def checkpoint_files(
     """
     if max_shard_size < 1:
         raise ConfigError(f"max_shard_size is {max_shard_size}, expected 1 byte or more")
-    config = dataclasses.replace(config, dtype=str(dtype).removeprefix("torch."))
+    config = dataclasses.replace(config, dtype=dtype_name(dtype))
     shards = plan({key: weight.numel() * dtype.itemsize for key, weight in weights.items()}, max_shard_size)
     files: Files = {}
     for name, keys in shards.items():

@@ -7,8 +7,26 @@ command  python -m llama_scratch.generate
 """
 
 from llama_scratch.generate.chat import ChatError, ChatTemplate
-from llama_scratch.generate.loop import GenerationError, Step, choose, context_length, generate, pad_left, stream
-from llama_scratch.generate.text import Writing
+from llama_scratch.generate.loop import (
+    DecodingStep,
+    GenerationError,
+    choose,
+    context_length,
+    generate,
+    pad_left,
+    stream,
+)
+from llama_scratch.generate.text import TextStream
 
-__all__ = ["ChatError", "ChatTemplate", "GenerationError", "Step", "Writing", "choose", "context_length", "generate",
-           "pad_left", "stream"]  # fmt: skip
+__all__ = [
+           "ChatError",
+           "ChatTemplate",
+           "DecodingStep",
+           "GenerationError",
+           "TextStream",
+           "choose",
+           "context_length",
+           "generate",
+           "pad_left",
+           "stream",
+]  # fmt: skip

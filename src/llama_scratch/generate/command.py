@@ -27,8 +27,8 @@ from llama_scratch.command_line import flag, is_usable, parse
 from llama_scratch.errors import LlamaScratchError
 from llama_scratch.generate.chat import TEMPLATE, ChatError, ChatTemplate, Message
 from llama_scratch.generate.loop import GenerationError, context_length
-from llama_scratch.generate.sampling import Sampling
-from llama_scratch.generate.text import Stopped, Writing
+from llama_scratch.generate.sampling import SamplingParams
+from llama_scratch.generate.text import FinishReason, TextStream
 from llama_scratch.model.config_rules import check
 from llama_scratch.tokenizer import Tokenizer
 from llama_scratch.tokenizer.settings import CONFIG, JSON, MODEL
@@ -87,15 +87,15 @@ class GenerateConfig:
             other = "--json" if self.json else "--prompt -"
             raise ValueError(f"--interactive and {other} are given, expected one of them")
         try:
-            self.knobs  # noqa: B018  checked before a model is loaded
+            self.params  # noqa: B018  checked before a model is loaded
         except ValueError as error:
             knob, found = str(error).split(" ", 1)
             raise ValueError(f"{flag(knob)} {found}") from None
 
     @property
-    def knobs(self) -> Sampling:
+    def params(self) -> SamplingParams:
         """How tokens are chosen. Raises ValueError for a value that means nothing."""
-        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+        return SamplingParams(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
 
 class Session:
@@ -111,7 +111,7 @@ class Session:
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         self.messages: list[Message] = []
 
-    def answer(self, prompt: str) -> Writing:
+    def answer(self, prompt: str) -> TextStream:
         """What the model is about to write; to be iterated over."""
         if self.template is None:
             return self._write(self.tokenizer.encode_prompt(prompt))
@@ -127,13 +127,13 @@ class Session:
             self.messages.pop()
             raise
 
-    def heard(self, writing: Writing) -> None:
+    def heard(self, stream: TextStream) -> None:
         """Makes an answer part of the conversation."""
-        self.messages.append({"role": "assistant", "content": writing.text})
+        self.messages.append({"role": "assistant", "content": stream.text})
 
-    def _write(self, ids: list[int]) -> Writing:
+    def _write(self, ids: list[int]) -> TextStream:
         c = self.config
-        return Writing(self.model, self.tokenizer, ids, c.max_new_tokens, c.knobs, c.stop, self.generator,
+        return TextStream(self.model, self.tokenizer, ids, c.max_new_tokens, c.params, c.stop, self.generator,
                        fast=c.fast, log_probabilities=c.json)  # fmt: skip
 
 
@@ -155,52 +155,55 @@ def _template(config: GenerateConfig, tokenizer: Tokenizer) -> ChatTemplate | No
     return template
 
 
-def show(writing: Writing) -> None:
+def show(stream: TextStream) -> None:
     """Prints a text while it is written; Ctrl-C ends it. Raises GenerationError, behind what has come so far."""
     try:
-        for piece in writing:
+        for piece in stream:
             print(piece, end="", flush=True)
     except KeyboardInterrupt:
-        writing.stopped = Stopped.INTERRUPTED
+        stream.finish_reason = FinishReason.INTERRUPTED
     except GenerationError:
-        if writing.text and not writing.text.endswith("\n"):
+        if stream.text and not stream.text.endswith("\n"):
             print(flush=True)
         raise
-    if not writing.text.endswith("\n"):
+    if not stream.text.endswith("\n"):
         print(flush=True)
-    _tell(summary(writing))
+    _tell(summary(stream))
 
 
-def summary(writing: Writing) -> str:
-    """A text in one line: how much, how fast, why it ended."""
-    first, rate = writing.seconds_to_first_token, writing.tokens_per_second
-    parts = [f"{len(writing.ids)} token{'s' * (len(writing.ids) != 1)}"]
-    parts += [f"{rate:.0f} tokens/s"] if rate is not None else []
-    parts += [f"the first after {first:.3f} s"] if first is not None else []
-    return f"[{', '.join(parts)}; {ENDED[writing.stopped or Stopped.INTERRUPTED]}; torch {torch.__version__}]"
+def summary(stream: TextStream) -> str:
+    """Sum up a text in one line: how much, how fast, why it ended."""
+    count = len(stream.ids)
+    parts = ["1 token" if count == 1 else f"{count} tokens"]
+    if stream.tokens_per_second is not None:
+        parts.append(f"{stream.tokens_per_second:.0f} tokens/s")
+    if stream.seconds_to_first_token is not None:
+        parts.append(f"the first after {stream.seconds_to_first_token:.3f} s")
+    reason = ENDED[stream.finish_reason or FinishReason.INTERRUPTED]
+    return f"[{', '.join(parts)}; {reason}; torch {torch.__version__}]"
 
 
 ENDED = {
-    Stopped.TOKEN: "the model ended it",
-    Stopped.STRING: "ended before a --stop string",
-    Stopped.LENGTH: "ended by --max-new-tokens",
-    Stopped.CONTEXT: "ended because the model's context is full",
-    Stopped.INTERRUPTED: "interrupted",
+    FinishReason.TOKEN: "the model ended it",
+    FinishReason.STRING: "ended before a --stop string",
+    FinishReason.LENGTH: "ended by --max-new-tokens",
+    FinishReason.CONTEXT: "ended because the model's context is full",
+    FinishReason.INTERRUPTED: "interrupted",
 }
 
 
-def as_json(writing: Writing) -> str:
+def as_json(stream: TextStream) -> str:
     """A text and how it came about. Raises GenerationError where the model's logits are not finite."""
-    for _ in writing:
+    for _ in stream:
         pass
     return json.dumps(
         {
-            "text": writing.text,
-            "ids": writing.ids,
-            "log_probabilities": writing.log_probabilities,
-            "stopped": writing.stopped,
-            "seconds_to_first_token": writing.seconds_to_first_token,
-            "tokens_per_second": writing.tokens_per_second,
+            "text": stream.text,
+            "ids": stream.ids,
+            "log_probabilities": stream.log_probabilities,
+            "finish_reason": stream.finish_reason,
+            "seconds_to_first_token": stream.seconds_to_first_token,
+            "tokens_per_second": stream.tokens_per_second,
             "torch": torch.__version__,
         },
         ensure_ascii=False,
@@ -212,13 +215,13 @@ def interact(session: Session) -> None:
     """Prompts and answers in turn, until there is no prompt."""
     for prompt in _prompts(session.config.prompt):
         try:
-            writing = session.answer(prompt)
+            stream = session.answer(prompt)
         except ValueError as error:  # of this prompt; the next may be better
             _tell(f"error: {error}")
             continue
-        show(writing)
+        show(stream)
         if session.template is not None:
-            session.heard(writing)
+            session.heard(stream)
 
 
 def _prompts(first: str | None) -> Iterator[str]:
@@ -259,12 +262,12 @@ def run(config: GenerateConfig) -> int:
     if config.interactive:
         interact(session)
         return 0
-    writing = session.answer(text or "")
+    stream = session.answer(text or "")
     if config.json:
-        print(as_json(writing), flush=True)
+        print(as_json(stream), flush=True)
     else:
-        show(writing)
-    return 130 if writing.stopped is Stopped.INTERRUPTED else 0
+        show(stream)
+    return 130 if stream.finish_reason is FinishReason.INTERRUPTED else 0
 
 
 class Once:

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from llama_scratch.dtypes import dtype_name
 from llama_scratch.errors import LlamaScratchError
-from llama_scratch.fast import FastLlama, for_decoding
-from llama_scratch.generate.sampling import Sampling, likeliest, next_token_probabilities, penalised
+from llama_scratch.fast import Decoder, choose_decoder
+from llama_scratch.generate.sampling import SamplingParams, likeliest, next_token_probabilities, penalised
 from llama_scratch.model.config import LlamaConfig, Padding, Tokens
 from llama_scratch.model.config_rules import ORIGINAL_CONTEXT_KEY
-from llama_scratch.model.kv_cache import KVCache
 from llama_scratch.model.llama import Llama
 
-GREEDY = Sampling(temperature=0.0)
+GREEDY = SamplingParams(temperature=0.0)
 
 
 class GenerationError(LlamaScratchError, ValueError):
@@ -27,7 +27,7 @@ class GenerationError(LlamaScratchError, ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class DecodingStep:
     """One new token of every row."""
 
     tokens: Int[Tensor, " B"]
@@ -62,11 +62,11 @@ def generate(
 ) -> Int[Tensor, "B T_and_new"]:
     """`tokens` followed by up to `max_new_tokens` new ones, the prompt included, as transformers' `generate`.
 
-    temperature 0 takes the likeliest token, a higher one samples; sampling.py has the knobs, all of them off at None.
+    temperature 0 takes the likeliest token, a higher one samples; sampling.py has the params, all of them off at None.
     The rest, errors included, is as in `stream`, which also has the log-probabilities.
     """
-    knobs = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    steps = stream(model, tokens, max_new_tokens, knobs, use_cache, attention_mask, stop_ids, generator, fast)
+    params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty)
+    steps = stream(model, tokens, max_new_tokens, params, use_cache, attention_mask, stop_ids, generator, fast)
     return torch.cat([tokens, *(step.tokens[:, None] for step in steps)], dim=1)
 
 
@@ -74,13 +74,13 @@ def stream(
     model: Llama,
     tokens: Tokens,
     max_new_tokens: int,
-    knobs: Sampling = GREEDY,
+    params: SamplingParams = GREEDY,
     use_cache: bool = True,
     attention_mask: Padding | None = None,
     stop_ids: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
     fast: bool | None = None,
-) -> Generator[Step, None, None]:
+) -> Generator[DecodingStep, None, None]:
     """The new tokens, one step at a time; the model is in evaluation mode until the last one, or `close()`.
 
     A row stops at a stop id (None: the configuration's eos_token_id; []: never) and is filled with pad_token_id, or
@@ -95,34 +95,35 @@ def stream(
     _check_length(tokens, attention_mask, model.config, max_new_tokens)
     fast = fast if use_cache else False
     longest = context_length(model.config)
-    step = for_decoding(model, fast, max_new_tokens, len(tokens), attention_mask is not None, longest)
-    return _steps(model, step, tokens, max_new_tokens, knobs, use_cache, attention_mask, stop_ids, generator)
+    decoder = choose_decoder(model, fast, max_new_tokens, len(tokens), attention_mask is not None, longest)
+    return _steps(model, decoder, tokens, max_new_tokens, params, use_cache, attention_mask, stop_ids, generator)
 
 
 def _steps(
     model: Llama,
-    step: Llama | FastLlama,
+    decoder: Decoder,
     tokens: Tensor,
     max_new_tokens: int,
-    knobs: Sampling,
+    params: SamplingParams,
     use_cache: bool,
     attention_mask: Tensor | None,
     stop_ids: Sequence[int] | None,
     generator: torch.Generator | None,
-) -> Generator[Step, None, None]:
+) -> Generator[DecodingStep, None, None]:
     stops, filler = _stops_and_filler(model, stop_ids)
-    cache = _empty_cache(step, len(tokens), tokens.shape[1] + max_new_tokens) if use_cache else None
-    running, all_running = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device), True
-    # not around the loop: between two steps it is the caller's turn. FastLlama makes no graph in any case
-    ask = step if isinstance(step, FastLlama) else torch.no_grad()(step)
+    B, T = tokens.shape
+    cache = decoder.new_cache(B, T + max_new_tokens) if use_cache else None
+    running = torch.ones(B, dtype=torch.bool, device=tokens.device)
+    all_running = True
     unseen = tokens
-    reads_text = cache is None or attention_mask is not None or knobs.repetition_penalty is not None
+    reads_text = cache is None or attention_mask is not None or params.repetition_penalty is not None
     with _evaluating(model):
         for number in range(1, max_new_tokens + 1):
-            logits = ask(unseen, cache, attention_mask, last_only=True)[:, -1]
+            with torch.no_grad():  # not around the loop: between yields the caller's grad mode must hold
+                logits = decoder(unseen, cache, attention_mask, last_only=True)[:, -1]
             usable = _usable(logits, running, number, model)
-            chosen = choose(usable, tokens, knobs, attention_mask, generator)
-            if not all_running:  # what can be spared is: a token of a small model takes 2 ms, a small operation 0.02
+            chosen = choose(usable, tokens, params, attention_mask, generator)
+            if not all_running:  # skipped before: an op costs 0.02 ms of a small model's 2 ms per token
                 chosen = chosen.where(running, filler)
             unseen = chosen[:, None]
             if reads_text:
@@ -130,9 +131,11 @@ def _steps(
                 unseen = unseen if cache is not None else tokens
             if attention_mask is not None:
                 attention_mask = F.pad(attention_mask, (0, 1), value=1)
-            if stops and (stopped := [row for row, token in enumerate(chosen.tolist()) if token in stops]):
-                running, all_running = running.index_fill(0, torch.tensor(stopped, device=running.device), False), False
-            yield Step(chosen, running, logits)
+            stopped = [row for row, token in enumerate(chosen.tolist()) if token in stops] if stops else []
+            if stopped:
+                running = running.index_fill(0, torch.tensor(stopped, device=running.device), False)
+                all_running = False
+            yield DecodingStep(chosen, running, logits)
             if not (all_running or running.any()):
                 return
 
@@ -158,7 +161,7 @@ def _overflow(logits: Tensor, row: int | None, number: int, model: Llama) -> str
     kind = "NaN" if logits.isnan().any() else "infinite"
     where = f"new token {number}" if row is None else f"new token {number} of row {row}"
     dtype = model.lm_head.weight.dtype
-    name = str(dtype).removeprefix("torch.")
+    name = dtype_name(dtype)
     broken = [key for key, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
         others = f" (and {len(broken) - 1} other weights)" if len(broken) > 1 else ""
@@ -173,14 +176,14 @@ def _overflow(logits: Tensor, row: int | None, number: int, model: Llama) -> str
 def choose(
     logits: Float[Tensor, "B V"],
     tokens: Tokens,
-    knobs: Sampling,
+    params: SamplingParams,
     attention_mask: Int[Tensor, "B T"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " B"]:
     """The next token of every row."""
-    if knobs.temperature == 0:
-        return likeliest(penalised(logits, tokens, knobs, attention_mask))
-    probabilities = next_token_probabilities(logits, tokens, knobs, attention_mask)
+    if params.temperature == 0:
+        return likeliest(penalised(logits, tokens, params, attention_mask))
+    probabilities = next_token_probabilities(logits, tokens, params, attention_mask)
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
 
@@ -220,13 +223,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def _empty_cache(model: Llama | FastLlama, batch: int, length: int) -> KVCache:
-    if isinstance(model, FastLlama):
-        return model.new_cache(batch, length)
-    weight = model.lm_head.weight
-    return KVCache(model.config, batch, length, weight.dtype, weight.device)
 
 
 def _stops_and_filler(model: Llama, stop_ids: Sequence[int] | None) -> tuple[set[int], int]:

@@ -29,8 +29,8 @@ from llama_scratch.model.config import Tokens
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """The knobs; None is off. Raises ValueError for a value that means nothing."""
+class SamplingParams:
+    """The params; None is off. Raises ValueError for a value that means nothing."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -48,29 +48,35 @@ class Sampling:
 
 
 def next_token_probabilities(
-    logits: Float[Tensor, "B V"], tokens: Tokens, knobs: Sampling, attention_mask: Int[Tensor, "B T"] | None = None
+    logits: Float[Tensor, "B V"],
+    tokens: Tokens,
+    params: SamplingParams,
+    attention_mask: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B V"]:
     """What the next token is drawn from; `tokens` is the text so far, and attention_mask 0 where it is padding."""
-    logits = penalised(logits, tokens, knobs, attention_mask)
-    if knobs.temperature == 0:
+    logits = penalised(logits, tokens, params, attention_mask)
+    if params.temperature == 0:
         return F.one_hot(likeliest(logits), logits.shape[-1]).float()
-    logits = temperature(logits, knobs.temperature)
-    if knobs.top_k is not None:
-        logits = top_k(logits, knobs.top_k)
-    if knobs.top_p is not None:
-        logits = top_p(logits, knobs.top_p)
-    if knobs.min_p is not None:
-        logits = min_p(logits, knobs.min_p)
+    logits = temperature(logits, params.temperature)
+    if params.top_k is not None:
+        logits = top_k(logits, params.top_k)
+    if params.top_p is not None:
+        logits = top_p(logits, params.top_p)
+    if params.min_p is not None:
+        logits = min_p(logits, params.min_p)
     return logits.softmax(-1)
 
 
 def penalised(
-    logits: Float[Tensor, "B V"], tokens: Tokens, knobs: Sampling, attention_mask: Int[Tensor, "B T"] | None = None
+    logits: Float[Tensor, "B V"],
+    tokens: Tokens,
+    params: SamplingParams,
+    attention_mask: Int[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B V"]:
     """The logits in float32 after the first step, which is all that temperature 0 asks for: the largest is taken."""
-    if knobs.repetition_penalty is None:
+    if params.repetition_penalty is None:
         return logits.float()
-    return repetition_penalty(logits.float(), tokens, knobs.repetition_penalty, attention_mask)
+    return repetition_penalty(logits.float(), tokens, params.repetition_penalty, attention_mask)
 
 
 def likeliest(logits: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:

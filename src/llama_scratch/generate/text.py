@@ -17,11 +17,11 @@ import torch
 
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.generate.loop import GREEDY, configured_stop_ids, context_length, stream
-from llama_scratch.generate.sampling import Sampling
+from llama_scratch.generate.sampling import SamplingParams
 from llama_scratch.tokenizer import Tokenizer
 
 
-class Stopped(StrEnum):
+class FinishReason(StrEnum):
     """Why a text ends."""
 
     TOKEN = "stop token"
@@ -31,13 +31,13 @@ class Stopped(StrEnum):
     INTERRUPTED = "interrupted"
 
 
-class Writing:
+class TextStream:
     """What a model writes behind a prompt. Iterating over it, once, generates; meanwhile and afterwards it has
 
     text                     all pieces so far; neither a stop string nor a stop token is part of it
     ids, log_probabilities   of every new token, the last of them a stop token if that is what it stopped at;
-                             log_probabilities (Step.log_probabilities, nats) are [] unless asked for
-    stopped                  why it ended; None until then
+                             log_probabilities (DecodingStep.log_probabilities, nats) are [] unless asked for
+    finish_reason            why it ended; None until then
     seconds_to_first_token   from the start of the iteration, the prompt's own pass included; None until there is one
     tokens_per_second        of all tokens but the first; None until there are two
 
@@ -47,7 +47,7 @@ class Writing:
     """
 
     def __init__(self, model: Llama, tokenizer: Tokenizer, prompt: Sequence[int], max_new_tokens: int,
-                 knobs: Sampling = GREEDY, stop: Sequence[str] = (), generator: torch.Generator | None = None,
+                 params: SamplingParams = GREEDY, stop: Sequence[str] = (), generator: torch.Generator | None = None,
                  fast: bool | None = None, log_probabilities: bool = False) -> None:  # fmt: skip
         context = context_length(model.config)
         if not prompt:
@@ -57,19 +57,19 @@ class Writing:
                 f"the prompt has {len(prompt)} tokens, expected fewer than the model's context of {context}"
             )
         room = context - len(prompt)
-        self._ending = Stopped.LENGTH if max_new_tokens <= room else Stopped.CONTEXT
+        self._ending = FinishReason.LENGTH if max_new_tokens <= room else FinishReason.CONTEXT
         self._stop_ids = list(dict.fromkeys(configured_stop_ids(model.config) + tokenizer.stop_ids))
         tokens = torch.tensor([list(prompt)], dtype=torch.long, device=model.lm_head.weight.device)
         self._steps = stream(
-            model, tokens, min(max_new_tokens, room), knobs, stop_ids=self._stop_ids, generator=generator, fast=fast
+            model, tokens, min(max_new_tokens, room), params, stop_ids=self._stop_ids, generator=generator, fast=fast
         )
-        self._tokenizer, self._prompt, self._held = tokenizer, list(prompt), HeldBack(stop)
+        self._tokenizer, self._prompt, self._filter = tokenizer, list(prompt), StopStringFilter(stop)
         self._wants_log_probabilities = log_probabilities
         self._times: list[float] = []
         self.text = ""
         self.ids: list[int] = []
         self.log_probabilities: list[float] = []
-        self.stopped: Stopped | None = None
+        self.finish_reason: FinishReason | None = None
 
     def __iter__(self) -> Iterator[str]:
         self._times = [time.perf_counter()]
@@ -79,11 +79,11 @@ class Writing:
             for _ in self._prompt:
                 next(pieces)
             for piece in pieces:
-                yield from self._noted(self._held.add(piece))
-                if self._held.stopped:
-                    self.stopped = Stopped.STRING
+                yield from self._noted(self._filter.add(piece))
+                if self._filter.found_stop:
+                    self.finish_reason = FinishReason.STRING
                     return
-            yield from self._noted(self._held.rest())
+            yield from self._noted(self._filter.rest())
 
     def _noted(self, piece: str) -> Iterator[str]:
         self.text += piece
@@ -98,10 +98,10 @@ class Writing:
                 self.log_probabilities.append(step.log_probabilities.item())
             self._times.append(time.perf_counter())
             if self.ids[-1] in self._stop_ids:
-                self.stopped = Stopped.TOKEN
+                self.finish_reason = FinishReason.TOKEN
                 return
             yield self.ids[-1]
-        self.stopped = self._ending
+        self.finish_reason = self._ending
 
     @property
     def seconds_to_first_token(self) -> float | None:
@@ -114,7 +114,7 @@ class Writing:
         return (len(self._times) - 2) / (self._times[-1] - self._times[1]) if len(self._times) > 2 else None
 
 
-class HeldBack:
+class StopStringFilter:
     """Text up to the first stop string: of several, the one that is complete first, and of those that end together the
     longest. The cut does not depend on the pieces that the text comes in. Raises ValueError for an empty string.
     """
@@ -122,13 +122,13 @@ class HeldBack:
     def __init__(self, stop: Sequence[str]) -> None:
         if not all(stop):
             raise ValueError("a stop string is empty, expected at least one character")
-        self._stop, self._waiting, self.stopped = stop, "", False
+        self._stop, self._waiting, self.found_stop = stop, "", False
 
     def add(self, piece: str) -> str:
         """What is certain to stand before every stop string."""
         text = self._waiting + piece
         found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
-        self.stopped = bool(found)
+        self.found_stop = bool(found)
         begun = max((_begun(stop, text) for stop in self._stop), default=0)
         end = min(found)[1] if found else len(text) - begun
         self._waiting = "" if found else text[end:]

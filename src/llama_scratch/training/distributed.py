@@ -16,7 +16,6 @@ from typing import Literal, Self
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
@@ -49,7 +48,7 @@ class Distributed:
         if self.size > 1:
             # after a restart torchrun's store still holds the addresses of the processes that are gone
             store, _, _ = next(rendezvous("env://"))
-            life = PrefixStore(os.environ.get(RESTARTS, "0"), store)
+            life = dist.PrefixStore(os.environ.get(RESTARTS, "0"), store)  # type: ignore[attr-defined]  # public
             backend = "nccl" if self.device.startswith("cuda") else "gloo"
             dist.init_process_group(backend, store=life, rank=self.rank, world_size=self.size)
         return self

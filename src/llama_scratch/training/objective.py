@@ -12,6 +12,7 @@ from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.fast.sdpa import using_sdpa
 from llama_scratch.model.config import Tokens
 from llama_scratch.model.loss import next_token_loss
+from llama_scratch.torch_private import capture_scalars
 
 # tokens up to which a CPU computes attention sooner by the compiled formula than by PyTorch's fused kernel: scores are
 # written to memory, but its products run at the machine's peak (benchmarks/NOTES.md)
@@ -33,8 +34,8 @@ class Objective(nn.Module):
         if self._compiled is None:
             return self._loss(tokens, targets)
         by_formula = tokens.device.type == "cpu" and tokens.shape[1] <= SHORT
-        # scalars captured: or the graph ends where positions are measured
-        with using_sdpa(self.model, not by_formula), torch._dynamo.config.patch(capture_scalar_outputs=True):
+        # scalars captured: otherwise the graph ends where positions are measured
+        with using_sdpa(self.model, not by_formula), capture_scalars():
             return self._compiled(tokens, targets)
 
     def _loss(self, tokens: Tokens, targets: int) -> Tensor:

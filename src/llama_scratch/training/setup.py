@@ -18,7 +18,7 @@ from llama_scratch.checkpoint.saving import OURS
 from llama_scratch.command_line import flag, this_python
 from llama_scratch.data import Corpus, CorpusConfig, prepare
 from llama_scratch.data.corpus import digest
-from llama_scratch.model.attention import Attention
+from llama_scratch.fast.sdpa import use_sdpa
 from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.config_rules import ConfigError, check
 from llama_scratch.tokenizer import Tokenizer
@@ -207,9 +207,7 @@ def make_model(config: TrainConfig, tokenizer: Tokenizer, checkpoint: Path | Non
     if tokenizer.vocab_size > model.config.vocab_size:
         found = f"{tokenizer.vocab_size} ids, but the model {model.config.vocab_size}"
         raise ConfigError(f"--init-from {directory}: the tokenizer has {found}")
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.sdpa = True
+    use_sdpa(model)
     return model
 
 

@@ -84,4 +84,4 @@ def peak_flops(device: str, dtype: torch.dtype, seconds: float = 0.15) -> float:
 
 def can_compile(device: str) -> bool:
     """Whether torch.compile finds what it needs: a C++ compiler for the CPU; for a GPU it comes with torch."""
-    return device.startswith("cuda") or fast.can_compile()
+    return device.startswith("cuda") or fast.has_cpp_compiler()
