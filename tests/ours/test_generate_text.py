@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llama_scratch import Llama, LlamaConfig, Tokenizer
-from llama_scratch.generate import TextStream
+from llama_scratch.generate import TextStream, stop_ids
 from llama_scratch.generate.text import FinishReason, StopStringFilter
 
 
@@ -120,6 +120,16 @@ def test_it_ends_after_as_many_tokens_as_asked_or_where_the_context_is_full(toke
         assert writing.finish_reason == why
     with pytest.raises(ValueError, match=f"the prompt has {prompt} tokens, expected fewer than .* context of {prompt}"):
         recited(tokenizer, text, context=prompt)
+
+
+@pytest.mark.parametrize(
+    ("eos", "joined"), [(None, [2]), (2, [2]), (7, [7, 2]), ([7, 2, 9], [7, 2, 9]), ([], [2])], ids=str
+)
+def test_stop_ids_are_the_configurations_and_the_tokenizers(eos, joined, tokenizer):
+    config = LlamaConfig(eos_token_id=eos)
+    assert tokenizer.stop_ids == [2]
+    assert stop_ids(config, tokenizer) == joined
+    assert stop_ids(config) == [i for i in joined if i in (eos if isinstance(eos, list) else [eos])]
 
 
 def test_the_configurations_stop_ids_stop_too_and_are_not_shown(tokenizer):

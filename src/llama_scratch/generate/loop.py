@@ -1,4 +1,4 @@
-"""One decoding loop, with the cache or without it, one text or many."""
+"""The decoding loop, with or without a cache, for one text or a batch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from llama_scratch.dtypes import dtype_name
 from llama_scratch.errors import LlamaScratchError
 from llama_scratch.fast import Decoder, choose_decoder
 from llama_scratch.generate.sampling import SamplingParams, likeliest, next_token_probabilities, penalised
+from llama_scratch.generate.stop_ids import stop_ids as configured_stop_ids
 from llama_scratch.model.config import LlamaConfig, Padding, Tokens
 from llama_scratch.model.config_rules import ORIGINAL_CONTEXT_KEY
 from llama_scratch.model.llama import Llama
@@ -22,8 +23,12 @@ from llama_scratch.model.llama import Llama
 GREEDY = SamplingParams(temperature=0.0)
 
 
+class PromptError(LlamaScratchError, ValueError):
+    """A prompt, or a number of new tokens, from which generation cannot start."""
+
+
 class GenerationError(LlamaScratchError, ValueError):
-    """No token can be chosen: the model's logits are not finite. The message says where, and what to try."""
+    """Logits that are not finite, so that no token can be chosen; the message says where, and what to try."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +36,16 @@ class DecodingStep:
     """One new token of every row."""
 
     tokens: Int[Tensor, " B"]
-    """A filler where the row had stopped before."""
+    """The new tokens; a filler in rows that had stopped before."""
     running: Bool[Tensor, " B"]
-    """Which rows go on behind it."""
+    """True for rows that continue after this token."""
     logits: Float[Tensor, "B V"]
-    """What the model said, before any knob."""
+    """The model's logits, before penalty, temperature and filters."""
 
     @property
     def log_probabilities(self) -> Float[Tensor, " B"]:
-        """log p (nats) of each row's token under the model's own distribution, in float32: log softmax of its logits,
-        whatever temperature, filters and penalty it was drawn with. Of a filler it means nothing.
+        """Log-probability (nats, float32) of each row's token under the model's own distribution, whatever temperature,
+        filters and penalty it was drawn with. That of a filler has no meaning.
         """
         return self.logits.float().log_softmax(-1).gather(-1, self.tokens[:, None])[:, 0]
 
@@ -60,10 +65,10 @@ def generate(
     repetition_penalty: float | None = None,
     fast: bool | None = None,
 ) -> Int[Tensor, "B T_and_new"]:
-    """`tokens` followed by up to `max_new_tokens` new ones, the prompt included, as transformers' `generate`.
+    """Return `tokens` and up to `max_new_tokens` new ones after them, like transformers' `generate`.
 
-    temperature 0 takes the likeliest token, a higher one samples; sampling.py has the params, all of them off at None.
-    The rest, errors included, is as in `stream`, which also has the log-probabilities.
+    temperature 0 takes the likeliest token, a higher one samples; sampling.py explains the filters, each off at None.
+    The other arguments and the errors are those of `stream`, which also gives log-probabilities.
     """
     params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty)
     steps = stream(model, tokens, max_new_tokens, params, use_cache, attention_mask, stop_ids, generator, fast)
@@ -81,25 +86,36 @@ def stream(
     generator: torch.Generator | None = None,
     fast: bool | None = None,
 ) -> Generator[DecodingStep, None, None]:
-    """The new tokens, one step at a time; the model is in evaluation mode until the last one, or `close()`.
+    """Yield the new tokens, one step at a time; the model is in evaluation mode until the last one, or `close()`.
 
     A row stops at a stop id (None: the configuration's eos_token_id; []: never) and is filled with pad_token_id, or
-    else the first stop id, until every row has stopped. Prompts of different lengths are padded on the left, with an
-    attention_mask: `pad_left`. `fast` compiles the step over a cache (fast/), once for all models of these sizes: a
-    token then costs a third on a CPU. None does so where it is expected to pay.
+    with the first stop id, until every row has stopped. Prompts of different lengths are padded on the left, with an
+    attention_mask: see `pad_left`. `fast` compiles the step over a cache (fast/), once for all models of these sizes;
+    then a token takes a third of the time on a CPU. None compiles if that is expected to pay.
 
-    Raises ValueError, before the first step, for a prompt that this cannot go on from, a negative count, and where
-    prompt and new tokens are more than the model's context; GenerationError at a step whose logits are not finite.
+    Raises PromptError before the first step for an invalid prompt, a negative number of tokens, and if prompt and new
+    tokens exceed the model's context; GenerationError at a step whose logits are not finite.
     """
     _check(tokens, attention_mask, model.config.vocab_size, max_new_tokens)
     _check_length(tokens, attention_mask, model.config, max_new_tokens)
     fast = fast if use_cache else False
     longest = context_length(model.config)
     decoder = choose_decoder(model, fast, max_new_tokens, len(tokens), attention_mask is not None, longest)
-    return _steps(model, decoder, tokens, max_new_tokens, params, use_cache, attention_mask, stop_ids, generator)
+    return _steps(
+        model=model,
+        decoder=decoder,
+        tokens=tokens,
+        max_new_tokens=max_new_tokens,
+        params=params,
+        use_cache=use_cache,
+        attention_mask=attention_mask,
+        stop_ids=configured_stop_ids(model.config) if stop_ids is None else stop_ids,
+        generator=generator,
+    )
 
 
 def _steps(
+    *,
     model: Llama,
     decoder: Decoder,
     tokens: Tensor,
@@ -107,10 +123,11 @@ def _steps(
     params: SamplingParams,
     use_cache: bool,
     attention_mask: Tensor | None,
-    stop_ids: Sequence[int] | None,
+    stop_ids: Sequence[int],
     generator: torch.Generator | None,
 ) -> Generator[DecodingStep, None, None]:
-    stops, filler = _stops_and_filler(model, stop_ids)
+    stops = frozenset(stop_ids)
+    filler = _filler(model.config.pad_token_id, stop_ids)
     B, T = tokens.shape
     cache = decoder.new_cache(B, T + max_new_tokens) if use_cache else None
     running = torch.ones(B, dtype=torch.bool, device=tokens.device)
@@ -141,9 +158,10 @@ def _steps(
 
 
 def _usable(logits: Tensor, running: Tensor, number: int, model: Llama) -> Tensor:
-    """The logits, where every row that runs can choose a token by them; a row that has stopped gets zeros for NaN.
+    """Return the logits, with zeros in stopped rows that are not finite. Raises GenerationError for a running row.
 
-    The largest tells: it is NaN where any is, infinite where there is no distribution. (−∞ alone excludes a token.)
+    The largest logit decides: it is NaN if any logit is, and infinite if there is no distribution. (A single −∞ only
+    excludes a token.)
     """
     wide = logits.float()
     largest = wide.gather(-1, likeliest(wide)[:, None])
@@ -157,7 +175,7 @@ def _usable(logits: Tensor, running: Tensor, number: int, model: Llama) -> Tenso
 
 
 def _overflow(logits: Tensor, row: int | None, number: int, model: Llama) -> str:
-    """What is known about logits that are not finite, and what to try."""
+    """Say what is known about logits that are not finite, and what to try."""
     kind = "NaN" if logits.isnan().any() else "infinite"
     where = f"new token {number}" if row is None else f"new token {number} of row {row}"
     dtype = model.lm_head.weight.dtype
@@ -180,7 +198,7 @@ def choose(
     attention_mask: Int[Tensor, "B T"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " B"]:
-    """The next token of every row."""
+    """Choose the next token of every row."""
     if params.temperature == 0:
         return likeliest(penalised(logits, tokens, params, attention_mask))
     probabilities = next_token_probabilities(logits, tokens, params, attention_mask)
@@ -190,13 +208,15 @@ def choose(
 def pad_left(
     prompts: Sequence[Sequence[int]], device: torch.device | str | None = None
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """Prompts of any lengths side by side: their ids, and an attention_mask that says which of them are real.
+    """Batch prompts of any lengths: their ids, padded on the left, and the attention_mask that is 0 for padding.
 
-    Raises ValueError for an empty prompt, and for none at all.
+    Raises PromptError for an empty prompt, and for an empty list.
     """
     if not prompts or not all(prompts):
-        found = f"the prompts have {[len(p) for p in prompts]} tokens"
-        raise ValueError(f"{found}, expected at least one prompt, and at least one token in each")
+        lengths = [len(prompt) for prompt in prompts]
+        raise PromptError(
+            f"the prompts have {lengths} tokens, expected at least one prompt, and at least one token in each"
+        )
     T = max(map(len, prompts))
     tokens = torch.tensor([[0] * (T - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (T - len(p)) + [1] * len(p) for p in prompts], device=device)
@@ -204,8 +224,10 @@ def pad_left(
 
 
 def context_length(config: LlamaConfig) -> int:
-    """The longest text that the model is meant for. Frequencies that are stretched by a factor reach that much farther
-    than the length that they were trained with, where max_position_embeddings does not count that already.
+    """Longest text that the model is meant for.
+
+    Scaled rotary frequencies extend the original context by their factor, which max_position_embeddings may or may not
+    include.
     """
     rope, longest = config.rope_parameters, config.max_position_embeddings
     if rope["rope_type"] not in ("linear", "dynamic", "yarn"):
@@ -215,7 +237,7 @@ def context_length(config: LlamaConfig) -> int:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in its own mode again, even if the model has raised."""
+    """Set evaluation mode, and restore the mode of every module at the end, even if the model raises."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -225,39 +247,37 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _stops_and_filler(model: Llama, stop_ids: Sequence[int] | None) -> tuple[set[int], int]:
-    filler = model.config.pad_token_id
-    stop_ids = configured_stop_ids(model.config) if stop_ids is None else stop_ids
-    return set(stop_ids), filler if filler is not None else [*stop_ids, 0][0]
-
-
-def configured_stop_ids(config: LlamaConfig) -> list[int]:
-    """eos_token_id as a list."""
-    eos = config.eos_token_id
-    return eos if isinstance(eos, list) else [eos] if eos is not None else []
+def _filler(pad_token_id: int | None, stop_ids: Sequence[int]) -> int:
+    """Token of a row that has stopped."""
+    if pad_token_id is not None:
+        return pad_token_id
+    return stop_ids[0] if stop_ids else 0
 
 
 def _check(tokens: Tensor, attention_mask: Tensor | None, vocab_size: int, max_new_tokens: int) -> None:
     if tokens.shape[1] == 0:
-        raise ValueError("the prompt is empty: give at least one token, for instance BOS")
-    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
-        found = f"{int(tokens.min())} to {int(tokens.max())}"
-        raise ValueError(f"the prompt's ids run from {found}, expected 0 to vocab_size - 1 = {vocab_size - 1}")
+        raise PromptError("the prompt is empty: give at least one token, for instance BOS")
+    if tokens.numel():
+        lowest = int(tokens.min())
+        highest = int(tokens.max())
+        if lowest < 0 or highest >= vocab_size:
+            expected = f"0 to vocab_size - 1 = {vocab_size - 1}"
+            raise PromptError(f"the prompt's ids run from {lowest} to {highest}, expected {expected}")
     if attention_mask is not None and not attention_mask[:, -1].all():
         rows = (attention_mask[:, -1] == 0).nonzero()[:, 0].tolist()
-        raise ValueError(f"attention_mask ends in padding in rows {rows}, expected prompts padded on the left")
+        raise PromptError(f"attention_mask ends in padding in rows {rows}, expected prompts padded on the left")
     if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
+        raise PromptError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
 
 
 def _check_length(tokens: Tensor, attention_mask: Tensor | None, config: LlamaConfig, max_new_tokens: int) -> None:
-    """Padding takes no positions."""
+    """Raise PromptError if the text would exceed the model's context, in which padding does not count."""
     longest = context_length(config)
     prompt = tokens.shape[1] if attention_mask is None else max(attention_mask.sum(-1).tolist(), default=0)
     if prompt > longest:
-        raise ValueError(f"the prompt has {prompt} tokens, expected at most {longest}: the model's context")
+        raise PromptError(f"the prompt has {prompt} tokens, expected at most {longest}: the model's context")
     if prompt + max_new_tokens > longest:
-        raise ValueError(
+        raise PromptError(
             f"max_new_tokens is {max_new_tokens}, expected at most {longest - prompt}: the prompt has {prompt} tokens, "
             f"the model's context {longest}"
         )

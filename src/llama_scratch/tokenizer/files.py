@@ -85,13 +85,3 @@ def named_token(settings: Mapping[str, Any], key: str, known: Mapping[str, int])
     if name is not None and name not in known:
         raise TokenizerError(f"{key} is {name[:80]!r}, expected one of the tokens")
     return None if name is None else known[name]
-
-
-def end_ids(generation: Mapping[str, Any], vocab_size: int) -> list[int]:
-    """The `eos_token_id` of generation_config.json: null, an id or a list of ids. Raises TokenizerError."""
-    found = generation.get("eos_token_id")
-    ids = found if isinstance(found, list) else [] if found is None else [found]
-    for i in ids:
-        if type(i) is not int or not 0 <= i < vocab_size:
-            raise TokenizerError(f"eos_token_id is {str(found)[:80]}, expected ids below {vocab_size}")
-    return ids

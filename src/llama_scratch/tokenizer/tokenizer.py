@@ -25,7 +25,6 @@ from llama_scratch.tokenizer.added import added_tokens
 from llama_scratch.tokenizer.files import (
     USUAL,
     TokenizerError,
-    end_ids,
     named_token,
     naming,
     read_file,
@@ -48,7 +47,6 @@ from llama_scratch.tokenizer.training import train_model
 
 __all__ = ["Tokenizer", "TokenizerError"]
 
-GENERATION = "generation_config.json"
 # after these Llama 3 stops, whichever of them its tokenizer_config.json calls the end
 ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
 
@@ -62,7 +60,7 @@ class Tokenizer:
     names           the name of every token that a chat template may refer to, by its key: "bos_token" and so on
     starts, ends    what the tokenizer itself puts before and behind a text: BOS, EOS or nothing, as its files say
     strips          special tokens that swallow the spaces before and behind them: whether they do, by name
-    stop_ids        where a text ends: the EOS, Llama 3's ends of a message and of a turn, generation_config.json's
+    stop_ids        ids that end a text: the EOS, and Llama 3's ends of a message and of a turn
     """
 
     def __init__(self, source: Source, settings: Mapping[str, Any], kept: Mapping[str, bytes] | None = None) -> None:
@@ -93,12 +91,7 @@ class Tokenizer:
         with naming(path):
             source = read_source(path.name, content, named, added, settings)
         with naming(directory / CONFIG):
-            tokenizer = cls(source, settings, read_kept(directory))
-        generation = read_settings(directory / GENERATION)
-        with naming(directory / GENERATION):
-            ends = end_ids(generation, tokenizer.vocab_size)
-        tokenizer.stop_ids = list(dict.fromkeys(tokenizer.stop_ids + ends))
-        return tokenizer
+            return cls(source, settings, read_kept(directory))
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
