@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from llama_scratch.command_line import Parser, parse, refuse, suggestion
-from llama_scratch.data import Corpus, random_windows
+from llama_scratch.data import Corpus, random_sequences
 from llama_scratch.errors import LlamaScratchError
 from llama_scratch.model.config import Tokens
 from llama_scratch.training import checkpoints, plot, presets, report, setup
@@ -112,7 +112,7 @@ def run_steps(run: Run, logger: MetricsLogger, stop_signal: StopSignal) -> None:
     keep_memory()
     done = run.start
     while done < config.steps and not team.any(stop_signal.received):
-        batch = random_windows(run.corpus.training, config.batch_size, config.seq_len, config.seed, done)
+        batch = random_sequences(run.corpus.training, config.batch_size, config.seq_len, config.seed, done)
         rate = learning_rate(done, config.learning_rate, config.warmup, config.steps)
         loss, norm = take_step(run.engine, run.state.optimizers, batch, rate, config, team)
         if not (loss.isfinite() and norm.isfinite()):

@@ -192,7 +192,7 @@ def test_fine_tuning_keeps_what_came_with_the_tokenizer(run, tmp_path, form):
         assert chat.render([{"role": "user", "content": "x"}]) == "<s>x</s>"
 
 
-def test_what_is_compiled_computes_short_windows_by_the_formula(run, monkeypatch):
+def test_what_is_compiled_computes_short_sequences_by_the_formula(run, monkeypatch):
     model = Llama.from_pretrained(run[0].out)
     attentions = [layer.self_attn for layer in model.model.layers]
     compiled = objective.Objective(model, compiled=True, short=8)
@@ -363,7 +363,7 @@ class TestBadInput:
             train.train(TrainConfig(**settings))
 
     def test_a_loss_that_is_no_number_ends_the_run_and_its_batch_is_kept(self, text, tmp_path, monkeypatch):
-        draw = train.random_windows
+        draw = train.random_sequences
         seen = []
 
         def poisoned(*arguments):
@@ -371,7 +371,7 @@ class TestBadInput:
             return seen[-1]
 
         loss = objective.next_token_loss
-        monkeypatch.setattr(train, "random_windows", poisoned)
+        monkeypatch.setattr(train, "random_sequences", poisoned)
         monkeypatch.setattr(objective, "next_token_loss", lambda *a: loss(*a) * (math.nan if len(seen) == 28 else 1))
         with pytest.raises(TrainingError, match=r"step 28 has loss nan .*batch-28.safetensors.*--learning-rate"):
             train.train(TrainConfig(data=(text,), out=tmp_path, **(SMALL | {"save_every": 27})))

@@ -100,15 +100,18 @@ class Tokenizer:
         """
         return cls(read_source(MODEL, train_model(texts, vocab_size), []), {})
 
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Writes the file that the tokenizer came from, a tokenizer.json, and the tokenizer_config.json with which
-        transformers gives the same ids; and all that came with it: chat templates, added tokens, names of tokens.
+    def save_pretrained(self, directory: str | os.PathLike[str], json: bool = True) -> None:
+        """Write the file from which the tokenizer was loaded, a tokenizer.json, and the tokenizer_config.json with
+        which transformers gives the same ids; and what belongs to them: chat templates, added tokens, names of tokens.
 
-        A SentencePiece model that no tokenizer.json can equal (tokenizers.conversion.is_convertible) goes without.
+        A SentencePiece model without an equivalent tokenizer.json (conversion.is_convertible) is saved without one.
+        With `json` False so is every tokenizer that was loaded from a tokenizer.model.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         files = {**self._kept, **self._source.files()}
+        if not json and MODEL in files:
+            files.pop(JSON, None)
         others = {directory / name for name in FILES} | set(more_templates(directory))
         for path in others - {directory / name for name in files}:  # another tokenizer's
             path.unlink(missing_ok=True)

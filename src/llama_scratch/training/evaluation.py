@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama_scratch.checkpoint.pretrained import Llama
-from llama_scratch.data import Corpus, all_windows
+from llama_scratch.data import Corpus, all_sequences
 from llama_scratch.generate import generate
 from llama_scratch.model.loss import IGNORED, next_token_loss
 from llama_scratch.tokenizer import Tokenizer
@@ -34,7 +34,7 @@ def bits_per_byte(model: Llama, corpus: Corpus, batch: int, context: int, team: 
     `batch` sequences are evaluated at a time, over all ranks.
     """
     nats = torch.zeros((), dtype=torch.float64, device=team.device)
-    for inputs, labels in all_windows(corpus.validation, batch, context):
+    for inputs, labels in all_sequences(corpus.validation, batch, context):
         missing = (0, 0, 0, -len(inputs) % team.size)  # rows, so that every rank gets as many
         local_inputs = team.local_rows(F.pad(inputs, missing))
         local_labels = team.local_rows(F.pad(labels, missing, value=IGNORED))
