@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from llama_scratch.checkpoint.atomic import atomic_directory
 from llama_scratch.checkpoint.files import CheckpointError, exists, unreadable
-from llama_scratch.checkpoint.found import check_directory, refuse_pointer, what_is_there
 from llama_scratch.checkpoint.hf_directory import read_checkpoint
 from llama_scratch.checkpoint.hf_files import CONFIG, MAX_SHARD_SIZE, checkpoint_files
+from llama_scratch.checkpoint.hints import check_directory, refuse_pointer, what_is_there
 from llama_scratch.checkpoint.llama2c_file import read_llama2c
 from llama_scratch.checkpoint.matching import checkpoint_dtype, read
 from llama_scratch.checkpoint.meta_format import read_meta

@@ -14,7 +14,7 @@ import pytest
 
 from llama_scratch import Llama, Tokenizer
 from llama_scratch.checkpoint import atomic
-from llama_scratch.checkpoint.atomic import InUseError, atomic_directory, atomic_file, locked, settle
+from llama_scratch.checkpoint.atomic import InUseError, atomic_directory, atomic_file, locked, recover
 from llama_scratch.checkpoint.files import CheckpointError, write_file
 from llama_scratch.convert import ConvertConfig, convert
 from llama_scratch.data import CorpusConfig, prepare
@@ -147,7 +147,7 @@ def test_a_kill_between_the_two_renames_is_undone(tmp_path, monkeypatch):
 
     killed_while(die_at_the_second)
     assert not path.exists()
-    settle(tmp_path)
+    recover(tmp_path)
     assert names(tmp_path) == ["d"]
     assert names(path) == ["old"]
 
@@ -155,7 +155,7 @@ def test_a_kill_between_the_two_renames_is_undone(tmp_path, monkeypatch):
 def test_settling_leaves_alone_what_a_living_process_makes(tmp_path):
     with atomic_directory(tmp_path / "d") as place:
         (place / "x").touch()
-        settle(tmp_path)
+        recover(tmp_path)
         assert (place / "x").exists()
     assert names(tmp_path / "d") == ["x"]
 
@@ -213,7 +213,7 @@ def test_without_locks_it_is_written_all_the_same_and_nothing_of_others_removed(
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
-    atomic._say_that_there_are_no_locks.cache_clear()
+    atomic._warn_about_missing_locks.cache_clear()
     others = tmp_path / ".a.01234567.tmp"
     others.mkdir()
     monkeypatch.setattr(fcntl, "flock", refuse)

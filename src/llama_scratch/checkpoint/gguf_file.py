@@ -25,7 +25,7 @@ from torch import Tensor
 from llama_scratch.checkpoint.files import CheckpointError, size, unreadable
 from llama_scratch.checkpoint.gguf_config import FACTORS, to_config
 from llama_scratch.checkpoint.gguf_header import Entry, read_header
-from llama_scratch.checkpoint.meta_format import to_half_split
+from llama_scratch.checkpoint.rotary_layout import to_half_split
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
 from llama_scratch.dtypes import dtype_name
 from llama_scratch.model.config_rules import ConfigError

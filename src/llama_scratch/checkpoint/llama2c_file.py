@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llama_scratch.checkpoint.files import CheckpointError, size, unreadable
 from llama_scratch.checkpoint.matching import EMBEDDING, HEAD
-from llama_scratch.checkpoint.meta_format import to_half_split
+from llama_scratch.checkpoint.rotary_layout import to_half_split
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
 from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.config_rules import ConfigError

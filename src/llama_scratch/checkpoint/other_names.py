@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 
 from llama_scratch.checkpoint.files import CheckpointError
-from llama_scratch.checkpoint.found import adapter, listed, names_in, what_is_there
+from llama_scratch.checkpoint.hints import adapter, listed, names_in, what_is_there
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # what training programs leave beside the weights

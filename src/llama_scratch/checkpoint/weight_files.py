@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llama_scratch.checkpoint.files import CheckpointError, exists, read_json, size, unreadable
-from llama_scratch.checkpoint.found import refuse_pointer
+from llama_scratch.checkpoint.hints import refuse_pointer
 from llama_scratch.checkpoint.other_names import find_weights
 from llama_scratch.checkpoint.prefixes import BARE, without_wrappers
 from llama_scratch.checkpoint.torch_file import read_tensors

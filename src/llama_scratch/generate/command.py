@@ -20,8 +20,8 @@ import torch
 import tyro
 
 from llama_scratch.checkpoint.files import CheckpointError
-from llama_scratch.checkpoint.found import check_directory
 from llama_scratch.checkpoint.hf_directory import read_config
+from llama_scratch.checkpoint.hints import check_directory
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.command_line import flag, is_usable, parse
 from llama_scratch.errors import LlamaScratchError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_scratch.checkpoint.files import CheckpointError, size
-from llama_scratch.checkpoint.found import refuse_pointer
+from llama_scratch.checkpoint.hints import refuse_pointer
 from llama_scratch.errors import LlamaScratchError
 
 # Llama 3's tokenizer.json, among the largest there are, has 17 MB; a file is read whole, so its size is checked before

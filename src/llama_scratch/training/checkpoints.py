@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
-from llama_scratch.checkpoint.atomic import InUseError, atomic_directory, locked, remove_directory, settle
+from llama_scratch.checkpoint.atomic import InUseError, atomic_directory, locked, recover, remove_directory
 from llama_scratch.checkpoint.files import CheckpointError, read_json, write_json
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.model.config_rules import ConfigError
@@ -112,7 +112,7 @@ def sole_run(out: Path, team: Distributed) -> Iterator[None]:
         except InUseError:
             problem = f"--out {out}: another process is training there"
             raise ConfigError(f"{problem}; wait until it is done, or name another --out") from None
-        settle(out / FOLDER)
+        recover(out / FOLDER)
         yield
 
 

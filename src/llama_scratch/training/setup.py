@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from llama_scratch.checkpoint.found import check_directory
+from llama_scratch.checkpoint.hints import check_directory
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.checkpoint.saving import OURS
 from llama_scratch.command_line import flag, this_python
