@@ -141,7 +141,7 @@ class TestRefused:
 
     def test_a_pipe_is_refused_before_it_is_read(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(DataError, match="pipe is not a regular file, and is read several times"):
+        with pytest.raises(DataError, match="pipe is not a regular file, and must be read several times"):
             data.find_files([tmp_path / "pipe"])
 
 

@@ -202,6 +202,4 @@ def _release(lock: FileLock) -> None:
 
 @cache
 def _warn_about_missing_locks(folder: Path, reason: str) -> None:
-    log.warning(
-        "%s is on a file system without locks (%s): do not let two processes write there at once", folder, reason
-    )
+    log.warning("%s is on a file system without locks (%s): no two processes may write there at once", folder, reason)
