@@ -292,7 +292,7 @@ def test_of_two_conversions_to_one_place_the_second_finds_it_occupied(tmp_path):
 
     assert in_two_processes(work, "first", "second") == [0, 0]
     (refused,) = [path for path in tmp_path.iterdir() if path.is_file()]
-    assert "converted is there already" in refused.read_text()
+    assert "converted exists already" in refused.read_text()
     assert Llama.from_pretrained(tmp_path / "converted")
     assert hidden(tmp_path) == []
 

@@ -158,9 +158,9 @@ def test_an_interruption_saves_after_its_step_and_says_how_to_go_on(text, tmp_pa
     assert max(checkpoints.saved_steps(out)) == 8
     _, _, line = capsys.readouterr().out.partition("stopped after step 8; to resume: ")
     assert Llama.from_pretrained(out)
-    told, *_ = line.splitlines()
-    assert told.endswith(f" -m llama_scratch.train --resume --out '{out}'")
-    done = subprocess.run(told, shell=True, capture_output=True, text=True, timeout=120)
+    resume, *_ = line.splitlines()
+    assert resume.endswith(f" -m llama_scratch.train --resume --out '{out}'")
+    done = subprocess.run(resume, shell=True, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert (out / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
 

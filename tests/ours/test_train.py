@@ -334,7 +334,7 @@ class TestBadInput:
             ({"keep_checkpoints": 0}, ConfigError, "--keep-checkpoints is 0, expected 1 or more"),
             ({"seed": -1}, ConfigError, "--seed is -1, expected 0 or more"),
             ({"seq_len": 1}, ConfigError, "--seq-len is 1, expected 2 or more"),
-            ({"val_fraction": 1.0}, ConfigError, "--val-fraction is 1.0, expected a share"),
+            ({"val_fraction": 1.0}, ConfigError, "--val-fraction is 1.0, expected a fraction"),
             ({"learning_rate": 0.0}, ConfigError, "--learning-rate is 0.0"),
             ({"heads": 3}, ConfigError, "--heads is 3, expected an even number"),
             (
