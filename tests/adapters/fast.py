@@ -65,8 +65,10 @@ def attention(
 def block(
     handle: FastLlama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: StaticCache | None = None
 ) -> Tensor:
-    w, shape = handle.weights.layers[layer], (handle.config.rms_norm_eps, handle.config.hidden_act)
-    steps = [kernel.block(w, row, *shape, *others) for row, others in _rows(handle, layer, x, positions, mask, cache)]
+    w = handle.weights.layers[layer]
+    eps, act = handle.config.rms_norm_eps, handle.config.hidden_act
+    rows = _rows(handle, layer, x, positions, mask, cache)
+    steps = [kernel.block(w, row, eps, act, *others) for row, others in rows]
     return torch.stack(steps, dim=1).to(x.dtype)
 
 
