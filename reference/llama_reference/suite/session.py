@@ -20,6 +20,9 @@ from hypothesis import strategies as st
 from llama_reference import mistakes
 from llama_reference.implementation import Implementation, offers
 from llama_reference.judge import comparison, diagnosis
+from llama_reference.questions import finding
+from llama_reference.questions.checks import CHECKS
+from llama_reference.questions.finding import Found
 from llama_reference.questions.properties import Claim
 from llama_reference.report.results import (
     ANSWERS,
@@ -27,7 +30,7 @@ from llama_reference.report.results import (
     Results,
 )
 from llama_reference.standard.budget import Verdict
-from llama_reference.standard.cases import Case
+from llama_reference.standard.cases import Case, dtypes, lacking, twin
 from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import Item
 
@@ -125,11 +128,31 @@ class Session:
         self._times = times  # factor on the number of examples of every claim
         self.compare = cache(self._compare)
         self.compare_gradients = cache(self._compare_gradients)
+        self.found = cache(self._find)
         self._likenesses = cache(self._look)
+
+    def _find(self, component: str) -> Found:
+        """What the component can be asked."""
+        return finding.find(component, self.implementation, getattr(self.adapter, "SUPPORTS", {}))
+
+    def _case(self, component: str, variant: str, dtype: torch.dtype) -> Case:
+        """The case within the component's profile. Raises NotOffered where there is none."""
+        found = self.found(component)
+        feature = lacking(variant, found.profile)
+        if not comparison.is_asked(component, found.profile):
+            feature = "cache" if component == "kv_cache" else f"parts {component}"
+        if dtype not in dtypes(found.profile):
+            feature = f"dtype {dtype}".replace("torch.", "")
+        if feature:
+            reason = found.reasons.get(feature, "").removeprefix(f"{Outcome.NOT_OFFERED}: ")
+            raise NotOffered(f"{Outcome.NOT_OFFERED}: {feature}" + (f" ({reason})" if reason else ""))
+        return Case(variant, dtype, profile=found.profile)
 
     def _compare(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the answers to one case by transformers and the formula."""
-        case = Case(variant, dtype)
+        case = self._case(component, variant, dtype)
+        if (same := twin(variant, CHECKS[component].variants, case.profile)) != variant:
+            return self.compare(component, same, dtype)
         with self._noted(component, ANSWERS, f"{variant}, {dtype}"):
             answers = comparison.ask(component, self.implementation, case)
             verdicts = comparison.verdicts(component, case, answers)
@@ -138,8 +161,11 @@ class Session:
 
     def _compare_gradients(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the gradients of one case by transformers' and exact ones."""
+        profile = self._case(component, variant, dtype).profile
+        if (same := twin(variant, CHECKS[component].gradient_variants, profile)) != variant:
+            return self.compare_gradients(component, same, dtype)
         with self._noted(component, GRADIENTS, f"{variant}, {dtype}"):
-            verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype)
+            verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype, profile=profile)
         self.results.add(component, GRADIENTS, variant, verdicts)
         return Comparison(component, self, verdicts)
 
@@ -163,8 +189,9 @@ class Session:
         return found
 
     def _look(self, component: str) -> list[str]:
-        known = component in mistakes.COMPONENTS
-        found = diagnosis.looks_like(component, self.implementation) if known else []
+        if component not in mistakes.COMPONENTS:
+            return [UNKNOWN]
+        found = diagnosis.looks_like(component, self.implementation, profile=self.found(component).profile)
         return [str(likeness) for likeness in found[:3]] or [UNKNOWN]
 
     def hold(self, claim: Claim) -> None:
