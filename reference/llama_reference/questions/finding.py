@@ -39,7 +39,8 @@ def find(component: str, implementation: Any, stated: Mapping[str, Any]) -> Foun
         return Found(most)
     reasons: dict[str, str] = {}
     for name, option in _features(most):
-        alone = replace(profile, **{name: (option,) if name in LISTS else True})
+        value: Any = (option,) if name in LISTS else True
+        alone = replace(profile, **{name: value})
         told = _refusal(component, implementation, alone, "tied" if name == "tie_word_embeddings" else "hard")
         if told is None:
             profile = _with(profile, name, option)
