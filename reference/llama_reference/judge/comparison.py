@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import torch
 
+from llama_reference.implementation import Implementation
 from llama_reference.questions import properties
 from llama_reference.questions.checks import CHECKS, gradients
 from llama_reference.questions.checks.check import Answers
@@ -39,7 +39,7 @@ def cases(component: str, seed: int = 0, profile: Profile = FULL) -> Iterator[Ca
     return (Case(variant, dtype, seed, profile=profile) for variant in variants(component, profile) for dtype in asked)
 
 
-def ask(component: str, implementation: Any, case: Case) -> Answers:
+def ask(component: str, implementation: Implementation, case: Case) -> Answers:
     """The implementation's answers."""
     with torch.no_grad():
         return CHECKS[component].ask(implementation, case)
@@ -96,7 +96,12 @@ def chance_errors(component: str, case: Case, seed: int) -> dict[str, float]:
 
 
 def gradient_verdicts(
-    component: str, implementation: Any, variant: str, dtype: torch.dtype, seed: int = 0, profile: Profile = FULL
+    component: str,
+    implementation: Implementation,
+    variant: str,
+    dtype: torch.dtype,
+    seed: int = 0,
+    profile: Profile = FULL,
 ) -> list[Verdict]:
     """One verdict a gradient. Raises ValueError where one is missing."""
     theirs, exact = reference_gradients(component, variant, dtype, seed, profile)
@@ -112,7 +117,7 @@ def _judged(
     return [budget.judge(label, answers[label], theirs[label], exact[label], dtype, whole) for label in theirs]
 
 
-def rejections(component: str, implementation: Any, profile: Profile = FULL) -> set[str]:
+def rejections(component: str, implementation: Implementation, profile: Profile = FULL) -> set[str]:
     """Which sections reject the implementation: "formula", "oracle", "gradients", "properties"."""
     found = _answers_reject(component, implementation, profile)
     if component not in NO_GRADIENTS and _gradients_reject(component, implementation, profile):
@@ -123,7 +128,7 @@ def rejections(component: str, implementation: Any, profile: Profile = FULL) -> 
     return found
 
 
-def _answers_reject(component: str, implementation: Any, profile: Profile) -> set[str]:
+def _answers_reject(component: str, implementation: Implementation, profile: Profile) -> set[str]:
     found: set[str] = set()
     for case in cases(component, profile=profile):
         try:
@@ -137,7 +142,7 @@ def _answers_reject(component: str, implementation: Any, profile: Profile) -> se
     return found
 
 
-def _gradients_reject(component: str, implementation: Any, profile: Profile) -> bool:
+def _gradients_reject(component: str, implementation: Implementation, profile: Profile) -> bool:
     try:
         return not all(
             verdict.bitwise

@@ -21,12 +21,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from llama_reference import mistakes
+from llama_reference.implementation import Implementation
 from llama_reference.judge.comparison import (
     NO_GRADIENTS,
     ask,
@@ -81,7 +81,9 @@ class Suspect:
         return bool(self.advantages) and sum(self.advantages) / len(self.advantages) >= MARGIN
 
 
-def looks_like(component: str, implementation: Any, seed: int = 0, profile: Profile = FULL) -> list[Likeness]:
+def looks_like(
+    component: str, implementation: Implementation, seed: int = 0, profile: Profile = FULL
+) -> list[Likeness]:
     """The known mistakes of the component that reproduce all answers of a wrong implementation, the nearest first.
 
     Empty when no known mistake does, or when nothing is wrong.
@@ -136,7 +138,7 @@ def _sorted(suspects: dict[Mistake, Suspect]) -> list[Likeness]:
 # answers
 
 
-def _answered(component: str, implementation: Any, case: Case) -> Answers | str | None:
+def _answered(component: str, implementation: Implementation, case: Case) -> Answers | str | None:
     """Answers; None where it refuses the question; or how it breaks, numbers in the message left out."""
     try:
         return ask(component, implementation, case)
@@ -253,7 +255,7 @@ def _logarithm(distances: Tensor) -> float:
 
 
 def _same_gradients(
-    component: str, implementation: Any, suspects: list[Mistake], seed: int, profile: Profile
+    component: str, implementation: Implementation, suspects: list[Mistake], seed: int, profile: Profile
 ) -> dict[Mistake, Suspect]:
     """Of mistakes whose answers are right, those with the implementation's wrong gradients."""
     if component in NO_GRADIENTS:
@@ -305,7 +307,7 @@ def _whole(answers: Answers) -> Answers:
 # properties
 
 
-def _same_breaches(implementation: Any, suspects: list[Mistake]) -> dict[Mistake, Suspect]:
+def _same_breaches(implementation: Implementation, suspects: list[Mistake]) -> dict[Mistake, Suspect]:
     """Of mistakes whose answers and gradients are right, those that break the same claims, and some."""
     claims = properties.of(suspects[0].component) if suspects else ()
     broken = _breaches(implementation, claims)
@@ -315,14 +317,14 @@ def _same_breaches(implementation: Any, suspects: list[Mistake]) -> dict[Mistake
 
 
 @torch.no_grad()
-def _breaches(implementation: Any, claims: tuple[properties.Claim, ...]) -> list[str]:
+def _breaches(implementation: Implementation, claims: tuple[properties.Claim, ...]) -> list[str]:
     return [claim.name for claim in claims if not claim.holds(implementation, draws=1)]
 
 
 # answers that are another each time
 
 
-def _restless(component: str, implementation: Any, seed: int, profile: Profile) -> bool:
+def _restless(component: str, implementation: Implementation, seed: int, profile: Profile) -> bool:
     case = next(_trials(component, seed, profile))
     first, second = (_answered(component, implementation, case) for _ in range(2))
     if not isinstance(first, dict) or not isinstance(second, dict):
@@ -330,7 +332,7 @@ def _restless(component: str, implementation: Any, seed: int, profile: Profile) 
     return _comparable(first, second) and not _same_bits(first, second)
 
 
-def _alike_on_average(component: str, implementation: Any, seed: int, profile: Profile) -> list[Likeness]:
+def _alike_on_average(component: str, implementation: Implementation, seed: int, profile: Profile) -> list[Likeness]:
     """Mistakes that answer at random too, about the same mean: no further from it than twice what chance explains."""
     case = next(_trials(component, seed, profile))
     mean, error = _mean(component, implementation, case)
@@ -344,7 +346,7 @@ def _alike_on_average(component: str, implementation: Any, seed: int, profile: P
     return sorted(found, key=lambda likeness: likeness.nearness)
 
 
-def _mean(component: str, implementation: Any, case: Case) -> tuple[Tensor, Tensor]:
+def _mean(component: str, implementation: Implementation, case: Case) -> tuple[Tensor, Tensor]:
     """Over TIMES askings: the mean of every number of the answers, and its standard error."""
     drawn = [ask(component, implementation, case) for _ in range(TIMES)]
     rows = torch.stack([torch.cat([answer.double().flatten() for answer in one.values()]) for one in drawn])

@@ -4,12 +4,11 @@ cache that is cropped, reordered, poisoned and started anew.
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from llama_reference.implementation import offers
+from llama_reference.implementation import Handle, KVCache, offers
 from llama_reference.standard.cases import LENGTH, Case
 
 VARIANTS = ("hard", "one group", "a group a head")
@@ -17,7 +16,7 @@ SPLITS = {"one by one": (1,) * 12, "prefill, then one by one": (36, *(1,) * 12),
 ROWS = (2, 0, 4, 1, 2)  # a circle of four, so that the inverse is another one; row 3 is dropped, row 2 doubled
 
 
-def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
+def ask(implementation: KVCache, case: Case) -> dict[str, Tensor]:
     """Answers over a cache that is cropped or reordered are left out where that is not offered."""
     handle = implementation.build(case.config, case.state, case.dtype)
     answers: dict[str, Tensor] = {}
@@ -30,7 +29,7 @@ def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
     return answers
 
 
-def in_turn(implementation: Any, handle: Any, case: Case, split: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def in_turn(implementation: KVCache, handle: Handle, case: Case, split: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """The batch over one cache, and the batch upside down over another, a chunk of each at a time.
 
     Of a single row the other text is the row from its end on.
@@ -57,7 +56,7 @@ def _until(mask: Tensor | None, stop: int) -> Tensor | None:
     return None if mask is None else mask[:, :stop]
 
 
-def handled(implementation: Any, handle: Any, case: Case) -> Iterator[tuple[str, Tensor]]:
+def handled(implementation: KVCache, handle: Handle, case: Case) -> Iterator[tuple[str, Tensor]]:
     """Logits of what is appended to a cache after each thing that one does to caches."""
     if not (offers(implementation, "crop") and offers(implementation, "reorder")):
         return

@@ -1,10 +1,9 @@
 """Queries and keys turned: by the first positions, where every fast pair is told apart, and far beyond the context."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from llama_reference.implementation import Rotary
 from llama_reference.standard.cases import HARD, LENGTH, ROPES, SHORT, Case
 
 VARIANTS = ("hard", "head_dim is hidden / heads", *(f"rope {name}" for name in ROPES if name != "llama3"))
@@ -23,7 +22,7 @@ def places(case: Case) -> dict[str, Tensor]:
     return {"first positions": first, "few positions": first[:, : SHORT // 2], "all positions": longest}
 
 
-def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
+def ask(implementation: Rotary, case: Case) -> dict[str, Tensor]:
     handle = implementation.build(case.config, case.state, case.dtype)
     N, G, H = (case.config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     answers: dict[str, Tensor] = {}
