@@ -123,7 +123,7 @@ def rejections(component: str, implementation: Implementation, profile: Profile 
     if component not in NO_GRADIENTS and _gradients_reject(component, implementation, profile):
         found.add("gradients")
     with torch.no_grad():
-        if not all(claim.holds(implementation) for claim in properties.of(component)):
+        if not all(claim.holds(implementation, profile=profile) for claim in properties.of(component)):
             found.add("properties")
     return found
 

@@ -114,7 +114,7 @@ def looks_like(
         suspects = (
             nearer
             or _same_gradients(component, implementation, right, seed, profile)
-            or _same_breaches(implementation, right)
+            or _same_breaches(implementation, right, profile)
         )
     return _sorted(suspects)
 
@@ -307,18 +307,20 @@ def _whole(answers: Answers) -> Answers:
 # properties
 
 
-def _same_breaches(implementation: Implementation, suspects: list[Mistake]) -> dict[Mistake, Suspect]:
+def _same_breaches(implementation: Implementation, suspects: list[Mistake], profile: Profile) -> dict[Mistake, Suspect]:
     """Of mistakes whose answers and gradients are right, those that break the same claims, and some."""
     claims = properties.of(suspects[0].component) if suspects else ()
-    broken = _breaches(implementation, claims)
+    broken = _breaches(implementation, claims, profile)
     return {
-        mistake: Suspect() for mistake in suspects if broken and _breaches(mistake.implementation, claims) == broken
+        mistake: Suspect()
+        for mistake in suspects
+        if broken and _breaches(mistake.implementation, claims, profile) == broken
     }
 
 
 @torch.no_grad()
-def _breaches(implementation: Implementation, claims: tuple[properties.Claim, ...]) -> list[str]:
-    return [claim.name for claim in claims if not claim.holds(implementation, draws=1)]
+def _breaches(implementation: Implementation, claims: tuple[properties.Claim, ...], profile: Profile) -> list[str]:
+    return [claim.name for claim in claims if not claim.holds(implementation, draws=1, profile=profile)]
 
 
 # answers that are another each time

@@ -50,20 +50,19 @@ class Profile:
     """The components within the model that answer alone; none where only the whole model does."""
 
     def lacks(self) -> list[str]:
-        """What it does not have, in words."""
-        return [
-            f"{field.name}: {', '.join(missing)}" if missing else field.name
-            for field in fields(self)
-            if (missing := [x for x in _all(field.default) if x not in _all(getattr(self, field.name))])
-            or getattr(self, field.name) is False
-        ]
+        """The features that it does not have: the name of a field, and of a list the option."""
+        found = []
+        for field in fields(self):
+            has: Any = getattr(self, field.name)
+            options: Any = field.default
+            if options is True:
+                found += [] if has else [field.name]
+            else:
+                found += [f"{field.name} {option}" for option in options if option not in has]
+        return found
 
 
 FULL = Profile()
-
-
-def _all(value: Any) -> tuple[str, ...]:
-    return value if isinstance(value, tuple) else ()
 
 
 def restricted(profile: Profile, stated: Mapping[str, Any]) -> Profile:

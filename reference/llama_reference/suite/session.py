@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from llama_reference import mistakes
 from llama_reference.implementation import FUNCTIONS, offers
-from llama_reference.judge import comparison, diagnosis
+from llama_reference.judge import blindness, comparison, diagnosis
 from llama_reference.questions import finding
 from llama_reference.questions.checks import CHECKS
 from llama_reference.questions.finding import Found
@@ -32,6 +32,7 @@ from llama_reference.report.results import (
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.cases import Case, dtypes, lacking, twin
 from llama_reference.standard.outcome import Outcome
+from llama_reference.standard.profile import Profile
 from llama_reference.suite.plan import Item
 
 EXAMPLES = 25  # draws of a claim that does not say how many it wants
@@ -106,8 +107,8 @@ class Comparison:
 class Drawn:
     """Choices made by hypothesis."""
 
-    def __init__(self, data: st.DataObject) -> None:
-        self._data = data
+    def __init__(self, data: st.DataObject, profile: Profile) -> None:
+        self._data, self.profile = data, profile
 
     def integer(self, lowest: int, highest: int) -> int:
         """Draw an integer, both ends included."""
@@ -133,20 +134,40 @@ class Session:
 
     def _find(self, component: str) -> Found:
         """What the component can be asked."""
-        return finding.find(component, self.implementation, getattr(self.adapter, "SUPPORTS", {}))
+        stated = getattr(self.adapter, "SUPPORTS", {})
+        found = finding.find(component, self.implementation, stated)
+        if features := found.profile.lacks():
+            reasons = {feature: found.reasons.get(feature, "as SUPPORTS states") for feature in features}
+            self.results.lacking[component] = reasons
+        return found
+
+    def survey(self, component: str) -> None:
+        """Note which known mistakes nothing rejects that the component was asked, where it was not asked everything."""
+        refused = any(t.component == component and t.kind == Outcome.NOT_OFFERED for t in self.results.troubles)
+        if refused or component in self.results.lacking:
+            rows = self.results.rows
+            answered = {
+                (row.variant, row.dtype) for row in rows if (row.component, row.section) == (component, ANSWERS)
+            }
+            profile, bits = self.found(component).profile, self.implementation.bitwise
+            self.results.unseen[component] = blindness.unseen(component, profile, answered, bits)
 
     def _case(self, component: str, variant: str, dtype: torch.dtype) -> Case:
         """The case within the component's profile. Raises NotOffered where there is none."""
-        found = self.found(component)
-        feature = lacking(variant, found.profile)
-        if not comparison.is_asked(component, found.profile):
-            feature = "cache" if component == "kv_cache" else f"parts {component}"
-        if dtype not in dtypes(found.profile):
+        profile = self.found(component).profile
+        feature = lacking(variant, profile)
+        if dtype not in dtypes(profile):
             feature = f"dtype {dtype}".replace("torch.", "")
-        if feature:
-            reason = found.reasons.get(feature, "").removeprefix(f"{Outcome.NOT_OFFERED}: ")
-            raise NotOffered(f"{Outcome.NOT_OFFERED}: {feature}" + (f" ({reason})" if reason else ""))
-        return Case(variant, dtype, profile=found.profile)
+        if not comparison.is_asked(component, profile):
+            feature = "cache" if component == "kv_cache" else f"parts {component}"
+        self._must_have(component, feature)
+        return Case(variant, dtype, profile=profile)
+
+    def _must_have(self, component: str, missing: str) -> None:
+        """Raises NotOffered where a feature is missing, with the adapter's own reason."""
+        if missing:
+            reason = self.found(component).reasons.get(missing, "").removeprefix(f"{Outcome.NOT_OFFERED}: ")
+            raise NotOffered(f"{Outcome.NOT_OFFERED}: {missing}" + (f" ({reason})" if reason else ""))
 
     def _compare(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the answers to one case by transformers and the formula."""
@@ -195,7 +216,14 @@ class Session:
         return [str(likeness) for likeness in found[:3]] or [UNKNOWN]
 
     def hold(self, claim: Claim) -> None:
-        """Raise AssertionError where hypothesis finds a draw for which the claim does not hold."""
+        """Raise AssertionError where hypothesis finds a draw for which the claim does not hold.
+
+        A draw that is refused is left out; where all are, this raises NotOffered.
+        """
+        profile = self.found(claim.component).profile
+        self._must_have(claim.component, claim.lacking(profile))
+        refusals: list[str] = []
+        answered = 0
         examples = max(1, int(claim.examples * self._times)) if claim.examples > 1 else 1
         settings = hypothesis.settings(
             max_examples=examples,
@@ -209,10 +237,21 @@ class Session:
         @settings
         @hypothesis.given(data=st.data())
         def drawn(data: st.DataObject) -> None:
-            claim.check(self.implementation, Drawn(data))
+            nonlocal answered
+            try:
+                claim.check(self.implementation, Drawn(data, profile))
+            except NotImplementedError as refusal:
+                refusals.append(str(refusal))
+            else:
+                answered += 1
 
         with torch.no_grad():
             drawn()
+        if not answered:
+            raise NotOffered(refusals[0])
+        if refusals:
+            left_out = f"{len(refusals)} of {answered + len(refusals)} draws"
+            self.results.left_out.setdefault(claim.component, {})[claim.name] = left_out
 
     def tests(self, item: Item) -> dict[str, Callable[[], None]]:
         """By pytest's name for it, each test of an item: a call that raises where the implementation is wrong."""
