@@ -7,6 +7,7 @@ known mistake is put to the questions that were answered until one rejects it, t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -19,42 +20,56 @@ from llama_reference.standard.cases import Case, dtypes
 from llama_reference.standard.profile import Profile
 
 
-def unseen(component: str, profile: Profile, answered: set[tuple[str, str]], bits: bool = False) -> list[str]:
-    """Their names. answered: the (variant, dtype) that were compared; bits: whether other bits are rejected too."""
-    cases = [case for case in comparison.cases(component, profile=profile) if _named(case) in answered]
-    return [m.name for m in mistakes.of(component) if not is_seen(m, cases, profile, bits)]
+@dataclass(frozen=True)
+class Asked:
+    """What a component answered: variants and dtypes of its answers and of its gradients, and claims."""
+
+    answers: frozenset[tuple[str, str]]
+    gradients: frozenset[tuple[str, str]]
+    claims: frozenset[str]
+
+
+def everything(component: str, profile: Profile) -> Asked:
+    """All that a known mistake is asked within the profile."""
+    answers = frozenset(map(_named, comparison.cases(component, profile=profile)))
+    variants = () if component in comparison.NO_GRADIENTS else comparison.gradient_variants(component, profile)
+    claims = (claim.name for claim in properties.of(component) if not claim.lacking(profile))
+    return Asked(answers, frozenset((v, profile.dtype[0]) for v in variants), frozenset(claims))
+
+
+def unseen(component: str, profile: Profile, asked: Asked, bits: bool = False) -> list[str]:
+    """The names of those that nothing asked rejects; bits: whether other bits are rejected too."""
+    return [m.name for m in mistakes.of(component) if not is_seen(m, profile, asked, bits)]
+
+
+def is_seen(mistake: Mistake, profile: Profile, asked: Asked, bits: bool = False) -> bool:
+    """Whether an answer, a gradient or a property rejects it."""
+    for judged in _judgements(mistake, profile, asked):
+        if not all(verdict.bitwise if bits else verdict.within for verdict in judged):
+            return True
+    claims = (claim for claim in properties.of(mistake.component) if claim.name in asked.claims)
+    with torch.no_grad():
+        return not all(claim.holds(mistake.implementation, profile=profile) for claim in claims)
+
+
+def _judgements(mistake: Mistake, profile: Profile, asked: Asked) -> Iterator[list[Verdict]]:
+    """The verdicts on one case after another; a mistake that breaks is seen."""
+    component, implementation = mistake.component, mistake.implementation
+    broken = [Verdict("", torch.float32, False, float("inf"), 0.0, "raises")]
+    for case in comparison.cases(component, profile=profile):
+        if _named(case) in asked.answers:
+            try:
+                yield comparison.verdicts(component, case, comparison.ask(component, implementation, case))
+            except (ValueError, RuntimeError, IndexError, TypeError):
+                yield broken
+    finest = dtypes(profile)[0]
+    for variant in comparison.gradient_variants(component, profile):
+        if (variant, profile.dtype[0]) in asked.gradients:
+            try:
+                yield comparison.gradient_verdicts(component, implementation, variant, finest, profile=profile)
+            except (ValueError, RuntimeError, IndexError, TypeError):
+                yield broken
 
 
 def _named(case: Case) -> tuple[str, str]:
     return case.variant, str(case.dtype).removeprefix("torch.")
-
-
-def is_seen(mistake: Mistake, cases: list[Case], profile: Profile, bits: bool = False) -> bool:
-    """Whether an answer, a gradient or a property rejects it within the profile."""
-    for judged in _judgements(mistake, cases, profile):
-        if not all(verdict.bitwise if bits else verdict.within for verdict in judged):
-            return True
-    with torch.no_grad():
-        return not all(
-            claim.holds(mistake.implementation, profile=profile) for claim in properties.of(mistake.component)
-        )
-
-
-def _judgements(mistake: Mistake, cases: list[Case], profile: Profile) -> Iterator[list[Verdict]]:
-    """The verdicts on one case after another; a mistake that breaks is seen."""
-    component, broken = mistake.component, [Verdict("", torch.float32, False, float("inf"), 0.0, "raises")]
-    for case in cases:
-        try:
-            answers = comparison.ask(component, mistake.implementation, case)
-            yield comparison.verdicts(component, case, answers)
-        except (ValueError, RuntimeError, IndexError, TypeError):
-            yield broken
-    if component in comparison.NO_GRADIENTS or not cases:
-        return
-    for variant in comparison.gradient_variants(component, profile):
-        try:
-            yield comparison.gradient_verdicts(
-                component, mistake.implementation, variant, dtypes(profile)[0], profile=profile
-            )
-        except (ValueError, RuntimeError, IndexError, TypeError):
-            yield broken
