@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from llama_reference import mistakes
 from llama_reference.implementation import FUNCTIONS, offers
 from llama_reference.judge import blindness, comparison, diagnosis
+from llama_reference.judge.blindness import Asked
 from llama_reference.questions import finding
 from llama_reference.questions.checks import CHECKS
 from llama_reference.questions.finding import Found
@@ -144,13 +145,15 @@ class Session:
     def survey(self, component: str) -> None:
         """Note which known mistakes nothing rejects that the component was asked, where it was not asked everything."""
         refused = any(t.component == component and t.kind == Outcome.NOT_OFFERED for t in self.results.troubles)
-        if refused or component in self.results.lacking:
-            rows = self.results.rows
-            answered = {
-                (row.variant, row.dtype) for row in rows if (row.component, row.section) == (component, ANSWERS)
-            }
-            profile, bits = self.found(component).profile, self.implementation.bitwise
-            self.results.unseen[component] = blindness.unseen(component, profile, answered, bits)
+        answers, differentiated = (
+            frozenset((row.variant, row.dtype) for row in self.results.rows if (row.component, row.section) == about)
+            for about in ((component, ANSWERS), (component, GRADIENTS))
+        )
+        claims = self.results.properties.get(component, {}).items()
+        judged = frozenset(name for name, outcome in claims if outcome != Outcome.NOT_OFFERED)
+        if (refused or component in self.results.lacking) and (answers or judged):
+            asked, profile = Asked(answers, differentiated, judged), self.found(component).profile
+            self.results.unseen[component] = blindness.unseen(component, profile, asked, self.implementation.bitwise)
 
     def _case(self, component: str, variant: str, dtype: torch.dtype) -> Case:
         """The case within the component's profile. Raises NotOffered where there is none."""

@@ -2,6 +2,7 @@
 
 from itertools import accumulate
 
+import torch
 from torch import Tensor
 
 from llama_reference.implementation import CachedLlama, Handle
@@ -21,6 +22,10 @@ def ask(implementation: CachedLlama, case: Case) -> dict[str, Tensor]:
     if case.profile.padding:
         answers["padded batch"] = implementation.llama(handle, case.tokens, case.positions, case.mask)[real]
     answers["no padding"] = implementation.llama(handle, case.tokens, case.positions, None)
+    if case.profile.positions and "rotary" not in case.profile.parts:
+        # Where no part answers alone: what far positions bury in their rounding, and what they leave (longrope).
+        first = torch.arange(LENGTH).repeat(case.rows, 1)
+        answers["first positions"] = implementation.llama(handle, case.tokens, first, None)
     if case.profile.cache:
         answers[IN_CHUNKS] = in_chunks(implementation, handle, case)[real]
     return answers
