@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
@@ -40,7 +40,8 @@ from llama_reference.questions import properties
 from llama_reference.questions.checks import gradients
 from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget
-from llama_reference.standard.cases import Case
+from llama_reference.standard.cases import Case, dtypes
+from llama_reference.standard.profile import FULL, Profile
 
 MARGIN = 1.0  # in log₂: half as far from the mistake as from transformers
 # Unless half of its answers are within this many times what the budget allows transformers, a suspect is not worth its
@@ -80,16 +81,18 @@ class Suspect:
         return bool(self.advantages) and sum(self.advantages) / len(self.advantages) >= MARGIN
 
 
-def looks_like(component: str, implementation: Implementation, seed: int = 0) -> list[Likeness]:
+def looks_like(
+    component: str, implementation: Implementation, seed: int = 0, profile: Profile = FULL
+) -> list[Likeness]:
     """The known mistakes of the component that reproduce all answers of a wrong implementation, the nearest first.
 
     Empty when no known mistake does, or when nothing is wrong.
     """
-    if _restless(component, implementation, seed):
-        return _alike_on_average(component, implementation, seed)
+    if _restless(component, implementation, seed, profile):
+        return _alike_on_average(component, implementation, seed, profile)
     suspects = {form: Suspect() for mistake in mistakes.of(component) for form in mistake.forms}
     answered = wrong = False
-    for case in _trials(component, seed):
+    for case in _trials(component, seed, profile):
         answers = _answered(component, implementation, case)
         if answers is None:  # what it refuses tells nothing, and must not cost the names that the rest determines
             continue
@@ -109,14 +112,17 @@ def looks_like(component: str, implementation: Implementation, seed: int = 0) ->
         nearer = {mistake: suspect for mistake, suspect in suspects.items() if suspect.is_nearer}
         right = list(suspects)
         suspects = (
-            nearer or _same_gradients(component, implementation, right, seed) or _same_breaches(implementation, right)
+            nearer
+            or _same_gradients(component, implementation, right, seed, profile)
+            or _same_breaches(implementation, right, profile)
         )
     return _sorted(suspects)
 
 
-def _trials(component: str, seed: int) -> Iterator[Case]:
-    """Every variant in float32, and the hard case in the others."""
-    return (case for case in cases(component, seed) if case.dtype == torch.float32 or case.variant == "hard")
+def _trials(component: str, seed: int, profile: Profile) -> Iterator[Case]:
+    """Every variant in the finest dtype, float32 where there is one, and the hard case in the others."""
+    finest = dtypes(profile)[0]
+    return (case for case in cases(component, seed, profile) if case.dtype == finest or case.variant == "hard")
 
 
 def _sorted(suspects: dict[Mistake, Suspect]) -> list[Likeness]:
@@ -149,7 +155,7 @@ def _mistaken(mistake: Mistake, case: Case) -> Answers | str | None:
 
 @cache
 def _exactly_mistaken(mistake: Mistake, case: Case) -> Answers | str | None:
-    exact = Case(case.variant, case.dtype, case.seed, exact=True)
+    exact = replace(case, exact=True)
     return _answered(mistake.component, type(mistake.implementation)(torch.float64), exact)
 
 
@@ -249,43 +255,47 @@ def _logarithm(distances: Tensor) -> float:
 
 
 def _same_gradients(
-    component: str, implementation: Implementation, suspects: list[Mistake], seed: int
+    component: str, implementation: Implementation, suspects: list[Mistake], seed: int, profile: Profile
 ) -> dict[Mistake, Suspect]:
     """Of mistakes whose answers are right, those with the implementation's wrong gradients."""
     if component in NO_GRADIENTS:
         return {}
     wrong = False
     found = {mistake: Suspect() for mistake in suspects}
-    for variant in gradient_variants(component):
-        theirs, right = (_whole(answers) for answers in reference_gradients(component, variant, torch.float32, seed))
+    for variant in gradient_variants(component, profile):
+        case = Case(variant, dtypes(profile)[0], seed, profile=profile)
+        references = reference_gradients(component, variant, case.dtype, seed, profile)
+        theirs, right = (_whole(answers) for answers in references)
         try:
-            answers = _whole(gradients.ask(component, implementation, Case(variant, seed=seed)))
+            answers = _whole(gradients.ask(component, implementation, case))
         except NotImplementedError:
             continue
-        cost = {label: _furthest(theirs[label], right[label], torch.float32) for label in theirs}
-        wrong = wrong or not _gradients_within(answers, theirs, right, cost)
+        cost = {label: _furthest(theirs[label], right[label], case.dtype) for label in theirs}
+        wrong = wrong or not _gradients_within(answers, theirs, right, cost, case.dtype)
         for mistake in list(found):
-            others, exact = _mistaken_gradients(mistake, variant, seed)
+            others, exact = _mistaken_gradients(mistake, case)
             same = answers.keys() == others.keys() and _same_bits(answers, others)
-            if not same and not _gradients_within(answers, others, exact, cost):
+            if not same and not _gradients_within(answers, others, exact, cost, case.dtype):
                 del found[mistake]
             else:
                 found[mistake].bitwise &= same
-                _note(found[mistake], answers, others, theirs | others, torch.float32)
+                _note(found[mistake], answers, others, theirs | others, case.dtype)
     return found if wrong else {}
 
 
-def _gradients_within(answers: Answers, others: Answers, exact: Answers, cost: dict[str, float]) -> bool:
+def _gradients_within(
+    answers: Answers, others: Answers, exact: Answers, cost: dict[str, float], dtype: torch.dtype
+) -> bool:
     """_within, of gradients of the same tensors, be it others than transformers has some of."""
-    return answers.keys() == others.keys() and _within(answers, others, exact, cost, torch.float32)
+    return answers.keys() == others.keys() and _within(answers, others, exact, cost, dtype)
 
 
 @cache
-def _mistaken_gradients(mistake: Mistake, variant: str, seed: int) -> tuple[Answers, Answers]:
+def _mistaken_gradients(mistake: Mistake, case: Case) -> tuple[Answers, Answers]:
     exactly = type(mistake.implementation)(torch.float64)
     return (
-        _whole(gradients.ask(mistake.component, mistake.implementation, Case(variant, seed=seed))),
-        _whole(gradients.ask(mistake.component, exactly, Case(variant, seed=seed, exact=True))),
+        _whole(gradients.ask(mistake.component, mistake.implementation, case)),
+        _whole(gradients.ask(mistake.component, exactly, replace(case, exact=True))),
     )
 
 
@@ -297,37 +307,40 @@ def _whole(answers: Answers) -> Answers:
 # properties
 
 
-def _same_breaches(implementation: Implementation, suspects: list[Mistake]) -> dict[Mistake, Suspect]:
+def _same_breaches(implementation: Implementation, suspects: list[Mistake], profile: Profile) -> dict[Mistake, Suspect]:
     """Of mistakes whose answers and gradients are right, those that break the same claims, and some."""
     claims = properties.of(suspects[0].component) if suspects else ()
-    broken = _breaches(implementation, claims)
+    broken = _breaches(implementation, claims, profile)
     return {
-        mistake: Suspect() for mistake in suspects if broken and _breaches(mistake.implementation, claims) == broken
+        mistake: Suspect()
+        for mistake in suspects
+        if broken and _breaches(mistake.implementation, claims, profile) == broken
     }
 
 
 @torch.no_grad()
-def _breaches(implementation: Implementation, claims: tuple[properties.Claim, ...]) -> list[str]:
-    return [claim.name for claim in claims if not claim.holds(implementation, draws=1)]
+def _breaches(implementation: Implementation, claims: tuple[properties.Claim, ...], profile: Profile) -> list[str]:
+    return [claim.name for claim in claims if not claim.holds(implementation, draws=1, profile=profile)]
 
 
 # answers that are another each time
 
 
-def _restless(component: str, implementation: Implementation, seed: int) -> bool:
-    first, second = (_answered(component, implementation, next(_trials(component, seed))) for _ in range(2))
+def _restless(component: str, implementation: Implementation, seed: int, profile: Profile) -> bool:
+    case = next(_trials(component, seed, profile))
+    first, second = (_answered(component, implementation, case) for _ in range(2))
     if not isinstance(first, dict) or not isinstance(second, dict):
         return False
     return _comparable(first, second) and not _same_bits(first, second)
 
 
-def _alike_on_average(component: str, implementation: Implementation, seed: int) -> list[Likeness]:
+def _alike_on_average(component: str, implementation: Implementation, seed: int, profile: Profile) -> list[Likeness]:
     """Mistakes that answer at random too, about the same mean: no further from it than twice what chance explains."""
-    case = next(_trials(component, seed))
+    case = next(_trials(component, seed, profile))
     mean, error = _mean(component, implementation, case)
     found = []
     for mistake in mistakes.of(component):
-        if _restless(component, mistake.implementation, seed):
+        if _restless(component, mistake.implementation, seed, profile):
             others, doubt = _mean(component, mistake.implementation, case)
             distance = ((mean - others).pow(2).mean() / (error**2 + doubt**2).mean()).sqrt().item()
             if distance <= budget.FACTOR:
