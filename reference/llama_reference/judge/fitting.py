@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from llama_reference.judge.agreement import Evidence, answered, comparable, farness
+from llama_reference.judge.agreement import Evidence, answered, comparable, costs, farness, within
 from llama_reference.judge.comparison import reference_answers
 from llama_reference.mistakes import Mistake
 from llama_reference.mistakes.composition import both
@@ -26,7 +26,7 @@ from llama_reference.standard.cases import Case
 STEPS = 12  # of Newton's method, at most
 WORTH = 2.0  # in log₂: by how much less far a number must be than right is, to be worth refining further
 AS_NEAR = 0.02  # in log₂ of the mean distance: two numbers that are equally near
-DIGITS = (1, 2, 3, 4, 5, 6)
+DIGITS = range(1, 8)
 NEAR = "first positions"  # answers about these come first: angles far out wind round and round
 
 
@@ -58,8 +58,8 @@ def _maker(family: Family, over: Mistake | None) -> Callable[[float], Mistake] |
 def _fit(evidence: Evidence, family: Family, make: Callable[[float], Mistake], case: Case) -> float | None:
     answers = evidence.answers(case)
     assert isinstance(answers, dict)
-    near = {label: answer for label, answer in answers.items() if NEAR in label} or answers
     _, right = reference_answers(evidence.component, case)
+    near = _near(evidence, answers, case)
     misfit = _Misfit(evidence.component, make, case)
     tried = {number: misfit(near, number) for number in family.numbers.grid}
     number = min(tried, key=lambda n: tried[n])
@@ -71,7 +71,15 @@ def _fit(evidence: Evidence, family: Family, make: Callable[[float], Mistake], c
         number = _refined(misfit, told, number, family.numbers.between == "log")
         if misfit(told, number) > distance(told, right, case) - WORTH:
             return None
-    return _shortest(misfit, answers, number)
+    return _shortest(evidence, make, answers, case, number)
+
+
+def _near(evidence: Evidence, answers: Answers, case: Case) -> Answers:
+    """Answers about the first positions, where these are wrong; else all."""
+    theirs, exact = reference_answers(evidence.component, case)
+    near = {label: answer for label, answer in answers.items() if NEAR in label}
+    right = not near or within(near, theirs, exact, costs(evidence.component, case), case.dtype)
+    return answers if right else near
 
 
 def distance(answers: Answers, others: Answers, case: Case) -> float:
@@ -131,11 +139,12 @@ def _refined(misfit: _Misfit, answers: Answers, number: float, logarithmic: bool
     return best
 
 
-def _shortest(misfit: _Misfit, answers: Answers, number: float) -> float:
-    """The number with the fewest digits that is as near."""
-    least = misfit(answers, number)
-    for digits in DIGITS:
-        short = float(f"{number:.{digits}g}")
-        if misfit(answers, short) <= least + AS_NEAR:
-            return short
-    return number
+def _shortest(
+    evidence: Evidence, make: Callable[[float], Mistake], answers: Answers, case: Case, number: float
+) -> float:
+    """The number with the fewest digits that is as near as any: to answers that are rounded, so its own are too."""
+    far = {}
+    for short in dict.fromkeys([*(float(f"{number:.{digits}g}") for digits in DIGITS), number]):
+        others = answered(evidence.component, make(short).implementation, case)
+        far[short] = distance(answers, others, case) if isinstance(others, dict) else math.inf
+    return next(short for short in far if far[short] <= min(far.values()) + AS_NEAR)
