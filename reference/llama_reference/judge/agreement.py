@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from llama_reference.implementation import Implementation
 from llama_reference.judge.comparison import ask, cases, reference_answers
 from llama_reference.mistakes import Mistake
 from llama_reference.questions.checks.check import Answers
@@ -50,7 +50,7 @@ class Suspect:
 class Evidence:
     """The answers of one implementation to the questions of a component; each question is put once."""
 
-    def __init__(self, component: str, implementation: Any, seed: int = 0) -> None:
+    def __init__(self, component: str, implementation: Implementation, seed: int = 0) -> None:
         self.component, self.implementation, self.seed = component, implementation, seed
         self._answers: dict[Case, Answers | str | None] = {}
 
@@ -95,7 +95,7 @@ def trials(component: str, seed: int) -> Iterator[Case]:
     return (case for case in cases(component, seed) if case.dtype == torch.float32 or case.variant == "hard")
 
 
-def answered(component: str, implementation: Any, case: Case) -> Answers | str | None:
+def answered(component: str, implementation: Implementation, case: Case) -> Answers | str | None:
     """Answers; None where it refuses the question; or how it breaks, numbers in the message left out."""
     try:
         return ask(component, implementation, case)

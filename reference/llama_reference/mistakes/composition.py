@@ -28,7 +28,7 @@ def both(one: Mistake, other: Mistake) -> Iterator[Mistake]:
             )
 
 
-def _over(upper: type, lower: type) -> type | None:
+def _over(upper: type[StepwiseLlama], lower: type[StepwiseLlama]) -> type[StepwiseLlama] | None:
     """`upper` made from `lower` instead of the right one: where a step of it falls back on the right step, it falls
     back on lower's. None where a step that both replace does not fall back.
     """
@@ -38,7 +38,7 @@ def _over(upper: type, lower: type) -> type | None:
     return type(f"{upper.__name__}_over_{lower.__name__}", (lower,), {k: _rebound(f, lower) for k, f in steps.items()})
 
 
-def _steps(made: type) -> dict[str, FunctionType]:
+def _steps(made: type[StepwiseLlama]) -> dict[str, FunctionType]:
     """Every step that differs from the right one."""
     return {
         name: getattr(made, name)
@@ -52,7 +52,7 @@ def _falls_back(step: FunctionType, name: str) -> bool:
     return "StepwiseLlama" in names and name in names
 
 
-def _rebound(step: FunctionType, lower: type) -> Callable[..., Any]:
+def _rebound(step: FunctionType, lower: type[StepwiseLlama]) -> Callable[..., Any]:
     """The step with another class for the one whose right steps it calls."""
     known = step.__globals__ | {StepwiseLlama.__name__: lower}
     rebound = FunctionType(step.__code__, known, step.__name__, step.__defaults__, step.__closure__)

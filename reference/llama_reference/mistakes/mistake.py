@@ -26,8 +26,8 @@ class Mistake:
     name: str
     why: str
     seen: str
-    implementation: Any
-    ways: tuple[Any, ...] = ()
+    implementation: StepwiseLlama
+    ways: tuple[StepwiseLlama, ...] = ()
     parts: tuple[Mistake, ...] = ()
     """Of two mistakes at once: which."""
     number: float | None = None
@@ -41,7 +41,7 @@ class Mistake:
 
 def mistake(
     name: str, why: str, seen: str = "own", ways: Iterable[Steps] = (), **steps: Callable[..., Any]
-) -> tuple[str, str, str, Any, tuple[Any, ...]]:
+) -> tuple[str, str, str, StepwiseLlama, tuple[StepwiseLlama, ...]]:
     """A mistake whose `steps` replace methods of StepwiseLlama; other `ways` replace others."""
     first, *others = (with_steps(name, form) for form in (steps, *ways))
     return name, why, seen, first, tuple(others)
@@ -52,9 +52,10 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def with_steps(name: str, steps: Steps) -> Any:
+def with_steps(name: str, steps: Steps) -> StepwiseLlama:
     """StepwiseLlama with other steps."""
     assert all(hasattr(StepwiseLlama, step) for step in steps), (
         f"{name} replaces a step that StepwiseLlama does not have"
     )
-    return type(name, (StepwiseLlama,), dict(steps))()
+    wrong: type[StepwiseLlama] = type(name, (StepwiseLlama,), dict(steps))
+    return wrong()
