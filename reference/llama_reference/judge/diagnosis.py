@@ -36,6 +36,7 @@ from llama_reference.judge.agreement import (
     within,
 )
 from llama_reference.judge.comparison import NO_GRADIENTS, ask, gradient_variants, reference_gradients
+from llama_reference.judge.reasoning import further
 from llama_reference.mistakes import Mistake
 from llama_reference.questions import properties
 from llama_reference.questions.checks import gradients
@@ -48,21 +49,37 @@ TIMES = 16  # that an implementation which answers at random is asked
 
 @dataclass(frozen=True)
 class Likeness:
-    """A known mistake that reproduces wrong answers."""
+    """A known mistake that reproduces wrong answers, or two."""
 
     mistake: Mistake
     bitwise: bool
     nearness: float = 0.0  # the less the nearer
+    asked: str = ""  # the component whose answers they are
+
+    @property
+    def mistakes(self) -> tuple[Mistake, ...]:
+        """The mistake, or both where they are two."""
+        return tuple(part for mistake in self.mistake.parts for part in _apart(mistake)) or (self.mistake,)
 
     def __str__(self) -> str:
         sure = "these are its bits" if self.bitwise else "within rounding"
-        return f"looks like `{self.mistake.name}` ({sure}): {self.mistake.why} [seen: {self.mistake.seen}]"
+        names = " and ".join(self._told(mistake) for mistake in self.mistakes)
+        return f"looks like {names} ({sure}): {self.mistake.why} [seen: {self.mistake.seen}]"
+
+    def _told(self, mistake: Mistake) -> str:
+        here = not self.asked or mistake.component == self.asked
+        return f"`{mistake.name}`" if here else f"`{mistake.name}` of {mistake.component}"
+
+
+def _apart(mistake: Mistake) -> tuple[Mistake, ...]:
+    return tuple(part for one in mistake.parts for part in _apart(one)) or (mistake,)
 
 
 def looks_like(component: str, implementation: Implementation, seed: int = 0) -> list[Likeness]:
-    """The known mistakes of the component that reproduce all answers of a wrong implementation, the nearest first.
+    """The known mistakes that reproduce all answers of a wrong implementation, the nearest first: the component's own,
+    or what judge.reasoning finds where none of these does.
 
-    Empty when no known mistake does, or when nothing is wrong.
+    Empty when nothing does, or when nothing is wrong.
     """
     if _restless(component, implementation, seed):
         return _alike_on_average(component, implementation, seed)
@@ -77,17 +94,24 @@ def looks_like(component: str, implementation: Implementation, seed: int = 0) ->
         suspects = (
             nearer or _same_gradients(component, implementation, right, seed) or _same_breaches(implementation, right)
         )
-    return _sorted(suspects)
+    elif not suspects:
+        suspects = further(evidence, lambda inner: [like.mistake for like in looks_like(inner, implementation, seed)])
+    return _sorted(suspects, component)
 
 
-def _sorted(suspects: dict[Mistake, Suspect]) -> list[Likeness]:
+def _sorted(suspects: dict[Mistake, Suspect], component: str) -> list[Likeness]:
     """The nearest first; each mistake in its nearest form."""
-    found = [Likeness(mistake, suspect.bitwise, suspect.nearness) for mistake, suspect in suspects.items()]
-    found.sort(key=lambda likeness: (not likeness.bitwise, likeness.nearness))
+    found = [Likeness(mistake, suspect.bitwise, suspect.nearness, component) for mistake, suspect in suspects.items()]
+    found.sort(key=lambda likeness: (not likeness.bitwise, round(likeness.nearness, 2), _length(likeness.mistake)))
     nearest: dict[str, Likeness] = {}
     for likeness in found:
         nearest.setdefault(likeness.mistake.name, likeness)
     return list(nearest.values())
+
+
+def _length(mistake: Mistake) -> int:
+    """Of what is told: of two explanations that are equally near, the shorter number comes first."""
+    return 0 if mistake.number is None else len(f"{mistake.number:g}")
 
 
 # gradients
@@ -176,7 +200,7 @@ def _alike_on_average(component: str, implementation: Implementation, seed: int)
             others, doubt = _mean(component, mistake.implementation, case)
             distance = ((mean - others).pow(2).mean() / (error**2 + doubt**2).mean()).sqrt().item()
             if distance <= budget.FACTOR:
-                found.append(Likeness(mistake, False, distance))
+                found.append(Likeness(mistake, False, distance, component))
     return sorted(found, key=lambda likeness: likeness.nearness)
 
 

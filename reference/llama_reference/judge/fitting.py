@@ -24,6 +24,7 @@ from llama_reference.standard import budget
 from llama_reference.standard.cases import Case
 
 STEPS = 12  # of Newton's method, at most
+PATIENCE, ENOUGH = 2, 0.5  # steps after which it must be nearer than the grid's number by so much, in log₂
 WORTH = 2.0  # in log₂: by how much less far a number must be than right is, to be worth refining further
 AS_NEAR = 0.02  # in log₂ of the mean distance: two numbers that are equally near
 DIGITS = range(1, 8)
@@ -61,7 +62,7 @@ def _fit(evidence: Evidence, family: Family, make: Callable[[float], Mistake], c
     _, right = reference_answers(evidence.component, case)
     near = _near(evidence, answers, case)
     misfit = _Misfit(evidence.component, make, case)
-    tried = {number: misfit(near, number) for number in family.numbers.grid}
+    tried = {number: misfit.rough(near, number) for number in family.numbers.grid}
     number = min(tried, key=lambda n: tried[n])
     if not math.isfinite(tried[number]) or max(tried.values()) == tried[number]:
         return None
@@ -71,7 +72,7 @@ def _fit(evidence: Evidence, family: Family, make: Callable[[float], Mistake], c
         number = _refined(misfit, told, number, family.numbers.between == "log")
         if misfit(told, number) > distance(told, right, case) - WORTH:
             return None
-    return _shortest(evidence, make, answers, case, number)
+    return _shortest(misfit, answers, number)
 
 
 def _near(evidence: Evidence, answers: Answers, case: Case) -> Answers:
@@ -106,6 +107,11 @@ class _Misfit:
         exact = self.exactly(number)
         return math.inf if exact is None else distance(answers, exact, self._case)
 
+    def rough(self, answers: Answers, number: float) -> float:
+        """The same of the member's rounded answers, which come at half the price."""
+        others = answered(self._component, self._make(number).implementation, self._case)
+        return distance(answers, others, self._case) if isinstance(others, dict) else math.inf
+
     def residual(self, answers: Answers, number: float) -> Tensor | None:
         """Answers minus the member's, in ulps, of all that is finite in both."""
         exact = self.exactly(number)
@@ -121,7 +127,10 @@ class _Misfit:
 def _refined(misfit: _Misfit, answers: Answers, number: float, logarithmic: bool) -> float:
     """Gauss and Newton's method from a number on; the best of what it meets."""
     best, least = number, misfit(answers, number)
-    for _ in range(STEPS):
+    enough = least - ENOUGH
+    for done in range(STEPS):
+        if done == PATIENCE and least > enough:
+            break
         nudge = 1e-5 if logarithmic else 1e-5 * max(abs(number), 0.1)
         nudged = number * math.exp(nudge) if logarithmic else number + nudge
         here, there = misfit.residual(answers, number), misfit.residual(answers, nudged)
@@ -139,12 +148,9 @@ def _refined(misfit: _Misfit, answers: Answers, number: float, logarithmic: bool
     return best
 
 
-def _shortest(
-    evidence: Evidence, make: Callable[[float], Mistake], answers: Answers, case: Case, number: float
-) -> float:
+def _shortest(misfit: _Misfit, answers: Answers, number: float) -> float:
     """The number with the fewest digits that is as near as any: to answers that are rounded, so its own are too."""
     far = {}
     for short in dict.fromkeys([*(float(f"{number:.{digits}g}") for digits in DIGITS), number]):
-        others = answered(evidence.component, make(short).implementation, case)
-        far[short] = distance(answers, others, case) if isinstance(others, dict) else math.inf
+        far[short] = misfit.rough(answers, short)
     return next(short for short in far if far[short] <= min(far.values()) + AS_NEAR)

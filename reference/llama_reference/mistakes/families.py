@@ -18,10 +18,10 @@ from llama_reference.standard.cases import HARD
 from llama_reference.standard.stepwise import Cache, StepwiseLlama
 
 Step = Callable[..., Any]
-EPS = ratios(1e-12, 1.0, 24)
-TIMES = ratios(1 / 64, 64.0, 24)
-THETA = ratios(10.0, 1e8, 64)
-FACTOR = ratios(1 / 16, 128.0, 33)
+EPS = ratios(1e-12, 1.0, 12)
+TIMES = ratios(1 / 64, 64.0, 12)
+THETA = ratios(10.0, 1e8, 48)
+FACTOR = ratios(1 / 16, 128.0, 22)
 
 
 def _normalised(by: Callable[..., Any], number: float) -> Steps:
@@ -44,7 +44,7 @@ RMS_NORM = (
            lambda n: _normalised(lambda x, eps: _mean_square(x).clamp(min=eps).sqrt(), n)),
     Family("rms_norm", "eps_on_the_sum", "eps is {n}, and added to the sum of squares before the mean is taken", EPS,
            lambda n: _normalised(lambda x, eps: ((x.pow(2).sum(-1, keepdim=True) + eps) / x.shape[-1]).sqrt(), n)),
-    Family("rms_norm", "eps_times", "eps is {n} times what the configuration says", ratios(1e-6, 1e6, 24),
+    Family("rms_norm", "eps_times", "eps is {n} times what the configuration says", ratios(1e-6, 1e6, 12),
            lambda n: {"eps": lambda s, c: n * StepwiseLlama.eps(s, c)}),
     Family("rms_norm", "gain_plus", "weight + {n} multiplies", between(-2, 2, 8), lambda n: {
         "norm": lambda s, x, gain, eps: (n + gain) * s.normalise(x, eps).to(x.dtype)}),
@@ -116,7 +116,7 @@ def _partly(number: float) -> Steps:
 ROTARY = (
     Family("rotary", "theta_fixed", "the base is {n} whatever the configuration says", THETA,
            lambda n: {"theta": lambda _s, _c: n}, "llama2.c#356, litgpt#2217"),
-    Family("rotary", "theta_times", "the base is {n} times what the configuration says", ratios(1e-3, 1e3, 36),
+    Family("rotary", "theta_times", "the base is {n} times what the configuration says", ratios(1e-3, 1e3, 24),
            lambda n: {"theta": lambda s, c: n * StepwiseLlama.theta(s, c)}),
     Family("rotary", "exponent_over_another_number", "the exponent's denominator is {n} instead of head_dim", ratios(4, 200, 48),
            lambda n: {"periods": lambda s, base, H: base ** (torch.arange(0, H, 2, dtype=s.wide) / n)}),
@@ -180,17 +180,17 @@ def _window(number: float) -> Steps:
 ATTENTION = (
     Family("attention", "scale_times", "scores are {n} times what they should be", TIMES,
            lambda n: {"scale": lambda s, c: n * StepwiseLlama.scale(s, c)}),
-    Family("attention", "scale_fixed", "scores are multiplied by {n} whatever head_dim is", ratios(1 / 64, 8, 24),
+    Family("attention", "scale_fixed", "scores are multiplied by {n} whatever head_dim is", ratios(1 / 64, 8, 9),
            lambda n: {"scale": lambda _s, _c: n}),
-    Family("attention", "scale_exponent", "scores are multiplied by head_dim to the power {n} instead of -0.5", between(-2, 1, 12),
+    Family("attention", "scale_exponent", "scores are multiplied by head_dim to the power {n} instead of -0.5", between(-2, 1, 9),
            lambda n: {"scale": lambda _s, c: float(c["head_dim"]) ** n}),
     Family("attention", "window", "a query sees the last {n} tokens only", whole(1, 47), _window),
     Family("attention", "sees_ahead", "a query also sees the next {n} tokens", whole(1, 47),
            lambda n: {"causal": _columns(lambda q, k: k <= q + int(n))}),
-    Family("attention", "masked_by", "masked scores are lowered by {n} only", ratios(0.5, 512, 20), _masked_by),
-    Family("attention", "scores_capped_at", "scores are softly capped at {n}, as in Gemma 2", ratios(1, 512, 18), lambda n:
+    Family("attention", "masked_by", "masked scores are lowered by {n} only", ratios(0.5, 512, 10), _masked_by),
+    Family("attention", "scores_capped_at", "scores are softly capped at {n}, as in Gemma 2", ratios(1, 512, 9), lambda n:
            _scores(lambda y: torch.where(y < -1e4, y, n * (y / n).tanh()))),
-    Family("attention", "sink_of", "{n} is added to the denominator of the softmax", ratios(1e-3, 1e3, 24), _sink),
+    Family("attention", "sink_of", "{n} is added to the denominator of the softmax", ratios(1e-3, 1e3, 12), _sink),
 )  # fmt: skip
 
 
@@ -260,7 +260,7 @@ LLAMA = (
            lambda n: {"embed": lambda s, h, t: n * StepwiseLlama.embed(s, h, t)}),
     Family("llama", "logits_times", "logits are multiplied by {n}", TIMES,
            lambda n: {"head": lambda s, h, x: n * StepwiseLlama.head(s, h, x)}),
-    Family("llama", "logits_capped_at", "logits are softly capped at {n}, as in Gemma 2", ratios(1, 512, 18),
+    Family("llama", "logits_capped_at", "logits are softly capped at {n}, as in Gemma 2", ratios(1, 512, 9),
            lambda n: {"head": lambda s, h, x: n * (StepwiseLlama.head(s, h, x) / n).tanh()}),
     Family("llama", "tokens_off_by", "token t + {n} is embedded instead of t", whole(-8, 8), lambda n: {
         "embed": lambda s, h, t: StepwiseLlama.embed(s, h, (t + int(n)).clamp(0, h.config["vocab_size"] - 1))}),
