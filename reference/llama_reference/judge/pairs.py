@@ -28,7 +28,7 @@ from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget
 from llama_reference.standard.cases import Case
 
-CASES = 8  # at most, on which single mistakes are compared
+CASES = 3  # at most, on which single mistakes are compared
 ENOUGH = 0.1  # in log₂: to be nearer than right is
 MORE = 20  # pairs that are tried behind the first that explains everything: another may be nearer
 

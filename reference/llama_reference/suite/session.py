@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from llama_reference import mistakes
 from llama_reference.implementation import FUNCTIONS, offers
-from llama_reference.judge import comparison, diagnosis
+from llama_reference.judge import comparison, description, diagnosis
 from llama_reference.questions.properties import Claim
 from llama_reference.report.results import (
     ANSWERS,
@@ -165,7 +165,10 @@ class Session:
     def _look(self, component: str) -> list[str]:
         known = component in mistakes.COMPONENTS
         found = diagnosis.looks_like(component, self.implementation) if known else []
-        return [str(likeness) for likeness in found[:3]] or [UNKNOWN]
+        if found or not known:
+            return [str(likeness) for likeness in found[:3]] or [UNKNOWN]
+        told = description.describe(component, self.implementation)
+        return [f"{UNKNOWN}: {told}" if told else UNKNOWN]
 
     def hold(self, claim: Claim) -> None:
         """Raise AssertionError where hypothesis finds a draw for which the claim does not hold."""
