@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from llama_reference import mistakes
 from llama_reference.implementation import FUNCTIONS, offers
-from llama_reference.judge import blindness, comparison, diagnosis
+from llama_reference.judge import blindness, comparison, description, diagnosis
 from llama_reference.judge.blindness import Asked
 from llama_reference.questions import finding
 from llama_reference.questions.checks import CHECKS
@@ -215,8 +215,12 @@ class Session:
     def _look(self, component: str) -> list[str]:
         if component not in mistakes.COMPONENTS:
             return [UNKNOWN]
-        found = diagnosis.looks_like(component, self.implementation, profile=self.found(component).profile)
-        return [str(likeness) for likeness in found[:3]] or [UNKNOWN]
+        profile = self.found(component).profile
+        found = diagnosis.looks_like(component, self.implementation, profile=profile)
+        if found:
+            return [str(likeness) for likeness in found[:3]]
+        told = description.describe(component, self.implementation, profile=profile)
+        return [f"{UNKNOWN}: {told}" if told else UNKNOWN]
 
     def hold(self, claim: Claim) -> None:
         """Raise AssertionError where hypothesis finds a draw for which the claim does not hold.
