@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from llama_reference.implementation import Config, State
-from llama_reference.questions import chunks
+from llama_reference.questions import chunks, far
 from llama_reference.questions.activations import ATTENTION, MLP, NORM1, NORM2, Inputs, Recording, record
+from llama_reference.questions.far import KEYS, QUERIES, Ask, Asked
 from llama_reference.standard import formula, oracle
 
 ONE_PASS, IN_CHUNKS = "one pass", "in chunks"
 STEP_BY_STEP = "a prompt, then one by one, without padding"  # where no mask is needed, so that the cache alone can err
 SILENCED = "with silent layers"  # that add nothing to the stream: embedding, last norm and head alone
 STEPS = 4
-Ask = Callable[[Any, Any], Tensor]  # (implementation, its handle) -> an answer, rows of real tokens only
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Question:
     name: str
     where: str
     how: str
+    dtype: torch.dtype
     ask: Ask
     theirs: Tensor
     exact: Tensor
@@ -57,28 +58,32 @@ def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, ha
     exact = formula.build(config, state, dtype)
     recording = record(theirs, inputs)
     with np.errstate(over="ignore", invalid="ignore"):  # a reference that overflows voids its question, no more
+        asked = [(dtype, *about) for about in _questions(config, state, dtype, recording)]
+        if dtype != torch.float32:
+            asked += [(torch.float32, *about) for about in far.in_float32(config, state, recording)]
         questions = [
-            Question(layer, name, where, how, ask, ask(oracle, theirs), ask(formula, exact))
-            for layer, name, where, how, ask in _questions(config, state, dtype, recording)
+            Question(layer, name, where, how, of, ask, ask(oracle, theirs), ask(formula, exact))
+            for of, layer, name, where, how, ask in asked
         ]
     return LayerChecks(config, state, dtype, recording, questions)
 
 
 def _questions(
     config: Config, state: State, dtype: torch.dtype, recording: Recording
-) -> Iterator[tuple[int | None, str, str, str, Ask]]:
-    """(layer, NAME, module, how, the question), in the order of execution."""
+) -> Iterator[Asked]:
+    """In the order of execution."""
     inputs = recording.inputs
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}"
         part = {name: f"{at}.{name}" for name in (NORM1, ATTENTION, NORM2, MLP)}
         yield layer, "rms_norm", part[NORM1], ONE_PASS, partial(_norm, recording, part[NORM1])
-        for i, how in enumerate(("queries", "keys")):
+        for i, how in enumerate((QUERIES, KEYS)):
             yield layer, "rotary", part[ATTENTION], how, partial(_rotary, recording, layer, i)
         for name, where in (("attention", part[ATTENTION]), ("block", at)):
             x = recording.into[where]
             yield layer, name, where, ONE_PASS, partial(_whole, inputs, name, (layer,), x)
             yield layer, name, where, IN_CHUNKS, partial(_in_chunks, inputs, name, (layer,), x)
+        yield from far.questions(config, recording, layer, dtype)
         x = recording.into[part[ATTENTION]]
         yield layer, "kv_cache", part[ATTENTION], STEP_BY_STEP, partial(_stepwise, inputs, "attention", (layer,), x)
         yield layer, "rms_norm", part[NORM2], ONE_PASS, partial(_norm, recording, part[NORM2])
