@@ -17,12 +17,11 @@ import llama_scratch
 from llama_reference.implementation import Config, State
 from llama_scratch.fast import FastLlama, StaticCache, kernel
 from llama_scratch.fast.compiled import STEPS
-from llama_scratch.fast.llama import LENGTH_MATTERS
-from llama_scratch.model.rotary import angles
+from llama_scratch.model.rotary import LENGTH_MATTERS, angles
 from tests.adapters import ours
-from tests.adapters.ours import crop, loss, reorder, sampling  # noqa: F401  the textbook's
 
 BITWISE = False
+crop, loss, reorder, sampling = ours.crop, ours.loss, ours.reorder, ours.sampling  # the textbook's
 # kept from run to run: compiling takes far longer than asking
 os.environ[STEPS] = str(Path(__file__).parents[2] / ".pytest_cache" / "steps")
 
@@ -32,7 +31,7 @@ def build(config: Config, state: State, dtype: torch.dtype) -> FastLlama:
 
 
 def rms_norm(handle: FastLlama, where: str, x: Tensor) -> Tensor:
-    weight, rows = handle.model.get_submodule(where).weight, x.float().flatten(0, -2)
+    weight, rows = handle.model.get_parameter(where + ".weight"), x.float().flatten(0, -2)
     return kernel.norm(rows, weight, handle.config.rms_norm_eps).view(x.shape).to(x.dtype)
 
 

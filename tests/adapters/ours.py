@@ -46,11 +46,11 @@ def attention(
     handle: Llama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None = None
 ) -> Tensor:
     with _surroundings(handle, layer, x, positions, mask, cache) as others:
-        return handle.model.layers[layer].self_attn(x, *others)
+        return handle.get_submodule(f"model.layers.{layer}.self_attn")(x, *others)
 
 
 def swiglu(handle: Llama, layer: int, x: Tensor) -> Tensor:
-    return handle.model.layers[layer].mlp(x)
+    return handle.get_submodule(f"model.layers.{layer}.mlp")(x)
 
 
 def block(

@@ -305,5 +305,5 @@ def test_what_is_said_of_compiling_is_said_once_and_not_where_it_cannot_pay(dire
     assert not caplog.messages, "it would pay from more tokens on than the context has"
     monkeypatch.setattr(llama, "pays_from", lambda *_: CONTEXT - 1)
     _, _, err = call(directory, "--interactive", "--max-new-tokens", 3, stdin=lines)
-    assert err.count("3 tokens") == 2
+    assert err.count("[3 tokens") == 2
     assert err.count("would pay from 95 new tokens on") + len(caplog.messages) == 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import torch
 
+from llama_reference.implementation import Implementation
 from llama_reference.questions import properties
 from llama_reference.questions.checks import CHECKS, gradients
 from llama_reference.questions.checks.check import Answers
@@ -33,7 +33,7 @@ def cases(component: str, seed: int = 0) -> Iterator[Case]:
     return (Case(variant, dtype, seed) for variant in check.variants for dtype in check.dtypes)
 
 
-def ask(component: str, implementation: Any, case: Case) -> Answers:
+def ask(component: str, implementation: Implementation, case: Case) -> Answers:
     """The implementation's answers."""
     with torch.no_grad():
         return CHECKS[component].ask(implementation, case)
@@ -87,7 +87,7 @@ def chance_errors(component: str, case: Case, seed: int) -> dict[str, float]:
 
 
 def gradient_verdicts(
-    component: str, implementation: Any, variant: str, dtype: torch.dtype, seed: int = 0
+    component: str, implementation: Implementation, variant: str, dtype: torch.dtype, seed: int = 0
 ) -> list[Verdict]:
     """One verdict a gradient. Raises ValueError where one is missing."""
     theirs, exact = reference_gradients(component, variant, dtype, seed)
@@ -103,7 +103,7 @@ def _judged(
     return [budget.judge(label, answers[label], theirs[label], exact[label], dtype, whole) for label in theirs]
 
 
-def rejections(component: str, implementation: Any) -> set[str]:
+def rejections(component: str, implementation: Implementation) -> set[str]:
     """Which sections reject the implementation: "formula", "oracle", "gradients", "properties"."""
     found = _answers_reject(component, implementation)
     if component not in NO_GRADIENTS and _gradients_reject(component, implementation):
@@ -114,7 +114,7 @@ def rejections(component: str, implementation: Any) -> set[str]:
     return found
 
 
-def _answers_reject(component: str, implementation: Any) -> set[str]:
+def _answers_reject(component: str, implementation: Implementation) -> set[str]:
     found: set[str] = set()
     for case in cases(component):
         try:
@@ -128,7 +128,7 @@ def _answers_reject(component: str, implementation: Any) -> set[str]:
     return found
 
 
-def _gradients_reject(component: str, implementation: Any) -> bool:
+def _gradients_reject(component: str, implementation: Implementation) -> bool:
     try:
         return not all(
             verdict.bitwise

@@ -21,12 +21,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from llama_reference import mistakes
+from llama_reference.implementation import Implementation
 from llama_reference.judge.comparison import (
     NO_GRADIENTS,
     ask,
@@ -80,7 +80,7 @@ class Suspect:
         return bool(self.advantages) and sum(self.advantages) / len(self.advantages) >= MARGIN
 
 
-def looks_like(component: str, implementation: Any, seed: int = 0) -> list[Likeness]:
+def looks_like(component: str, implementation: Implementation, seed: int = 0) -> list[Likeness]:
     """The known mistakes of the component that reproduce all answers of a wrong implementation, the nearest first.
 
     Empty when no known mistake does, or when nothing is wrong.
@@ -132,7 +132,7 @@ def _sorted(suspects: dict[Mistake, Suspect]) -> list[Likeness]:
 # answers
 
 
-def _answered(component: str, implementation: Any, case: Case) -> Answers | str | None:
+def _answered(component: str, implementation: Implementation, case: Case) -> Answers | str | None:
     """Answers; None where it refuses the question; or how it breaks, numbers in the message left out."""
     try:
         return ask(component, implementation, case)
@@ -248,7 +248,9 @@ def _logarithm(distances: Tensor) -> float:
 # gradients
 
 
-def _same_gradients(component: str, implementation: Any, suspects: list[Mistake], seed: int) -> dict[Mistake, Suspect]:
+def _same_gradients(
+    component: str, implementation: Implementation, suspects: list[Mistake], seed: int
+) -> dict[Mistake, Suspect]:
     """Of mistakes whose answers are right, those with the implementation's wrong gradients."""
     if component in NO_GRADIENTS:
         return {}
@@ -295,7 +297,7 @@ def _whole(answers: Answers) -> Answers:
 # properties
 
 
-def _same_breaches(implementation: Any, suspects: list[Mistake]) -> dict[Mistake, Suspect]:
+def _same_breaches(implementation: Implementation, suspects: list[Mistake]) -> dict[Mistake, Suspect]:
     """Of mistakes whose answers and gradients are right, those that break the same claims, and some."""
     claims = properties.of(suspects[0].component) if suspects else ()
     broken = _breaches(implementation, claims)
@@ -305,21 +307,21 @@ def _same_breaches(implementation: Any, suspects: list[Mistake]) -> dict[Mistake
 
 
 @torch.no_grad()
-def _breaches(implementation: Any, claims: tuple[properties.Claim, ...]) -> list[str]:
+def _breaches(implementation: Implementation, claims: tuple[properties.Claim, ...]) -> list[str]:
     return [claim.name for claim in claims if not claim.holds(implementation, draws=1)]
 
 
 # answers that are another each time
 
 
-def _restless(component: str, implementation: Any, seed: int) -> bool:
+def _restless(component: str, implementation: Implementation, seed: int) -> bool:
     first, second = (_answered(component, implementation, next(_trials(component, seed))) for _ in range(2))
     if not isinstance(first, dict) or not isinstance(second, dict):
         return False
     return _comparable(first, second) and not _same_bits(first, second)
 
 
-def _alike_on_average(component: str, implementation: Any, seed: int) -> list[Likeness]:
+def _alike_on_average(component: str, implementation: Implementation, seed: int) -> list[Likeness]:
     """Mistakes that answer at random too, about the same mean: no further from it than twice what chance explains."""
     case = next(_trials(component, seed))
     mean, error = _mean(component, implementation, case)
@@ -333,7 +335,7 @@ def _alike_on_average(component: str, implementation: Any, seed: int) -> list[Li
     return sorted(found, key=lambda likeness: likeness.nearness)
 
 
-def _mean(component: str, implementation: Any, case: Case) -> tuple[Tensor, Tensor]:
+def _mean(component: str, implementation: Implementation, case: Case) -> tuple[Tensor, Tensor]:
     """Over TIMES askings: the mean of every number of the answers, and its standard error."""
     drawn = [ask(component, implementation, case) for _ in range(TIMES)]
     rows = torch.stack([torch.cat([answer.double().flatten() for answer in one.values()]) for one in drawn])

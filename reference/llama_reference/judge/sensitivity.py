@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from llama_reference.implementation import Config, State
+from llama_reference.implementation import Config, Implementation, State
 from llama_reference.questions.checks import CHECKS, gradients
 from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget, formula, oracle
@@ -114,7 +114,7 @@ def before_and_tolerances(component: str, case: Case, differentiated: bool = Fal
     return answers, {label: budget.FACTOR * error + budget.ULPS for label, error in errors.items()}
 
 
-def ask(component: str, implementation: Any, case: Case, differentiated: bool = False) -> Answers:
+def ask(component: str, implementation: Implementation, case: Case, differentiated: bool = False) -> Answers:
     """The answers to the component's question, or their gradients."""
     if differentiated:
         with torch.enable_grad():

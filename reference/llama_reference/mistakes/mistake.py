@@ -26,8 +26,8 @@ class Mistake:
     name: str
     why: str
     seen: str
-    implementation: Any
-    ways: tuple[Any, ...] = ()
+    implementation: StepwiseLlama
+    ways: tuple[StepwiseLlama, ...] = ()
 
     @property
     def forms(self) -> tuple[Mistake, ...]:
@@ -37,7 +37,7 @@ class Mistake:
 
 def mistake(
     name: str, why: str, seen: str = "own", ways: Iterable[Steps] = (), **steps: Callable[..., Any]
-) -> tuple[str, str, str, Any, tuple[Any, ...]]:
+) -> tuple[str, str, str, StepwiseLlama, tuple[StepwiseLlama, ...]]:
     """A mistake whose `steps` replace methods of StepwiseLlama; other `ways` replace others."""
     first, *others = (_with(name, form) for form in (steps, *ways))
     return name, why, seen, first, tuple(others)
@@ -48,8 +48,9 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _with(name: str, steps: Steps) -> Any:
+def _with(name: str, steps: Steps) -> StepwiseLlama:
     assert all(hasattr(StepwiseLlama, step) for step in steps), (
         f"{name} replaces a step that StepwiseLlama does not have"
     )
-    return type(name, (StepwiseLlama,), dict(steps))()
+    wrong: type[StepwiseLlama] = type(name, (StepwiseLlama,), dict(steps))
+    return wrong()

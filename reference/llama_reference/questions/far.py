@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from llama_reference.implementation import Config, State
+from llama_reference.implementation import Config, Handle, Implementation, State
 from llama_reference.questions.activations import ATTENTION, Recording
 
 FAR = "far positions"
 EDGES = (1, 256, 2048, 4096, 8192)  # asked with their neighbours, as the original context is
 QUERIES, KEYS = "queries", "keys"
-Ask = Callable[[Any, Any], Tensor]  # (implementation, its handle) -> an answer, rows of real tokens only
+Ask = Callable[[Implementation, Handle], Tensor]  # (implementation, its handle) -> an answer, rows of real tokens only
 Asked = tuple[int | None, str, str, str, Ask]  # layer, NAME, module, how, the question
 
 
@@ -49,7 +48,8 @@ def questions(config: Config, recording: Recording, layer: int, dtype: torch.dty
     where = f"model.layers.{layer}.{ATTENTION}"
     for label, positions in far_positions(config).items():
         q, k = (
-            _stretched(recording, recording.heads(layer, f"{i}_proj").transpose(1, 2), positions).to(dtype) for i in "qk"
+            _stretched(recording, recording.heads(layer, f"{i}_proj").transpose(1, 2), positions).to(dtype)
+            for i in "qk"
         )
         for i, how in enumerate((QUERIES, KEYS)):
             yield layer, "rotary", where, f"{how}, {label}", partial(_rotary, q, k, positions, i)
@@ -66,7 +66,7 @@ def in_float32(config: Config, state: State, recording: Recording) -> Iterator[A
         if not key.startswith("model.layers.") or key.startswith("model.layers.0.")
     }
 
-    def built(ask: Ask, implementation: Any, _: Any) -> Tensor:
+    def built(ask: Ask, implementation: Implementation, _: Handle) -> Tensor:
         return ask(implementation, implementation.build(config | shape, small, torch.float32))
 
     for layer, name, where, how, ask in questions(config, recording, 0, torch.float32):
@@ -84,10 +84,10 @@ def _stretched(recording: Recording, x: Tensor, positions: Tensor) -> Tensor:
 # Arguments are copied for every call: whoever writes into them must not spoil the next one's question.
 
 
-def _rotary(q: Tensor, k: Tensor, positions: Tensor, i: int, implementation: Any, handle: Any) -> Tensor:
+def _rotary(q: Tensor, k: Tensor, positions: Tensor, i: int, implementation: Implementation, handle: Handle) -> Tensor:
     heads = (x.transpose(1, 2).clone() for x in (q, k))
     return implementation.rotary(handle, *heads, positions.clone())[i].transpose(1, 2)[0]
 
 
-def _attention(layer: int, x: Tensor, positions: Tensor, implementation: Any, handle: Any) -> Tensor:
+def _attention(layer: int, x: Tensor, positions: Tensor, implementation: Implementation, handle: Handle) -> Tensor:
     return implementation.attention(handle, layer, x.clone(), positions.clone(), None)[0]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llama_reference.implementation import Config, State
+from llama_reference.implementation import Config, Handle, Implementation, State
 from llama_reference.questions import chunks, far
 from llama_reference.questions.activations import ATTENTION, MLP, NORM1, NORM2, Inputs, Recording, record
 from llama_reference.questions.far import KEYS, QUERIES, Ask, Asked
@@ -49,7 +48,7 @@ class LayerChecks:
 
 
 @torch.no_grad()
-def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, handle: Any = None) -> LayerChecks:
+def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, handle: Handle = None) -> LayerChecks:
     """The questions about the model of this configuration and these weights, on these tokens.
 
     handle: transformers' model, where there is one already; it must hold the same weights in the same dtype.
@@ -68,9 +67,7 @@ def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, ha
     return LayerChecks(config, state, dtype, recording, questions)
 
 
-def _questions(
-    config: Config, state: State, dtype: torch.dtype, recording: Recording
-) -> Iterator[Asked]:
+def _questions(config: Config, state: State, dtype: torch.dtype, recording: Recording) -> Iterator[Asked]:
     """In the order of execution."""
     inputs = recording.inputs
     for layer in range(config["num_hidden_layers"]):
@@ -98,27 +95,29 @@ def _questions(
 # Arguments are copied for every call: whoever writes into them must not spoil the next one's question.
 
 
-def _norm(recording: Recording, where: str, implementation: Any, handle: Any) -> Tensor:
+def _norm(recording: Recording, where: str, implementation: Implementation, handle: Handle) -> Tensor:
     return implementation.rms_norm(handle, where, recording.into[where].clone())[recording.inputs.real]
 
 
-def _rotary(recording: Recording, layer: int, i: int, implementation: Any, handle: Any) -> Tensor:
+def _rotary(recording: Recording, layer: int, i: int, implementation: Implementation, handle: Handle) -> Tensor:
     q, k = (recording.heads(layer, projection).clone() for projection in ("q_proj", "k_proj"))
     turned = implementation.rotary(handle, q, k, recording.inputs.positions.clone())[i]
     return turned.transpose(1, 2)[recording.inputs.real]
 
 
-def _swiglu(recording: Recording, layer: int, where: str, implementation: Any, handle: Any) -> Tensor:
+def _swiglu(recording: Recording, layer: int, where: str, implementation: Implementation, handle: Handle) -> Tensor:
     return implementation.swiglu(handle, layer, recording.into[where].clone())[recording.inputs.real]
 
 
-def _whole(inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Any, handle: Any) -> Tensor:
+def _whole(
+    inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Implementation, handle: Handle
+) -> Tensor:
     mask = None if inputs.mask is None else inputs.mask.clone()
     return getattr(implementation, name)(handle, *layer, x.clone(), inputs.positions.clone(), mask)[inputs.real]
 
 
 def _in_chunks(
-    inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Any, handle: Any
+    inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Implementation, handle: Handle
 ) -> Tensor:
     """A prompt, one token, several, several, over a cache: mistakes with queries behind cached keys show here only."""
     T = inputs.tokens.shape[1]
@@ -126,7 +125,9 @@ def _in_chunks(
     return _over_a_cache(inputs, edges, name, layer, x, implementation, handle)
 
 
-def _stepwise(inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Any, handle: Any) -> Tensor:
+def _stepwise(
+    inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Implementation, handle: Handle
+) -> Tensor:
     """Every query sees all that there is, or is part of a prompt: what goes wrong here is what the cache gives back."""
     T = inputs.tokens.shape[1]
     edges = [0, *range(max(T - STEPS, 1), T + 1)]
@@ -135,7 +136,13 @@ def _stepwise(inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, impl
 
 
 def _over_a_cache(
-    inputs: Inputs, edges: list[int], name: str, layer: tuple[int, ...], x: Tensor, implementation: Any, handle: Any
+    inputs: Inputs,
+    edges: list[int],
+    name: str,
+    layer: tuple[int, ...],
+    x: Tensor,
+    implementation: Implementation,
+    handle: Handle,
 ) -> Tensor:
     cache = implementation.new_cache(handle, *inputs.tokens.shape)
 
@@ -147,7 +154,9 @@ def _over_a_cache(
     return chunks.in_chunks(call, edges, x, inputs.positions, inputs.mask)[inputs.real]
 
 
-def _silenced(inputs: Inputs, config: Config, state: State, dtype: torch.dtype, implementation: Any, _: Any) -> Tensor:
+def _silenced(
+    inputs: Inputs, config: Config, state: State, dtype: torch.dtype, implementation: Implementation, _: Handle
+) -> Tensor:
     """Logits of a model whose layers add nothing, be they right or wrong."""
     silent = {key: torch.zeros_like(w) if "o_proj" in key or "down_proj" in key else w for key, w in state.items()}
     handle = implementation.build(config, silent, dtype)

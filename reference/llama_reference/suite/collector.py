@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import transformers
 
 from llama_reference import mistakes
+from llama_reference.implementation import Implementation
 from llama_reference.judge import error_growth
 from llama_reference.mistakes.equivalent import EQUIVALENT
 from llama_reference.questions.activations import Inputs, record
@@ -38,7 +40,7 @@ class Collector:
 
     NAME = "llama_reference_results"
 
-    def __init__(self, config: pytest.Config, path: Path, adapter: Any, directory: Path | None) -> None:
+    def __init__(self, config: pytest.Config, path: Path, adapter: ModuleType, directory: Path | None) -> None:
         if directory is not None and any(p.exists() and not p.is_dir() for p in (directory, *directory.parents)):
             raise pytest.UsageError(f"--report: {directory}: a file is in the way of this directory")
         self.config, self.adapter, self.directory = config, adapter, directory
@@ -142,7 +144,7 @@ def equivalents() -> list[tuple[str, str, str]]:
     return [(known.component, known.name, known.why) for known in EQUIVALENT]
 
 
-def strayed(adapter: Any) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+def strayed(adapter: Implementation) -> Iterator[tuple[str, list[tuple[float, float]]]]:
     """By dtype: how far off the hidden state of the hard model is behind each layer, ours and transformers'."""
     for dtype in DTYPES:
         case = Case(dtype=dtype)

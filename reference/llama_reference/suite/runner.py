@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from llama_reference.adapter_loader import load
 from llama_reference.command_line import UsageError
-from llama_reference.implementation import Implementation
+from llama_reference.implementation import FUNCTIONS
 from llama_reference.report.results import (
     BIT_FOR_BIT,
     BY_BUDGET,
@@ -102,7 +102,7 @@ def _describe(adapter: Path, answer: Connection) -> None:
     except ImportError as error:
         answer.send(("", str(error)))
         return
-    if not any(hasattr(module, name) for name in vars(Implementation) if not name.startswith("_")):
+    if not any(hasattr(module, name) for name in FUNCTIONS):
         answer.send(("", f"{adapter}: defines none of the functions that llama_reference.implementation describes"))
         return
     answer.send((BIT_FOR_BIT if getattr(module, "BITWISE", False) else BY_BUDGET, ""))

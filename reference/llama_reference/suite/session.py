@@ -18,7 +18,7 @@ import torch
 from hypothesis import strategies as st
 
 from llama_reference import mistakes
-from llama_reference.implementation import Implementation, offers
+from llama_reference.implementation import FUNCTIONS, offers
 from llama_reference.judge import comparison, diagnosis
 from llama_reference.questions.properties import Claim
 from llama_reference.report.results import (
@@ -44,12 +44,12 @@ class NotOffered(unittest.SkipTest, NotImplementedError):  # noqa: N818  an outc
 class Offered:
     """An adapter whose missing functions raise NotOffered."""
 
-    def __init__(self, adapter: Any) -> None:
+    def __init__(self, adapter: object) -> None:
         self._adapter = adapter
         self.bitwise: bool = getattr(adapter, "BITWISE", False)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in vars(Implementation):
+        if name not in FUNCTIONS:
             raise AttributeError(name)
         function = getattr(self._adapter, name, None)
         if function is None:
@@ -118,7 +118,7 @@ class Drawn:
 class Session:
     """One adapter under test: asks it, judges it, and keeps the Results. Comparisons are worked out once."""
 
-    def __init__(self, adapter: Any, results: Results, times: float = 1.0) -> None:
+    def __init__(self, adapter: object, results: Results, times: float = 1.0) -> None:
         self.adapter, self.results = adapter, results
         self.implementation = Offered(adapter)
         self._known_failures: dict[str, str] = getattr(adapter, "KNOWN_FAILURES", {})

@@ -1,10 +1,10 @@
 """Attention of the first and the last layer: over a padded batch in one pass, and in chunks over a cache."""
 
 from itertools import accumulate
-from typing import Any
 
 from torch import Tensor
 
+from llama_reference.implementation import CachedAttention, Handle
 from llama_reference.questions import chunks
 from llama_reference.standard.cases import LENGTH, PADS, SPLIT, Case
 
@@ -26,7 +26,7 @@ IN_CHUNKS = "in chunks"
 NOT_DIFFERENTIATED = frozenset({IN_CHUNKS, "layer 0 at scale 8", "layer 2 at scale 8"})
 
 
-def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
+def ask(implementation: CachedAttention, case: Case) -> dict[str, Tensor]:
     handle = implementation.build(case.config, case.state, case.dtype)
     real = case.mask.bool()  # what a padded position answers is nobody's business
     answers = {}
@@ -39,7 +39,7 @@ def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
     return answers
 
 
-def in_chunks(implementation: Any, handle: Any, case: Case, split: tuple[int, ...] = SPLIT) -> Tensor:
+def in_chunks(implementation: CachedAttention, handle: Handle, case: Case, split: tuple[int, ...] = SPLIT) -> Tensor:
     """Layer 0 over the hidden states of the case, a chunk at a time."""
     cache = implementation.new_cache(handle, len(PADS), LENGTH)
 

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import permutations
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from llama_reference.implementation import offers
+from llama_reference.implementation import Generate, offers
 from llama_reference.questions import greedy
 from llama_reference.questions.greedy import Prompt
 from llama_reference.standard import oracle
@@ -61,7 +60,7 @@ def stop_ids(case: Case) -> tuple[int, ...]:
     return *silent[:1], *reversed(ids(best))
 
 
-def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
+def ask(implementation: Generate, case: Case) -> dict[str, Tensor]:
     """Settled ids; those with stop ids are left out where generate takes none."""
     stops = offers(implementation, "generate", "stop")
     return {

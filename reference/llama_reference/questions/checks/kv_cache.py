@@ -4,12 +4,11 @@ cache that is cropped, reordered, poisoned and started anew.
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from llama_reference.implementation import offers
+from llama_reference.implementation import Handle, KVCache, offers
 from llama_reference.standard.cases import LENGTH, PADS, Case
 
 VARIANTS = ("hard", "one group", "a group a head")
@@ -17,7 +16,7 @@ SPLITS = {"one by one": (1,) * 12, "prefill, then one by one": (36, *(1,) * 12),
 ROWS = (2, 0, 4, 1, 2)  # a circle of four, so that the inverse is another one; row 3 is dropped, row 2 doubled
 
 
-def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
+def ask(implementation: KVCache, case: Case) -> dict[str, Tensor]:
     """Answers over a cache that is cropped or reordered are left out where that is not offered."""
     handle = implementation.build(case.config, case.state, case.dtype)
     answers: dict[str, Tensor] = {}
@@ -30,7 +29,7 @@ def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
     return answers
 
 
-def in_turn(implementation: Any, handle: Any, case: Case, split: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def in_turn(implementation: KVCache, handle: Handle, case: Case, split: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """The batch over one cache, and the batch upside down over another, a chunk of each at a time."""
     caches = [implementation.new_cache(handle, len(PADS), LENGTH) for _ in range(2)]
     parts: list[list[Tensor]] = [[], []]
@@ -38,13 +37,14 @@ def in_turn(implementation: Any, handle: Any, case: Case, split: tuple[int, ...]
     for T in split:
         now = slice(start, start + T)
         chunk = case.tokens[:, now], case.positions[:, now], case.mask[:, : now.stop]
-        for cache, part, inputs in zip(caches, parts, (chunk, [x.flip(0) for x in chunk]), strict=True):
-            part.append(implementation.llama(handle, *inputs, cache))
+        flipped = [x.flip(0) for x in chunk]
+        for cache, part, (tokens, positions, mask) in zip(caches, parts, (chunk, flipped), strict=True):
+            part.append(implementation.llama(handle, tokens, positions, mask, cache))
         start += T
     return torch.cat(parts[0], dim=1), torch.cat(parts[1], dim=1)
 
 
-def handled(implementation: Any, handle: Any, case: Case) -> Iterator[tuple[str, Tensor]]:
+def handled(implementation: KVCache, handle: Handle, case: Case) -> Iterator[tuple[str, Tensor]]:
     """Logits of what is appended to a cache after each thing that one does to caches."""
     if not (offers(implementation, "crop") and offers(implementation, "reorder")):
         return

@@ -1,10 +1,10 @@
 """Logits of the whole model: padded batch in one pass, without padding, and in chunks over a cache."""
 
 from itertools import accumulate
-from typing import Any
 
 from torch import Tensor
 
+from llama_reference.implementation import CachedLlama, Handle
 from llama_reference.questions import chunks
 from llama_reference.standard import cases
 from llama_reference.standard.cases import LENGTH, PADS, SPLIT, Case
@@ -14,7 +14,7 @@ IN_CHUNKS = "in chunks"
 NOT_DIFFERENTIATED = frozenset({IN_CHUNKS})
 
 
-def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
+def ask(implementation: CachedLlama, case: Case) -> dict[str, Tensor]:
     handle = implementation.build(case.config, case.state, case.dtype)
     real = case.mask.bool()
     return {
@@ -24,7 +24,7 @@ def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
     }
 
 
-def in_chunks(implementation: Any, handle: Any, case: Case, split: tuple[int, ...] = SPLIT) -> Tensor:
+def in_chunks(implementation: CachedLlama, handle: Handle, case: Case, split: tuple[int, ...] = SPLIT) -> Tensor:
     """The padded batch, a chunk at a time over a cache."""
     cache = implementation.new_cache(handle, len(PADS), LENGTH)
 

@@ -1,10 +1,9 @@
 """Queries and keys turned: by the first positions, where every fast pair is told apart, and far beyond the context."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from llama_reference.implementation import Rotary
 from llama_reference.standard.cases import LENGTH, OFFSETS, ROPES, Case
 
 VARIANTS = ("hard", "head_dim is hidden / heads", *(f"rope {name}" for name in ROPES if name != "llama3"))
@@ -13,7 +12,7 @@ VARIANTS = ("hard", "head_dim is hidden / heads", *(f"rope {name}" for name in R
 EDGES = (0, 1, 255, 256, 257, 2047, 2048, 4095)
 
 
-def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
+def ask(implementation: Rotary, case: Case) -> dict[str, Tensor]:
     handle = implementation.build(case.config, case.state, case.dtype)
     N, G, H = (case.config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     places = {

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Concatenate, TypeVar
 
 import torch
 from torch import Tensor
 
-from llama_reference.implementation import Config, State
+from llama_reference.implementation import Builds, Config, Handle, State
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.cases import Case
 
 Edit = Callable[[Config, State], tuple[Config, State]]
+Source = TypeVar("Source")  # whatever a claim asks: the protocol of its component
 
 # a batch that is quick to ask about: three rows, each from another offset on, two of them padded
 ROWS, LENGTH = 3, 12
@@ -43,7 +44,7 @@ def as_it_is(config: Config, state: State) -> tuple[Config, State]:
     return config, state
 
 
-def fresh(source: Any, of: Case, edit: Edit = as_it_is) -> Any:
+def fresh(source: Builds, of: Case, edit: Edit = as_it_is) -> Handle:
     """The model as the source builds it, its configuration and weights edited first."""
     config, state = edit(of.config, of.state)
     return source.build(config, state, of.dtype)
@@ -60,7 +61,10 @@ def off(answer: Tensor, exact: Tensor) -> Tensor:
 
 
 def must_vanish(
-    residual: Callable[..., Tensor], implementation: Any, *choices: Any, dtype: torch.dtype = torch.float32
+    residual: Callable[Concatenate[Source, ...], Tensor],
+    implementation: Source,
+    *choices: Any,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """residual(source, *choices), numbers relative to the size of what is compared, is 0 in exact arithmetic: the
     implementation's may be about as large as transformers'. `choices` are hashable.
@@ -76,7 +80,10 @@ def _transformers(residual: Callable[..., Tensor], *choices: Any) -> float:
 
 
 def must_agree(
-    ask: Callable[..., tuple[Tensor, Tensor]], implementation: Any, *choices: Any, dtype: torch.dtype = torch.float32
+    ask: Callable[Concatenate[Source, ...], tuple[Tensor, Tensor]],
+    implementation: Source,
+    *choices: Any,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """ask(source, *choices) gives two answers that are equal in exact arithmetic. How far transformers is off the
     formula says how far each may be off; the two then lie at most twice that apart. (transformers' own two may well

@@ -1,17 +1,16 @@
 """Claims about attention."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_reference.implementation import Config, State
+from llama_reference.implementation import CachedAttention, Config, State
 from llama_reference.questions.chunks import in_chunks
 from llama_reference.questions.properties.asking import (
     LENGTH,
     PADS,
     ROWS,
+    Edit,
     as_it_is,
     built,
     case,
@@ -37,7 +36,7 @@ def hidden(seed: int, length: int = LENGTH, scale: float = 1.0) -> Tensor:
     return numbers(seed, ROWS, length, D, scale=scale)
 
 
-def attend(source: Any, variant: str, x: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
+def attend(source: CachedAttention, variant: str, x: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
     at = positions(x.shape[1]) if at is None else at
     return source.attention(built(source, case(variant)), 1, x, at, mask)
 
@@ -58,12 +57,12 @@ def output(variant: str, read: Tensor) -> Tensor:
 
 
 @CLAIMS.claim(examples=15)
-def without_queries_values_are_averaged(implementation: Any, draw: Draw) -> None:
+def without_queries_values_are_averaged(implementation: CachedAttention, draw: Draw) -> None:
     """q_proj = 0: all scores are 0, so that t tokens weigh 1 / t each."""
     must_vanish(_averaged, implementation, draw.choice(GROUPINGS), draw.integer(0, 2**16))
 
 
-def _averaged(source: Any, variant: str, seed: int) -> Tensor:
+def _averaged(source: CachedAttention, variant: str, seed: int) -> Tensor:
     x, mask = hidden(seed), padding()
     y = source.attention(built(source, case(variant), _silent_queries), 1, x, positions(), mask)
     v = values(variant, x) * mask[..., None]
@@ -76,13 +75,13 @@ def _silent_queries(config: Config, state: State) -> tuple[Config, State]:
 
 
 @CLAIMS.claim()
-def the_only_visible_token_is_answered_with_its_value(implementation: Any, draw: Draw) -> None:
+def the_only_visible_token_is_answered_with_its_value(implementation: CachedAttention, draw: Draw) -> None:
     """o_proj(v), whatever the query: the softmax over one score is 1."""
     seen = tuple(draw.integer(0, LENGTH - 1) for _ in range(ROWS))
     must_vanish(_only_one, implementation, draw.choice(GROUPINGS), draw.integer(0, 2**16), seen)
 
 
-def _only_one(source: Any, variant: str, seed: int, seen: tuple[int, ...]) -> Tensor:
+def _only_one(source: CachedAttention, variant: str, seed: int, seen: tuple[int, ...]) -> Tensor:
     x, column = hidden(seed), torch.tensor(seen)[:, None]
     y = attend(source, variant, x, (torch.arange(LENGTH) == column).long())
     exact = output(variant, values(variant, x)[range(ROWS), list(seen)])[:, None].expand_as(y)
@@ -91,7 +90,7 @@ def _only_one(source: Any, variant: str, seed: int, seen: tuple[int, ...]) -> Te
 
 
 @CLAIMS.claim()
-def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
+def future_tokens_do_not_move_the_past(implementation: CachedAttention, draw: Draw) -> None:
     x, t = hidden(draw.integer(0, 2**16)), draw.integer(1, LENGTH - 1)
     other = x.clone()
     other[:, t:] = hidden(draw.integer(0, 2**16) + 2**17)[:, t:]
@@ -101,7 +100,7 @@ def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=5)
-def each_token_sees_itself_and_all_before_it_and_no_other(implementation: Any, draw: Draw) -> None:
+def each_token_sees_itself_and_all_before_it_and_no_other(implementation: CachedAttention, draw: Draw) -> None:
     """The zero pattern of the whole Jacobian: in row s of the batch token s is another one; what moved?"""
     T, seed, start = 20, draw.integer(0, 2**16), draw.integer(0, 300)
     x = numbers(seed, 1, T, D, scale=0.3).repeat(T, 1, 1)  # small, so that every weight is of some size
@@ -113,7 +112,7 @@ def each_token_sees_itself_and_all_before_it_and_no_other(implementation: Any, d
 
 
 @CLAIMS.claim()
-def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
+def rows_do_not_see_each_other(implementation: CachedAttention, draw: Draw) -> None:
     """Whatever else a row holds, wherever it stands and however it is padded."""
     x, row = hidden(draw.integer(0, 2**16)), draw.integer(0, ROWS - 1)
     other, at, mask = x.clone(), positions(), padding()
@@ -127,7 +126,7 @@ def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim()
-def what_padding_holds_is_irrelevant(implementation: Any, draw: Draw) -> None:
+def what_padding_holds_is_irrelevant(implementation: CachedAttention, draw: Draw) -> None:
     """On the left or on the right."""
     x, mask = hidden(draw.integer(0, 2**16)), draw.choice((padding(), padding().flip(1)))
     real = mask.bool()
@@ -137,12 +136,12 @@ def what_padding_holds_is_irrelevant(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=15)
-def a_padded_row_answers_as_it_does_alone(implementation: Any, draw: Draw) -> None:
+def a_padded_row_answers_as_it_does_alone(implementation: CachedAttention, draw: Draw) -> None:
     """Without its padding, each row having another; the positions are the same."""
     must_agree(_alone, implementation, draw.integer(0, 2**16))
 
 
-def _alone(source: Any, seed: int) -> tuple[Tensor, Tensor]:
+def _alone(source: CachedAttention, seed: int) -> tuple[Tensor, Tensor]:
     x, at = hidden(seed), positions()
     padded = attend(source, "hard", x, padding())[padding().bool()]
     rows = (attend(source, "hard", x[i, pad:][None], None, at[i, pad:][None])[0] for i, pad in enumerate(PADS))
@@ -150,17 +149,17 @@ def _alone(source: Any, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @CLAIMS.claim(examples=2)
-def rows_with_nothing_to_see_stay_finite(implementation: Any, draw: Draw) -> None:
+def rows_with_nothing_to_see_stay_finite(implementation: CachedAttention, draw: Draw) -> None:
     _stays_finite(implementation, draw.choice((torch.float32, torch.bfloat16)))
 
 
 @CLAIMS.claim(examples=1)
-def rows_with_nothing_to_see_stay_finite_in_float16(implementation: Any, _draw: Draw) -> None:
+def rows_with_nothing_to_see_stay_finite_in_float16(implementation: CachedAttention, _draw: Draw) -> None:
     """One masked key alone has a score of any size: in float16 the lowest number plus that overflows."""
     _stays_finite(implementation, torch.float16)
 
 
-def _stays_finite(implementation: Any, dtype: torch.dtype) -> None:
+def _stays_finite(implementation: CachedAttention, dtype: torch.dtype) -> None:
     handle = built(implementation, case(dtype=dtype))
     for T in (1, 2, LENGTH):
         x, nothing = hidden(0, T, scale=8.0).to(dtype), torch.zeros(ROWS, T, dtype=torch.long)
@@ -168,7 +167,7 @@ def _stays_finite(implementation: Any, dtype: torch.dtype) -> None:
 
 
 @CLAIMS.claim(examples=15)
-def only_distances_count(implementation: Any, draw: Draw) -> None:
+def only_distances_count(implementation: CachedAttention, draw: Draw) -> None:
     """A shift of all positions changes nothing; larger distances do."""
     seed = draw.integer(0, 2**16)
     must_agree(_shifted, implementation, seed, draw.integer(1, 300))
@@ -176,18 +175,18 @@ def only_distances_count(implementation: Any, draw: Draw) -> None:
     assert not torch.equal(near, far)
 
 
-def _shifted(source: Any, seed: int, shift: int) -> tuple[Tensor, Tensor]:
+def _shifted(source: CachedAttention, seed: int, shift: int) -> tuple[Tensor, Tensor]:
     here, there = (attend(source, "rope default", hidden(seed), None, positions() + s) for s in (0, shift))
     return here, there
 
 
 @CLAIMS.claim(examples=15)
-def any_split_over_the_cache_equals_one_pass(implementation: Any, draw: Draw) -> None:
+def any_split_over_the_cache_equals_one_pass(implementation: CachedAttention, draw: Draw) -> None:
     cuts = {draw.integer(1, 2 * LENGTH - 1) for _ in range(draw.integer(1, 6))}
     must_agree(_split, implementation, draw.integer(0, 2**16), (0, *sorted(cuts), 2 * LENGTH))
 
 
-def _split(source: Any, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _split(source: CachedAttention, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     x, at, mask = (f(edges[-1]) for f in (lambda n: hidden(seed, n), positions, padding))
     handle = built(source, case())
     cache = source.new_cache(handle, ROWS, edges[-1])
@@ -200,7 +199,7 @@ def _split(source: Any, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tens
 
 
 @CLAIMS.claim(examples=15)
-def a_group_for_each_head_with_the_same_weights_changes_nothing(implementation: Any, draw: Draw) -> None:
+def a_group_for_each_head_with_the_same_weights_changes_nothing(implementation: CachedAttention, draw: Draw) -> None:
     """Heads 0 to R - 1 read group 0: giving each head a group of its own, R times the same, gives the same answer."""
     must_agree(_edited, implementation, draw.integer(0, 2**16), _a_group_a_head)
 
@@ -215,7 +214,7 @@ def _a_group_a_head(config: Config, state: State) -> tuple[Config, State]:
 
 
 @CLAIMS.claim(examples=15)
-def the_order_of_groups_does_not_matter(implementation: Any, draw: Draw) -> None:
+def the_order_of_groups_does_not_matter(implementation: CachedAttention, draw: Draw) -> None:
     """Nor that of heads within them: they are exchanged with all that belongs to them, columns of o_proj included."""
     must_agree(_edited, implementation, draw.integer(0, 2**16), _exchanged)
 
@@ -238,7 +237,7 @@ def _exchanged(config: Config, state: State) -> tuple[Config, State]:
 
 
 @CLAIMS.claim(examples=15)
-def scores_are_divided_by_the_root_of_head_dim(implementation: Any, draw: Draw) -> None:
+def scores_are_divided_by_the_root_of_head_dim(implementation: CachedAttention, draw: Draw) -> None:
     """Heads four times as wide, the new channels 0, halve the scores; queries twice as loud double them again. Asked
     at position 0, where no channel turns.
     """
@@ -257,7 +256,9 @@ def _widened(config: Config, state: State) -> tuple[Config, State]:
     return config | {"head_dim": 4 * H}, {name: wider(name, w) for name, w in state.items()}
 
 
-def _edited(source: Any, seed: int, edit: Any, stretch: int = 1, first: Any = as_it_is) -> tuple[Tensor, Tensor]:
+def _edited(
+    source: CachedAttention, seed: int, edit: Edit, stretch: int = 1, first: Edit = as_it_is
+) -> tuple[Tensor, Tensor]:
     """The answers of two models, over a padded batch; the first channel is always 1."""
     x, mask, at = hidden(seed), padding(), positions() * stretch
     x[..., 0] = 1
@@ -266,7 +267,7 @@ def _edited(source: Any, seed: int, edit: Any, stretch: int = 1, first: Any = as
 
 
 @CLAIMS.claim(examples=15)
-def a_bias_is_the_weight_of_a_channel_that_is_always_1(implementation: Any, draw: Draw) -> None:
+def a_bias_is_the_weight_of_a_channel_that_is_always_1(implementation: CachedAttention, draw: Draw) -> None:
     must_agree(_edited, implementation, draw.integer(0, 2**16), _biases_as_weights, 1, _without_first_channel)
 
 

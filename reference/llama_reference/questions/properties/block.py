@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_reference.implementation import Config, State
+from llama_reference.implementation import Block, Config, Implementation, State
 from llama_reference.questions.properties.asking import (
     LENGTH,
     ROWS,
@@ -38,12 +38,12 @@ def silenced(*parts: str) -> Any:
 
 
 @CLAIMS.claim(examples=15)
-def it_is_the_sum_of_its_own_parts(implementation: Any, draw: Draw) -> None:
+def it_is_the_sum_of_its_own_parts(implementation: Implementation, draw: Draw) -> None:
     """h = x + attention(norm₁ x); y = h + mlp(norm₂ h): asked of the parts one by one, and of the whole."""
     must_agree(_summed, implementation, draw.choice(LAYERS), draw.integer(0, 2**16), draw.choice(SCALES))
 
 
-def _summed(source: Any, layer: int, seed: int, scale: float) -> tuple[Tensor, Tensor]:
+def _summed(source: Implementation, layer: int, seed: int, scale: float) -> tuple[Tensor, Tensor]:
     handle, x, mask = built(source, case()), hidden(seed, scale), padding()
     at = f"model.layers.{layer}."
     h = x + source.attention(handle, layer, source.rms_norm(handle, at + "input_layernorm", x), positions(), mask)
@@ -52,7 +52,7 @@ def _summed(source: Any, layer: int, seed: int, scale: float) -> tuple[Tensor, T
 
 
 @CLAIMS.claim(examples=15)
-def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
+def future_tokens_do_not_move_the_past(implementation: Block, draw: Draw) -> None:
     x, t, layer = hidden(draw.integer(0, 2**16)), draw.integer(1, LENGTH - 1), draw.choice(LAYERS)
     other = x.clone()
     other[:, t:] = hidden(draw.integer(0, 2**16) + 2**17)[:, t:]
@@ -63,7 +63,7 @@ def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=15)
-def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
+def rows_do_not_see_each_other(implementation: Block, draw: Draw) -> None:
     x, row, layer = hidden(draw.integer(0, 2**16)), draw.integer(0, ROWS - 1), draw.choice(LAYERS)
     other = x.clone()
     other[row] *= -7
@@ -75,14 +75,14 @@ def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=len(LAYERS))
-def without_its_projections_it_passes_the_residual_stream_on(implementation: Any, draw: Draw) -> None:
+def without_its_projections_it_passes_the_residual_stream_on(implementation: Block, draw: Draw) -> None:
     """o_proj = down_proj = 0, biases too: both residual branches add nothing."""
     handle, x = built(implementation, case(), silenced("o_proj", "down_proj")), hidden(0)
     assert torch.equal(implementation.block(handle, draw.choice(LAYERS), x, positions(), None), x)
 
 
 @CLAIMS.claim(examples=1)
-def it_leaves_its_input_alone(implementation: Any, _draw: Draw) -> None:
+def it_leaves_its_input_alone(implementation: Block, _draw: Draw) -> None:
     x = hidden(0)
     before = x.clone()
     implementation.block(built(implementation, case()), 1, x, positions(), None)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from llama_reference.implementation import Implementation
+
 T = TypeVar("T")
 
 
@@ -52,7 +54,7 @@ class Claim:
     def __str__(self) -> str:
         return self.name
 
-    def holds(self, implementation: Any, draws: int = 5) -> bool:
+    def holds(self, implementation: Implementation, draws: int = 5) -> bool:
         """True if no random draw refutes the claim; an exception counts as a refutation."""
         for seed in range(min(draws, self.examples)):
             try:

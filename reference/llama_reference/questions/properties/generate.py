@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama_reference.implementation import Generate, Handle
 from llama_reference.questions import greedy
 from llama_reference.questions.greedy import Prompt
 from llama_reference.questions.properties.claims import Claims, Draw
@@ -33,7 +34,7 @@ def drawn(draw: Draw) -> Prompt:
     return prompt(draw.integer(0, 2**16), draw.integer(6, 24))
 
 
-def built(implementation: Any, asked: Prompt) -> Any:
+def built(implementation: Generate, asked: Prompt) -> Any:
     return implementation.build(asked.config, asked.state, asked.dtype)
 
 
@@ -48,14 +49,14 @@ def must_be_the_same(asked: Prompt, answer: Tensor, other: Tensor) -> None:
 
 
 @CLAIMS.claim(examples=10)
-def cached_equals_uncached(implementation: Any, draw: Draw) -> None:
+def cached_equals_uncached(implementation: Generate, draw: Draw) -> None:
     asked = drawn(draw)
     handle = built(implementation, asked)
     must_be_the_same(asked, *(asked.ask(implementation, handle, use_cache) for use_cache in (True, False)))
 
 
 @CLAIMS.claim(examples=10)
-def each_of_several_stop_ids_ends_a_row(implementation: Any, draw: Draw) -> None:
+def each_of_several_stop_ids_ends_a_row(implementation: Generate, draw: Draw) -> None:
     """One id of each row's own text, in any order, so that rows end at different steps; a late one may stand first."""
     asked, use_cache = drawn(draw), draw.choice([True, False])
     handle = built(implementation, asked)
@@ -67,7 +68,7 @@ def each_of_several_stop_ids_ends_a_row(implementation: Any, draw: Draw) -> None
 
 
 @CLAIMS.claim(examples=5)
-def the_text_ends_when_its_last_row_does(implementation: Any, draw: Draw) -> None:
+def the_text_ends_when_its_last_row_does(implementation: Generate, draw: Draw) -> None:
     """The first row ends at once, the others go on: none takes another with it, and nothing goes on behind the last."""
     asked, use_cache = drawn(draw), draw.choice([True, False])
     handle = built(implementation, asked)
@@ -79,7 +80,7 @@ def the_text_ends_when_its_last_row_does(implementation: Any, draw: Draw) -> Non
 
 
 @CLAIMS.claim(examples=5)
-def a_stop_id_in_the_prompt_ends_nothing(implementation: Any, draw: Draw) -> None:
+def a_stop_id_in_the_prompt_ends_nothing(implementation: Generate, draw: Draw) -> None:
     asked, use_cache = drawn(draw), draw.choice([True, False])
     handle = built(implementation, asked)
     free = asked.ask(implementation, handle, use_cache)
@@ -87,7 +88,9 @@ def a_stop_id_in_the_prompt_ends_nothing(implementation: Any, draw: Draw) -> Non
     _must_end(asked, implementation, handle, free, asked.tokens[:, column].tolist(), use_cache)
 
 
-def _must_end(asked: Prompt, implementation: Any, handle: Any, free: Tensor, stop: list[int], use_cache: bool) -> None:
+def _must_end(
+    asked: Prompt, implementation: Generate, handle: Handle, free: Tensor, stop: list[int], use_cache: bool
+) -> None:
     """The text with these stop ids is the free one, up to where the last row ends."""
     T = asked.tokens.shape[1]
     stopping = replace(asked, stop=stop)
@@ -97,7 +100,7 @@ def _must_end(asked: Prompt, implementation: Any, handle: Any, free: Tensor, sto
 
 
 @CLAIMS.claim(examples=1)
-def the_configurations_stop_ids_stop_nothing(implementation: Any, _draw: Draw) -> None:
+def the_configurations_stop_ids_stop_nothing(implementation: Generate, _draw: Draw) -> None:
     asked = prompt(seed=0, length=9)
     other = replace(asked, config=CONFIG | {"eos_token_id": list(range(CONFIG["vocab_size"]))})
     answer, free = (x.ask(implementation, built(implementation, x), use_cache=True) for x in (other, asked))
@@ -105,7 +108,7 @@ def the_configurations_stop_ids_stop_nothing(implementation: Any, _draw: Draw) -
 
 
 @CLAIMS.claim(examples=5)
-def fewer_tokens_are_the_beginning_of_more(implementation: Any, draw: Draw) -> None:
+def fewer_tokens_are_the_beginning_of_more(implementation: Generate, draw: Draw) -> None:
     asked, use_cache = drawn(draw), draw.choice([True, False])
     handle = built(implementation, asked)
     few = draw.choice([1, draw.integer(2, NEW - 1)])
@@ -118,14 +121,14 @@ def fewer_tokens_are_the_beginning_of_more(implementation: Any, draw: Draw) -> N
 
 
 @CLAIMS.claim(examples=5)
-def no_tokens_are_the_prompt(implementation: Any, draw: Draw) -> None:
+def no_tokens_are_the_prompt(implementation: Generate, draw: Draw) -> None:
     asked = drawn(draw)
     answer = asked.ask(implementation, built(implementation, asked), draw.choice([True, False]), new=0)
     assert torch.equal(answer, asked.tokens)
 
 
 @CLAIMS.claim(examples=5)
-def a_padded_row_goes_on_as_it_does_alone(implementation: Any, draw: Draw) -> None:
+def a_padded_row_goes_on_as_it_does_alone(implementation: Generate, draw: Draw) -> None:
     asked, row, use_cache = drawn(draw), draw.integer(0, len(PADDING) - 1), draw.choice([True, False])
     handle, T = built(implementation, asked), asked.tokens.shape[1]
     together = asked.ask(implementation, handle, use_cache)[row : row + 1, PADDING[row] :]
@@ -137,7 +140,7 @@ def a_padded_row_goes_on_as_it_does_alone(implementation: Any, draw: Draw) -> No
 
 
 @CLAIMS.claim(examples=1)
-def greedy_decoding_throws_no_dice(implementation: Any, _draw: Draw) -> None:
+def greedy_decoding_throws_no_dice(implementation: Generate, _draw: Draw) -> None:
     asked = prompt(seed=0, length=9)
     handle, state = built(implementation, asked), torch.get_rng_state()
     first, again = (asked.ask(implementation, handle, use_cache=True) for _ in range(2))
@@ -146,8 +149,9 @@ def greedy_decoding_throws_no_dice(implementation: Any, _draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=1)
-def arguments_are_not_written_into(implementation: Any, _draw: Draw) -> None:
+def arguments_are_not_written_into(implementation: Generate, _draw: Draw) -> None:
     asked = prompt(seed=0, length=9)
-    given = [asked.tokens.clone(), asked.real.clone()]
-    implementation.generate(built(implementation, asked), *given, NEW, use_cache=True)
-    assert all(map(torch.equal, given, (asked.tokens, asked.real)))
+    tokens, mask = asked.tokens.clone(), asked.real.clone()
+    implementation.generate(built(implementation, asked), tokens, mask, NEW, use_cache=True)
+    assert torch.equal(tokens, asked.tokens)
+    assert torch.equal(mask, asked.real)

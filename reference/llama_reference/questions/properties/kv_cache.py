@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama_reference.implementation import KVCache
 from llama_reference.questions.properties.claims import Claims, Draw
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.cases import HARD, weights
@@ -63,7 +64,7 @@ class History:
 class Machine:
     """Two caches of one model, each beside the history that it should hold."""
 
-    def __init__(self, implementation: Any, seed: int) -> None:
+    def __init__(self, implementation: KVCache, seed: int) -> None:
         self.implementation, self.seed = implementation, seed
         self.handle = implementation.build(CONFIG, weights(CONFIG, seed), torch.float32)
         self.caches = [implementation.new_cache(self.handle, ROWS, ROOM) for _ in range(2)]
@@ -161,7 +162,7 @@ def _references(seed: int) -> tuple[tuple[Any, Any], ...]:
     return tuple((source, source.build(CONFIG, state, torch.float32)) for source in (oracle, formula))
 
 
-def machine(implementation: Any, draw: Draw) -> Machine:
+def machine(implementation: KVCache, draw: Draw) -> Machine:
     return Machine(implementation, draw.integer(0, 7))
 
 
@@ -200,7 +201,7 @@ OPERATIONS = (append, append, append, crop, reorder, restart, poison)
 
 
 @CLAIMS.claim(examples=15)
-def any_history_gives_what_one_pass_gives(implementation: Any, draw: Draw) -> None:
+def any_history_gives_what_one_pass_gives(implementation: KVCache, draw: Draw) -> None:
     """Chunks, crops, reorderings, restarts and poison in any order, on two caches in turn."""
     both = machine(implementation, draw)
     for which in (0, 1):
@@ -212,21 +213,21 @@ def any_history_gives_what_one_pass_gives(implementation: Any, draw: Draw) -> No
 
 
 @CLAIMS.claim(examples=10)
-def chunks_of_any_length_give_what_one_pass_gives(implementation: Any, draw: Draw) -> None:
+def chunks_of_any_length_give_what_one_pass_gives(implementation: KVCache, draw: Draw) -> None:
     one = machine(implementation, draw)
     while one.room(0):
         append(one, draw, most=9)
 
 
 @CLAIMS.claim(examples=5)
-def two_caches_do_not_know_each_other(implementation: Any, draw: Draw) -> None:
+def two_caches_do_not_know_each_other(implementation: KVCache, draw: Draw) -> None:
     both = machine(implementation, draw)
     for which in (0, 1, 0, 1, 1, 0):
         append(both, draw, which, most=5)
 
 
 @CLAIMS.claim(examples=5)
-def what_was_cropped_away_never_was(implementation: Any, draw: Draw) -> None:
+def what_was_cropped_away_never_was(implementation: KVCache, draw: Draw) -> None:
     one = machine(implementation, draw)
     append(one, draw)
     one.scribble(0, draw.integer(2, one.room(0)))
@@ -236,16 +237,16 @@ def what_was_cropped_away_never_was(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=5)
-def reordered_rows_go_on_as_the_rows_that_they_were(implementation: Any, draw: Draw) -> None:
+def reordered_rows_go_on_as_the_rows_that_they_were(implementation: KVCache, draw: Draw) -> None:
     _reordered([(2, 0, 1), (1, 2, 0), (1, 1, 0)], implementation, draw)
 
 
 @CLAIMS.claim(examples=5)
-def rows_may_be_dropped_and_doubled(implementation: Any, draw: Draw) -> None:
+def rows_may_be_dropped_and_doubled(implementation: KVCache, draw: Draw) -> None:
     _reordered([(0, 2), (2,), (2, 0, 2, 1)], implementation, draw)
 
 
-def _reordered(choices: Sequence[Sequence[int]], implementation: Any, draw: Draw) -> None:
+def _reordered(choices: Sequence[Sequence[int]], implementation: KVCache, draw: Draw) -> None:
     one = machine(implementation, draw)
     append(one, draw)
     one.reorder(0, draw.choice(choices))
@@ -253,7 +254,7 @@ def _reordered(choices: Sequence[Sequence[int]], implementation: Any, draw: Draw
 
 
 @CLAIMS.claim(examples=5)
-def a_cache_started_anew_has_no_memory(implementation: Any, draw: Draw) -> None:
+def a_cache_started_anew_has_no_memory(implementation: KVCache, draw: Draw) -> None:
     """The second text is shorter than the first, so that something of the first stays where it was."""
     one = machine(implementation, draw)
     one.append(0, draw.integer(12, ROOM))
@@ -263,16 +264,16 @@ def a_cache_started_anew_has_no_memory(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=5)
-def large_numbers_in_free_slots_do_not_matter(implementation: Any, draw: Draw) -> None:
+def large_numbers_in_free_slots_do_not_matter(implementation: KVCache, draw: Draw) -> None:
     _free_slots_hold(1e4, implementation, draw)
 
 
 @CLAIMS.claim(examples=5)
-def nan_in_free_slots_does_not_matter(implementation: Any, draw: Draw) -> None:
+def nan_in_free_slots_does_not_matter(implementation: KVCache, draw: Draw) -> None:
     _free_slots_hold(math.nan, implementation, draw)
 
 
-def _free_slots_hold(number: float, implementation: Any, draw: Draw) -> None:
+def _free_slots_hold(number: float, implementation: KVCache, draw: Draw) -> None:
     one = machine(implementation, draw)
     append(one, draw)
     one.poison(0, one.room(0), number)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_reference.implementation import Config, State
+from llama_reference.implementation import CachedLlama, Config, Implementation, State
 from llama_reference.questions.chunks import in_chunks
 from llama_reference.questions.properties.asking import (
     LENGTH,
@@ -37,17 +37,19 @@ def text(seed: int, length: int = LENGTH, without: int | None = None) -> Tensor:
     return tokens if without is None else torch.where(tokens == without, (without + 1) % V, tokens)
 
 
-def ask(source: Any, tokens: Tensor, mask: Tensor | None = None, at: Tensor | None = None, **model: Any) -> Tensor:
+def ask(
+    source: CachedLlama, tokens: Tensor, mask: Tensor | None = None, at: Tensor | None = None, **model: Any
+) -> Tensor:
     return source.llama(built(source, case(), **model), tokens, positions() if at is None else at, mask)
 
 
 @CLAIMS.claim(examples=8)
-def it_is_its_own_blocks_in_order(implementation: Any, draw: Draw) -> None:
+def it_is_its_own_blocks_in_order(implementation: Implementation, draw: Draw) -> None:
     """Embedding, then every block once, then the norm and the head: asked one by one, and of the whole."""
     must_agree(_chained, implementation, draw.integer(0, 2**16))
 
 
-def _chained(source: Any, seed: int) -> tuple[Tensor, Tensor]:
+def _chained(source: Implementation, seed: int) -> tuple[Tensor, Tensor]:
     tokens, mask, setting = text(seed), padding(), case()
     handle = built(source, setting)
     x = setting.state[EMBEDDING][tokens]
@@ -59,7 +61,7 @@ def _chained(source: Any, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @CLAIMS.claim(examples=8)
-def with_silent_layers_the_head_reads_the_normed_embedding(implementation: Any, draw: Draw) -> None:
+def with_silent_layers_the_head_reads_the_normed_embedding(implementation: CachedLlama, draw: Draw) -> None:
     """o_proj = down_proj = 0: logits = W_head (g x / √(mean x² + eps)), x the embedding of the token alone."""
     must_vanish(_silent, implementation, draw.choice(("hard", "tied", "eps 1e-2")), draw.integer(0, 2**16))
 
@@ -67,7 +69,7 @@ def with_silent_layers_the_head_reads_the_normed_embedding(implementation: Any, 
 _silencing = silenced("o_proj", "down_proj")
 
 
-def _silent(source: Any, variant: str, seed: int) -> Tensor:
+def _silent(source: CachedLlama, variant: str, seed: int) -> Tensor:
     tokens, setting = text(seed), case(variant)
     w = {name: weight.double() for name, weight in setting.state.items()}
     x = w[EMBEDDING][tokens]
@@ -77,7 +79,7 @@ def _silent(source: Any, variant: str, seed: int) -> Tensor:
 
 
 @CLAIMS.claim(examples=10)
-def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
+def future_tokens_do_not_move_the_past(implementation: CachedLlama, draw: Draw) -> None:
     tokens, t = text(draw.integer(0, 2**16)), draw.integer(1, LENGTH - 1)
     other = tokens.clone()
     other[:, t:] = (other[:, t:] + 1) % V
@@ -87,7 +89,7 @@ def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=10)
-def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
+def rows_do_not_see_each_other(implementation: CachedLlama, draw: Draw) -> None:
     """Whatever another row says, wherever it stands and however it is padded."""
     tokens, row = text(draw.integer(0, 2**16)), draw.integer(0, ROWS - 1)
     other, at, mask = tokens.clone(), positions(), padding()
@@ -100,7 +102,7 @@ def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=10)
-def what_padding_says_is_irrelevant(implementation: Any, draw: Draw) -> None:
+def what_padding_says_is_irrelevant(implementation: CachedLlama, draw: Draw) -> None:
     tokens, real = text(draw.integer(0, 2**16)), padding().bool()
     other = torch.where(real, tokens, text(draw.integer(0, 2**16) + 2**17))
     before, after = (ask(implementation, chosen, padding())[real] for chosen in (tokens, other))
@@ -108,24 +110,24 @@ def what_padding_says_is_irrelevant(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=8)
-def a_padded_row_answers_as_it_does_alone(implementation: Any, draw: Draw) -> None:
+def a_padded_row_answers_as_it_does_alone(implementation: CachedLlama, draw: Draw) -> None:
     """Without its padding; the positions are the same, so the logits are."""
     must_agree(_alone, implementation, draw.integer(0, 2**16))
 
 
-def _alone(source: Any, seed: int) -> tuple[Tensor, Tensor]:
+def _alone(source: CachedLlama, seed: int) -> tuple[Tensor, Tensor]:
     tokens, at = text(seed), positions()
     rows = [ask(source, tokens[i : i + 1, pad:], at=at[i : i + 1, pad:])[0] for i, pad in enumerate(PADS)]
     return ask(source, tokens, padding())[padding().bool()], torch.cat(rows)
 
 
 @CLAIMS.claim(examples=8)
-def any_split_over_the_cache_equals_one_pass(implementation: Any, draw: Draw) -> None:
+def any_split_over_the_cache_equals_one_pass(implementation: CachedLlama, draw: Draw) -> None:
     cuts = {draw.integer(1, 2 * LENGTH - 1) for _ in range(draw.integer(1, 6))}
     must_agree(_split, implementation, draw.integer(0, 2**16), (0, *sorted(cuts), 2 * LENGTH))
 
 
-def _split(source: Any, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _split(source: CachedLlama, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     tokens, at, mask = (f(edges[-1]) for f in (lambda n: text(seed, n), positions, padding))
     handle = built(source, case())
     cache = source.new_cache(handle, ROWS, edges[-1])
@@ -138,7 +140,7 @@ def _split(source: Any, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tens
 
 
 @CLAIMS.claim(examples=1)
-def two_calls_give_the_same_bits(implementation: Any, _draw: Draw) -> None:
+def two_calls_give_the_same_bits(implementation: CachedLlama, _draw: Draw) -> None:
     handle = fresh(implementation, case())
     first = implementation.llama(handle, text(0), positions(), padding())
     implementation.llama(handle, text(1, 2 * LENGTH), positions(2 * LENGTH), None)
@@ -146,7 +148,7 @@ def two_calls_give_the_same_bits(implementation: Any, _draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=8)
-def only_distances_count_each_rows_own(implementation: Any, draw: Draw) -> None:
+def only_distances_count_each_rows_own(implementation: CachedLlama, draw: Draw) -> None:
     """A shift of all positions of a row changes nothing; larger distances in a row change its answer."""
     seed, row = draw.integer(0, 2**16), draw.integer(0, ROWS - 1)
     must_agree(_shifted, implementation, seed, draw.integer(1, 300))
@@ -159,13 +161,13 @@ def only_distances_count_each_rows_own(implementation: Any, draw: Draw) -> None:
     assert not torch.equal(near[row], stretched[row])
 
 
-def _shifted(source: Any, seed: int, shift: int) -> tuple[Tensor, Tensor]:
+def _shifted(source: CachedLlama, seed: int, shift: int) -> tuple[Tensor, Tensor]:
     here, there = (ask(source, text(seed), at=positions() + s) for s in (0, shift))
     return here, there
 
 
 @CLAIMS.claim(examples=8)
-def renamed_tokens_have_renamed_logits(implementation: Any, draw: Draw) -> None:
+def renamed_tokens_have_renamed_logits(implementation: CachedLlama, draw: Draw) -> None:
     """Rows of the embedding and of the head reordered, and the tokens with them."""
     must_agree(_renamed, implementation, draw.integer(0, 2**16))
 
@@ -174,7 +176,7 @@ OLD = torch.randperm(V, generator=torch.Generator().manual_seed(0))  # new name 
 NEW = OLD.argsort()
 
 
-def _renamed(source: Any, seed: int) -> tuple[Tensor, Tensor]:
+def _renamed(source: CachedLlama, seed: int) -> tuple[Tensor, Tensor]:
     tokens = text(seed)
     return ask(source, tokens), ask(source, NEW[tokens], edit=_rename)[..., NEW]
 
@@ -184,7 +186,7 @@ def _rename(config: Config, state: State) -> tuple[Config, State]:
 
 
 @CLAIMS.claim(examples=5)
-def a_tied_head_is_the_embedding(implementation: Any, draw: Draw) -> None:
+def a_tied_head_is_the_embedding(implementation: CachedLlama, draw: Draw) -> None:
     """Another vector for a token that the text lacks moves the logits of this token, and of no other."""
     token = draw.integer(0, V - 1)
     before, after = _with_another_vector(implementation, "tied", token)
@@ -193,13 +195,13 @@ def a_tied_head_is_the_embedding(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=5)
-def an_untied_head_is_not_the_embedding(implementation: Any, draw: Draw) -> None:
+def an_untied_head_is_not_the_embedding(implementation: CachedLlama, draw: Draw) -> None:
     """Another vector for a token that the text lacks moves nothing."""
     before, after = _with_another_vector(implementation, "hard", draw.integer(0, V - 1))
     assert torch.equal(before, after)
 
 
-def _with_another_vector(implementation: Any, variant: str, token: int) -> tuple[Tensor, Tensor]:
+def _with_another_vector(implementation: CachedLlama, variant: str, token: int) -> tuple[Tensor, Tensor]:
     def edit(config: Config, state: State) -> tuple[Config, State]:
         other = state[EMBEDDING].clone()
         other[token] *= -7
@@ -213,7 +215,7 @@ def _with_another_vector(implementation: Any, variant: str, token: int) -> tuple
 
 
 @CLAIMS.claim(examples=1)
-def tied_is_one_tensor(implementation: Any, _draw: Draw) -> None:
+def tied_is_one_tensor(implementation: Implementation, _draw: Draw) -> None:
     """Training the embedding trains the head: there is one parameter, and a step on it moves logits too."""
     handle, token = fresh(implementation, case("tied")), 5
     parameters = implementation.parameters(handle)
@@ -226,7 +228,7 @@ def tied_is_one_tensor(implementation: Any, _draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=1)
-def logits_may_be_of_any_size(implementation: Any, _draw: Draw) -> None:
+def logits_may_be_of_any_size(implementation: CachedLlama, _draw: Draw) -> None:
     """They are linear in the head, to the bit: neither capped nor normalised."""
 
     def louder(config: Config, state: State) -> tuple[Config, State]:

@@ -8,8 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_reference.implementation import Config, State
-from llama_reference.questions.properties.asking import as_it_is, built, case, must_agree, must_vanish, numbers, off
+from llama_reference.implementation import Config, State, SwiGLU
+from llama_reference.questions.properties.asking import (
+    Edit,
+    as_it_is,
+    built,
+    case,
+    must_agree,
+    must_vanish,
+    numbers,
+    off,
+)
 from llama_reference.questions.properties.claims import Claims, Draw
 
 CLAIMS = Claims("swiglu")
@@ -24,11 +33,11 @@ def hidden(seed: int, scale: float = 1.0) -> Tensor:
     return numbers(seed, 5, 7, D, scale=scale)
 
 
-def feed(source: Any, variant: str, x: Tensor, edit: Any = as_it_is) -> Tensor:
+def feed(source: SwiGLU, variant: str, x: Tensor, edit: Edit = as_it_is) -> Tensor:
     return source.swiglu(built(source, case(variant), edit), 1, x)
 
 
-def scaled(**factors: float) -> Any:
+def scaled(**factors: float) -> Edit:
     """Weights and biases of gate_proj, up_proj, ... multiplied."""
 
     def edit(config: Config, state: State) -> tuple[Config, State]:
@@ -38,7 +47,7 @@ def scaled(**factors: float) -> Any:
 
 
 @CLAIMS.claim()
-def hidden_act_names_the_activation(implementation: Any, draw: Draw) -> None:
+def hidden_act_names_the_activation(implementation: SwiGLU, draw: Draw) -> None:
     """With W_gate = 0 and W_up = 0 the biases alone speak: y = W_down (φ(b_gate) ∘ b_up) + b_down."""
     must_vanish(_named, implementation, draw.choice(ACTS), draw.choice((0.5, 2.0, 8.0, 32.0)))
 
@@ -51,7 +60,7 @@ PHI: dict[str, Any] = {
 }
 
 
-def _named(source: Any, variant: str, loudness: float) -> Tensor:
+def _named(source: SwiGLU, variant: str, loudness: float) -> Tensor:
     state = case(variant).state
     gate, up, down = (state[AT + _parts(part)[1]].double() for part in ("gate", "up", "down"))
     exact = F.linear(PHI[case(variant).config["hidden_act"]](gate * loudness) * up, state[DOWN].double(), down)
@@ -60,7 +69,7 @@ def _named(source: Any, variant: str, loudness: float) -> Tensor:
 
 
 @cache
-def _only_biases(loudness: float) -> Any:
+def _only_biases(loudness: float) -> Edit:
     """Of gate and up; that of the gate made louder."""
 
     def edit(config: Config, state: State) -> tuple[Config, State]:
@@ -71,7 +80,7 @@ def _only_biases(loudness: float) -> Any:
 
 
 @CLAIMS.claim()
-def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
+def rows_do_not_see_each_other(implementation: SwiGLU, draw: Draw) -> None:
     x, row, t = hidden(draw.integer(0, 2**16)), draw.integer(0, 4), draw.integer(0, 6)
     changed = x.clone()
     changed[row, t] *= -7
@@ -83,7 +92,7 @@ def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim(examples=4)
-def a_closed_gate_lets_only_the_bias_through(implementation: Any, draw: Draw) -> None:
+def a_closed_gate_lets_only_the_bias_through(implementation: SwiGLU, draw: Draw) -> None:
     """With W_gate and its bias 0 the gate is φ(0) = 0, so that y = b_down; up alone opens nothing."""
     variant = draw.choice(ACTS)
     y = feed(implementation, variant, hidden(0), _closed)
@@ -94,7 +103,7 @@ _closed = scaled(gate_proj=0.0)
 
 
 @CLAIMS.claim()
-def twice_up_is_twice_the_answer(implementation: Any, draw: Draw) -> None:
+def twice_up_is_twice_the_answer(implementation: SwiGLU, draw: Draw) -> None:
     """y - b_down is linear in W_up x + b_up: doubled, to the bit (b_down = 0)."""
     x, variant = hidden(draw.integer(0, 2**16)), draw.choice(ACTS)
     once, twice = (feed(implementation, variant, x, _without_down_bias(factor)) for factor in (1.0, 2.0))
@@ -102,7 +111,7 @@ def twice_up_is_twice_the_answer(implementation: Any, draw: Draw) -> None:
 
 
 @cache
-def _without_down_bias(factor: float) -> Any:
+def _without_down_bias(factor: float) -> Edit:
     def edit(config: Config, state: State) -> tuple[Config, State]:
         config, state = scaled(up_proj=factor)(config, state)
         return config, state | {BIAS: torch.zeros(D)}
@@ -111,12 +120,12 @@ def _without_down_bias(factor: float) -> Any:
 
 
 @CLAIMS.claim()
-def a_gate_less_its_mirror_image_is_linear(implementation: Any, draw: Draw) -> None:
+def a_gate_less_its_mirror_image_is_linear(implementation: SwiGLU, draw: Draw) -> None:
     """φ(z) - φ(-z) = z for silu, gelu, its approximation and relu: only the product with up remains."""
     must_vanish(_mirrored, implementation, draw.choice(ACTS), draw.integer(0, 2**16))
 
 
-def _mirrored(source: Any, variant: str, seed: int) -> Tensor:
+def _mirrored(source: SwiGLU, variant: str, seed: int) -> Tensor:
     x, state = hidden(seed), case(variant).state
     one, other = (feed(source, variant, x, edit).double() for edit in (as_it_is, _mirror))
     gate, up = (F.linear(x.double(), *(state[AT + n].double() for n in _parts(part))) for part in ("gate", "up"))
@@ -132,12 +141,12 @@ _mirror = scaled(gate_proj=-1.0)
 
 
 @CLAIMS.claim(examples=15)
-def a_bias_is_the_weight_of_a_channel_that_is_always_1(implementation: Any, draw: Draw) -> None:
+def a_bias_is_the_weight_of_a_channel_that_is_always_1(implementation: SwiGLU, draw: Draw) -> None:
     """In gate_proj and up_proj."""
     must_agree(_moved, implementation, draw.integer(0, 2**16))
 
 
-def _moved(source: Any, seed: int) -> tuple[Tensor, Tensor]:
+def _moved(source: SwiGLU, seed: int) -> tuple[Tensor, Tensor]:
     x = hidden(seed)
     x[..., 0] = 1
     return feed(source, "hard", x, _without_first_channel), feed(source, "hard", x, _biases_as_weights)
