@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from llama_reference.adapter_loader import load
 from llama_reference.command_line import UsageError, check_output_file
 from llama_reference.implementation import Config, State
-from llama_reference.judge import error_growth, localization
+from llama_reference.judge import error_growth, localization, replay
 from llama_reference.questions import layer_checks
 from llama_reference.questions.activations import Inputs
 from llama_reference.report import checkpoint_page
@@ -88,7 +88,18 @@ def verify(directory: Path, implementation: Path, dtype: str | None = None, toke
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }
     findings, running = localization.find(adapter, questions), error_growth.running(adapter, questions)
-    return Verification(about, model.config.num_hidden_layers, findings, running)
+    return Verification(about, model.config.num_hidden_layers, findings, running, _names(adapter, questions, findings))
+
+
+def _names(adapter: Any, questions: layer_checks.LayerChecks, findings: list[localization.Finding]) -> dict[str, str]:
+    """By component, the known mistake that its first culprit looks like: the others are layers of the same code."""
+    first: dict[str, localization.Finding] = {}
+    for culprit in localization.culprits(findings):
+        first.setdefault(culprit.name, culprit)
+    found = {name: replay.looks_like(adapter, questions, culprit) for name, culprit in first.items()}
+    return {
+        name: str(likenesses[0]) if likenesses else "looks like no known mistake" for name, likenesses in found.items()
+    }
 
 
 def opened(directory: Path, dtype: torch.dtype | None) -> LlamaForCausalLM:

@@ -77,10 +77,10 @@ def looks_like(component: str, implementation: Implementation, seed: int = 0) ->
         suspects = (
             nearer or _same_gradients(component, implementation, right, seed) or _same_breaches(implementation, right)
         )
-    return _sorted(suspects)
+    return nearest_first(suspects)
 
 
-def _sorted(suspects: dict[Mistake, Suspect]) -> list[Likeness]:
+def nearest_first(suspects: dict[Mistake, Suspect]) -> list[Likeness]:
     """The nearest first; each mistake in its nearest form."""
     found = [Likeness(mistake, suspect.bitwise, suspect.nearness) for mistake, suspect in suspects.items()]
     found.sort(key=lambda likeness: (not likeness.bitwise, likeness.nearness))
