@@ -74,7 +74,7 @@ def find(implementation: Implementation, exam: LayerChecks) -> list[Finding]:
         handle = implementation.build(exam.config, exam.state, exam.dtype)
     except Exception as error:
         return [_unanswered(*about, error)]
-    return _settled([_find(implementation, handle, question) for question in exam.questions], exam)
+    return _settled([_find(implementation, handle, question, exam.dtype) for question in exam.questions], exam)
 
 
 def culprits(findings: list[Finding], bitwise: bool = False) -> list[Finding]:
@@ -129,7 +129,7 @@ def judged(layer: int | None, name: str, where: str, how: str, answer: Tensor, t
 
 
 @torch.no_grad()
-def _find(implementation: Implementation, handle: Handle, question: Question) -> Finding:
+def _find(implementation: Implementation, handle: Handle, question: Question, dtype: torch.dtype) -> Finding:
     about = (question.layer, question.name, question.where, question.how)
     asked = question.name if question.name != "kv_cache" else "llama" if question.layer is None else "attention"
     needed = (asked, "new_cache") if question.how in (IN_CHUNKS, STEP_BY_STEP) else (asked,)
@@ -139,7 +139,7 @@ def _find(implementation: Implementation, handle: Handle, question: Question) ->
         answer = question.ask(implementation, handle)
     except Exception as error:
         return _unanswered(*about, error)
-    return judged(*about, answer, question.theirs, question.exact, question.dtype)
+    return judged(*about, answer, question.theirs, question.exact, dtype)
 
 
 @torch.no_grad()
@@ -160,7 +160,7 @@ def _reconsidered(found: Finding, question: Question, exam: LayerChecks) -> Find
     def errors(seed: int) -> dict[str, float]:
         chance = RandomRounding(seed)
         answer = question.ask(chance, chance.build(exam.config, exam.state, exam.dtype))
-        return {verdict.label: budget.ulps(answer, question.exact, question.dtype).max().item()}
+        return {verdict.label: budget.ulps(answer, question.exact, exam.dtype).max().item()}
 
     verdict = found.verdict
     [verdict] = budget.second_opinion([verdict], errors)

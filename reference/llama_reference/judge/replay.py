@@ -7,6 +7,7 @@ decided as in `agreement`: a mistake explains a component when all its answers a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,78 +28,76 @@ INNER = {
     "attention": ("rotary",),
     "block": ("rms_norm", "attention", "rotary", "swiglu"),
     "llama": ("block", "rms_norm", "attention", "rotary", "swiglu"),
+    "kv_cache": ("attention", "rotary"),
 }
+OF_ONE_LAYER = ("rms_norm", "rotary", "attention", "swiglu")  # what uses the tensors of its own layer only
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a component answers to the questions of one exam, and the tensors that these need."""
+
+    exam: LayerChecks
+    state: State
+    answers: list[tuple[Question, Tensor]]
 
 
 @torch.no_grad()
-def looks_like(implementation: Implementation, exam: LayerChecks, culprit: Finding) -> list[Likeness]:
-    """The known mistakes that reproduce all answers of the culprit, the nearest first."""
+def looks_like(implementation: Implementation, exams: list[LayerChecks], culprit: Finding) -> list[Likeness]:
+    """The known mistakes that reproduce all answers of the culprit in all exams, the nearest first."""
     if culprit.name not in COMPONENTS:
         return []
-    questions = [
-        q for q in exam.questions if (q.name, q.layer, q.where) == (culprit.name, culprit.layer, culprit.where)
-    ]
-    answers = _answers(implementation, exam, questions)
-    if not answers:
+    asked = [_ask(implementation, exam, culprit) for exam in exams]
+    if not any(one.answers for one in asked):
         return []
-    suspects = {
-        form: suspect
-        for name in (culprit.name, *INNER.get(culprit.name, ()))
-        for mistake in mistakes.of(name)
-        for form in mistake.forms
-        if (suspect := _explained(form, exam, questions, answers)) is not None
-    }
+    suspects = {}
+    for name in (culprit.name, *INNER.get(culprit.name, ())):
+        for form in (form for mistake in mistakes.of(name) for form in mistake.forms):
+            suspect = Suspect()
+            if all(_explains(form, one, suspect) for one in asked):
+                suspects[form] = suspect
     return nearest_first(suspects)
 
 
-def _answers(implementation: Implementation, exam: LayerChecks, questions: list[Question]) -> list[Tensor | None]:
-    """What it answers, in the order of the questions; None where it does not. Empty if it answers none."""
-    try:
-        handle = implementation.build(exam.config, exam.state, exam.dtype)
-    except Exception:  # whatever a foreign implementation raises
-        return []
-    found = [_or_none(partial(question.ask, implementation, handle)) for question in questions]
-    return found if any(answer is not None for answer in found) else []
+def _ask(implementation: Implementation, exam: LayerChecks, culprit: Finding) -> _Asked:
+    """The component's answers; without those that it refuses or fails to give."""
+    handle = _or_none(partial(implementation.build, exam.config, exam.state, exam.dtype))
+    about = culprit.name, culprit.layer, culprit.where
+    questions = [q for q in exam.questions if (q.name, q.layer, q.where) == about and handle is not None]
+    answers = [(q, _or_none(partial(q.ask, implementation, handle))) for q in questions]
+    at, whole = f"model.layers.{culprit.layer}.", culprit.name not in OF_ONE_LAYER
+    needed = {key: w for key, w in exam.state.items() if whole or key.startswith(at) or ".layers." not in key}
+    return _Asked(exam, needed, [(q, answer) for q, answer in answers if answer is not None])
 
 
-def _explained(
-    mistake: Mistake, exam: LayerChecks, questions: list[Question], answers: list[Tensor | None]
-) -> Suspect | None:
-    """What was found out about a mistake, or None if it gives other answers."""
-    state = _needed(exam.state, questions[0].layer)
-    rounded: Any = mistake.implementation
+def _explains(mistake: Mistake, asked: _Asked, suspect: Suspect) -> bool:
+    """Whether all answers are the mistake's; what they tell about it is noted down."""
+    exam, rounded = asked.exam, mistake.implementation
     exact: Any = _Widened(type(rounded)(torch.float64))
-    handle = _or_none(lambda: rounded.build(exam.config, state, exam.dtype))
-    wide = _or_none(lambda: exact.build(exam.config, state, exam.dtype))
-    suspect = Suspect()
-    for question, answer in zip(questions, answers, strict=True):
-        if answer is None:
-            continue
+    handle = _or_none(lambda: rounded.build(exam.config, asked.state, exam.dtype))
+    wide = _or_none(lambda: exact.build(exam.config, asked.state, exam.dtype))
+    for question, answer in asked.answers:
         given, theirs = {question.how: answer}, {question.how: question.theirs}
-        cost = {question.how: furthest(question.theirs, question.exact, question.dtype)}
         others = _labelled(question, rounded, handle)
         if others is None or not comparable(given, others):
-            return None
+            return False
         if not same_bits(given, others):
             suspect.bitwise = False
-            if not is_plausible(given, others, cost, question.dtype):
-                return None
-            exactly = _labelled(question, exact, wide)
-            if exactly is None or not within(given, others, exactly, cost, question.dtype):
-                return None
-        note(suspect, given, others, theirs, question.dtype)
-    return suspect
+            cost = {question.how: furthest(question.theirs, question.exact, exam.dtype)}
+            plausible = is_plausible(given, others, cost, exam.dtype)
+            exactly = _labelled(question, exact, wide) if plausible else None
+            if exactly is None or not within(given, others, exactly, cost, exam.dtype):
+                return False
+            again = _labelled(question, rounded, handle)
+            if again is None or not same_bits(others, again):  # answers at random are near to anything
+                return False
+        note(suspect, given, others, theirs, exam.dtype)
+    return True
 
 
 def _labelled(question: Question, implementation: Any, handle: Any) -> Answers | None:
     answer = None if handle is None else _or_none(lambda: question.ask(implementation, handle))
     return None if answer is None else {question.how: answer}
-
-
-def _needed(state: State, layer: int | None) -> State:
-    """The tensors of one layer, and those of none; all where the whole model is asked."""
-    at = f"model.layers.{layer}."
-    return {key: w for key, w in state.items() if layer is None or key.startswith(at) or ".layers." not in key}
 
 
 def _or_none(answer: Callable[[], Any]) -> Any:

@@ -1,9 +1,8 @@
 """Rotary and attention at far positions: where a position, an angle or a scaled frequency goes wrong unseen nearby.
 
 Scaling of rotary frequencies hardly moves the first positions, 16-bit positions are exact up to 256 (bfloat16) or 2,048
-(float16), and activations in bfloat16 bury what is left. So each layer is asked at the positions where these give way,
-and the first layer in float32 as well, whatever the checkpoint's dtype is. Positions are arguments: this costs one
-short sequence a layer, however far it goes.
+(float16). So each layer is asked at the positions where these give way. Positions are arguments: this costs one short
+sequence a layer, however far it goes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from llama_reference.implementation import Config, Handle, Implementation, State
+from llama_reference.implementation import Config, Handle, Implementation
 from llama_reference.questions.activations import ATTENTION, Recording
 
 FAR = "far positions"
@@ -43,34 +42,15 @@ def far_positions(config: Config) -> dict[str, Tensor]:
     return found
 
 
-def questions(config: Config, recording: Recording, layer: int, dtype: torch.dtype) -> Iterator[Asked]:
-    """The questions of one layer, in the dtype."""
+def questions(config: Config, recording: Recording, layer: int) -> Iterator[Asked]:
+    """The questions of one layer."""
     where = f"model.layers.{layer}.{ATTENTION}"
     for label, positions in far_positions(config).items():
-        q, k = (
-            _stretched(recording, recording.heads(layer, f"{i}_proj").transpose(1, 2), positions).to(dtype)
-            for i in "qk"
-        )
+        q, k = (_stretched(recording, recording.heads(layer, f"{i}_proj").transpose(1, 2), positions) for i in "qk")
         for i, how in enumerate((QUERIES, KEYS)):
             yield layer, "rotary", where, f"{how}, {label}", partial(_rotary, q, k, positions, i)
-        x = _stretched(recording, recording.into[where], positions).to(dtype)
+        x = _stretched(recording, recording.into[where], positions)
         yield layer, "attention", where, label, partial(_attention, layer, x, positions)
-
-
-def in_float32(config: Config, state: State, recording: Recording) -> Iterator[Asked]:
-    """Those of the first layer, in float32, of a model that is built of this layer alone."""
-    shape = {"num_hidden_layers": 1, "vocab_size": 8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
-    small = {
-        key: weight[:8] if weight.shape[0] == config["vocab_size"] else weight
-        for key, weight in state.items()
-        if not key.startswith("model.layers.") or key.startswith("model.layers.0.")
-    }
-
-    def built(ask: Ask, implementation: Implementation, _: Handle) -> Tensor:
-        return ask(implementation, implementation.build(config | shape, small, torch.float32))
-
-    for layer, name, where, how, ask in questions(config, recording, 0, torch.float32):
-        yield layer, name, where, f"{how}, float32", partial(built, ask)
 
 
 def _stretched(recording: Recording, x: Tensor, positions: Tensor) -> Tensor:
@@ -85,8 +65,8 @@ def _stretched(recording: Recording, x: Tensor, positions: Tensor) -> Tensor:
 
 
 def _rotary(q: Tensor, k: Tensor, positions: Tensor, i: int, implementation: Implementation, handle: Handle) -> Tensor:
-    heads = (x.transpose(1, 2).clone() for x in (q, k))
-    return implementation.rotary(handle, *heads, positions.clone())[i].transpose(1, 2)[0]
+    turned = implementation.rotary(handle, q.transpose(1, 2).clone(), k.transpose(1, 2).clone(), positions.clone())
+    return turned[i].transpose(1, 2)[0]
 
 
 def _attention(layer: int, x: Tensor, positions: Tensor, implementation: Implementation, handle: Handle) -> Tensor:

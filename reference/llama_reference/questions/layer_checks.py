@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -30,7 +30,6 @@ class Question:
     name: str
     where: str
     how: str
-    dtype: torch.dtype
     ask: Ask
     theirs: Tensor
     exact: Tensor
@@ -57,14 +56,21 @@ def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, ha
     exact = formula.build(config, state, dtype)
     recording = record(theirs, inputs)
     with np.errstate(over="ignore", invalid="ignore"):  # a reference that overflows voids its question, no more
-        asked = [(dtype, *about) for about in _questions(config, state, dtype, recording)]
-        if dtype != torch.float32:
-            asked += [(torch.float32, *about) for about in far.in_float32(config, state, recording)]
         questions = [
-            Question(layer, name, where, how, of, ask, ask(oracle, theirs), ask(formula, exact))
-            for of, layer, name, where, how, ask in asked
+            Question(layer, name, where, how, ask, ask(oracle, theirs), ask(formula, exact))
+            for layer, name, where, how, ask in _questions(config, state, dtype, recording)
         ]
     return LayerChecks(config, state, dtype, recording, questions)
+
+
+def first_layer(config: Config, state: State, inputs: Inputs) -> tuple[Config, State, Inputs]:
+    """A model of the first layer and of the tokens that are used: small enough to be asked in another dtype, too."""
+    used, tokens = inputs.tokens.unique(return_inverse=True)
+    vocabulary = {"vocab_size": len(used), "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    part = {key: w for key, w in state.items() if ".layers." not in key or key.startswith("model.layers.0.")}
+    for key in part.keys() & {"model.embed_tokens.weight", "lm_head.weight"}:
+        part[key] = part[key][used]
+    return config | {"num_hidden_layers": 1} | vocabulary, part, replace(inputs, tokens=tokens)
 
 
 def _questions(config: Config, state: State, dtype: torch.dtype, recording: Recording) -> Iterator[Asked]:
@@ -80,7 +86,7 @@ def _questions(config: Config, state: State, dtype: torch.dtype, recording: Reco
             x = recording.into[where]
             yield layer, name, where, ONE_PASS, partial(_whole, inputs, name, (layer,), x)
             yield layer, name, where, IN_CHUNKS, partial(_in_chunks, inputs, name, (layer,), x)
-        yield from far.questions(config, recording, layer, dtype)
+        yield from far.questions(config, recording, layer)
         x = recording.into[part[ATTENTION]]
         yield layer, "kv_cache", part[ATTENTION], STEP_BY_STEP, partial(_stepwise, inputs, "attention", (layer,), x)
         yield layer, "rms_norm", part[NORM2], ONE_PASS, partial(_norm, recording, part[NORM2])
