@@ -6,6 +6,7 @@ decided as in `agreement`: a mistake explains a component when all its answers a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +40,7 @@ class _Asked:
 
     exam: LayerChecks
     state: State
-    answers: list[tuple[Question, Tensor]]
+    answers: list[tuple[Question, Tensor | str]]  # or how it breaks
 
 
 @torch.no_grad()
@@ -60,11 +61,11 @@ def looks_like(implementation: Implementation, exams: list[LayerChecks], culprit
 
 
 def _ask(implementation: Implementation, exam: LayerChecks, culprit: Finding) -> _Asked:
-    """The component's answers; without those that it refuses or fails to give."""
+    """The component's answers, without those that it refuses."""
     handle = _or_none(partial(implementation.build, exam.config, exam.state, exam.dtype))
     about = culprit.name, culprit.layer, culprit.where
     questions = [q for q in exam.questions if (q.name, q.layer, q.where) == about and handle is not None]
-    answers = [(q, _or_none(partial(q.ask, implementation, handle))) for q in questions]
+    answers = [(q, _answer(q, implementation, handle)) for q in questions]
     at, whole = f"model.layers.{culprit.layer}.", culprit.name not in OF_ONE_LAYER
     needed = {key: w for key, w in exam.state.items() if whole or key.startswith(at) or ".layers." not in key}
     return _Asked(exam, needed, [(q, answer) for q, answer in answers if answer is not None])
@@ -77,6 +78,10 @@ def _explains(mistake: Mistake, asked: _Asked, suspect: Suspect) -> bool:
     handle = _or_none(lambda: rounded.build(exam.config, asked.state, exam.dtype))
     wide = _or_none(lambda: exact.build(exam.config, asked.state, exam.dtype))
     for question, answer in asked.answers:
+        if isinstance(answer, str):
+            if answer != _answer(question, rounded, handle):
+                return False
+            continue
         given, theirs = {question.how: answer}, {question.how: question.theirs}
         others = _labelled(question, rounded, handle)
         if others is None or not comparable(given, others):
@@ -95,9 +100,19 @@ def _explains(mistake: Mistake, asked: _Asked, suspect: Suspect) -> bool:
     return True
 
 
+def _answer(question: Question, implementation: Implementation, handle: Any) -> Tensor | str | None:
+    """An answer; None where it refuses; or how it breaks, numbers in the message left out."""
+    try:
+        return question.ask(implementation, handle)
+    except NotImplementedError:
+        return None
+    except Exception as error:  # whatever a foreign implementation raises
+        return re.sub(r"\d+", "", f"{type(error).__name__}: {error}")
+
+
 def _labelled(question: Question, implementation: Any, handle: Any) -> Answers | None:
-    answer = None if handle is None else _or_none(lambda: question.ask(implementation, handle))
-    return None if answer is None else {question.how: answer}
+    answer = None if handle is None else _answer(question, implementation, handle)
+    return {question.how: answer} if isinstance(answer, Tensor) else None
 
 
 def _or_none(answer: Callable[[], Any]) -> Any:
