@@ -103,10 +103,10 @@ def looks_like(
         suspects = further(
             evidence, lambda inner: [like.mistake for like in looks_like(inner, implementation, seed, profile)]
         )
-    return _sorted(suspects, component)
+    return nearest_first(suspects, component)
 
 
-def _sorted(suspects: dict[Mistake, Suspect], component: str) -> list[Likeness]:
+def nearest_first(suspects: dict[Mistake, Suspect], component: str) -> list[Likeness]:
     """The nearest first; each mistake in its nearest form."""
     found = [Likeness(mistake, suspect.bitwise, suspect.nearness, component) for mistake, suspect in suspects.items()]
     found.sort(key=lambda likeness: (not likeness.bitwise, round(likeness.nearness, 2), _length(likeness.mistake)))
