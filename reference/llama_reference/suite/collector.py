@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import traceback
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from llama_reference import mistakes
 from llama_reference.implementation import Implementation
@@ -20,15 +20,15 @@ from llama_reference.questions.layer_checks import LayerChecks
 from llama_reference.report import terminal as report
 from llama_reference.report.results import (
     ANSWERS,
-    BIT_FOR_BIT,
-    BY_BUDGET,
     GRADIENTS,
     PROPERTIES,
     Results,
+    about,
 )
 from llama_reference.standard.cases import DTYPES, Case
 from llama_reference.standard.oracle import build
 from llama_reference.standard.outcome import Outcome
+from llama_reference.suite.session import told
 
 PROPERTY = "property"  # under which a test records (component, claim)
 SECTION = "section"  # under which it has (component, section)
@@ -44,9 +44,7 @@ class Collector:
         if directory is not None and any(p.exists() and not p.is_dir() for p in (directory, *directory.parents)):
             raise pytest.UsageError(f"--report: {directory}: a file is in the way of this directory")
         self.config, self.adapter, self.directory = config, adapter, directory
-        judged = BIT_FOR_BIT if getattr(adapter, "BITWISE", False) else BY_BUDGET
-        versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
-        self.results = Results({"implementation": str(path), "judged": judged, **versions})
+        self.results = Results(about(path, getattr(adapter, "BITWISE", False)))
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """What a test is about; one that asks an implementation without a claim of its own is one itself."""
@@ -71,9 +69,20 @@ class Collector:
             about = next((_pair(value) for name, value in recorded if name == SECTION), ("", ""))
             self.results.add_trouble(found, *about, report.nodeid, message(report))
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """A failure of the suite's own tests is told in a few lines; -vv shows pytest's traceback."""
+        report = yield
+        of_the_suite = any(name == SECTION for name, _ in item.user_properties)
+        if report.failed and of_the_suite and call.excinfo is not None and self.config.get_verbosity() < 2:
+            report.longrepr = concise(call.excinfo.value, self.adapter)
+        return report
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """A wrong answer is counted as such: the summary tells it, and -v every one with its traceback."""
+        """A wrong answer is counted as such: the summary tells it, and -v every one."""
         of_the_suite = any(name == SECTION for name, _ in report.user_properties)
         if report.when == "call" and report.failed and of_the_suite and self.config.get_verbosity() < 1:
             return "wrong", "F", "WRONG"
@@ -137,6 +146,13 @@ def message(report: pytest.TestReport) -> str:
         return report.longrepr[2].partition(": ")[2]
     crash = getattr(report.longrepr, "reprcrash", None)
     return (crash.message if crash else report.longreprtext).removeprefix("Failed: ")
+
+
+def concise(error: BaseException, adapter: ModuleType) -> str:
+    """What went wrong, and the frames from the adapter on; those before it are of pytest, hypothesis and the suite."""
+    frames = traceback.extract_tb(error.__traceback__)
+    first = next((i for i, frame in enumerate(frames) if frame.filename == adapter.__file__), len(frames))
+    return "".join([*traceback.format_list(frames[first:]), told(error)])
 
 
 def equivalents() -> list[tuple[str, str, str]]:

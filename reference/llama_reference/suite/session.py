@@ -6,6 +6,7 @@ wrong. Everything else that goes wrong in a comparison is kept as a Trouble, so 
 
 from __future__ import annotations
 
+import traceback
 import unittest
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -101,18 +102,21 @@ class Comparison:
 
 
 class Drawn:
-    """Choices made by hypothesis."""
+    """Choices made by hypothesis; they are kept, for the message of a claim that does not hold."""
 
     def __init__(self, data: st.DataObject) -> None:
         self._data = data
+        self.choices: list[Any] = []
 
     def integer(self, lowest: int, highest: int) -> int:
         """Draw an integer, both ends included."""
-        return self._data.draw(st.integers(lowest, highest))
+        self.choices.append(self._data.draw(st.integers(lowest, highest)))
+        return self.choices[-1]
 
     def choice(self, options: Sequence[Any]) -> Any:
         """Draw one of the options."""
-        return self._data.draw(st.sampled_from(options))
+        self.choices.append(self._data.draw(st.sampled_from(options)))
+        return self.choices[-1]
 
 
 class Session:
@@ -168,7 +172,7 @@ class Session:
         return [str(likeness) for likeness in found[:3]] or [UNKNOWN]
 
     def hold(self, claim: Claim) -> None:
-        """Raise AssertionError where hypothesis finds a draw for which the claim does not hold."""
+        """Raise WrongAnswers where hypothesis finds a draw for which the claim does not hold."""
         examples = max(1, int(claim.examples * self._times)) if claim.examples > 1 else 1
         settings = hypothesis.settings(
             max_examples=examples,
@@ -179,13 +183,21 @@ class Session:
             suppress_health_check=list(hypothesis.HealthCheck),
         )
 
+        draw: Drawn | None = None  # the last one: hypothesis ends with the draw that it reports
+
         @settings
         @hypothesis.given(data=st.data())
         def drawn(data: st.DataObject) -> None:
-            claim.check(self.implementation, Drawn(data))
+            nonlocal draw
+            draw = Drawn(data)
+            claim.check(self.implementation, draw)
 
-        with torch.no_grad():
-            drawn()
+        try:
+            with torch.no_grad():
+                drawn()
+        except AssertionError as error:
+            drew = f" for {', '.join(map(repr, draw.choices))}" if draw is not None and draw.choices else ""
+            raise WrongAnswers(f"{claim} does not hold{drew}: {_asserted(error)}") from error
 
     def tests(self, item: Item) -> dict[str, Callable[[], None]]:
         """By pytest's name for it, each test of an item: a call that raises where the implementation is wrong."""
@@ -214,7 +226,7 @@ class Session:
             outcome, message = Outcome.NOT_OFFERED, str(refusal)
         except Exception as error:
             outcome = Outcome.BROKEN if known is None else Outcome.KNOWN_FAILURE
-            message = known or _line(error)
+            message = known or told(error)
         else:
             if known is None:
                 return Outcome.HOLDS
@@ -231,5 +243,12 @@ def name_of_test(item: Item, name: str = "") -> str:
     return f"{file}::{group}::test_{name}[{item.variant}-{item.dtype}]"
 
 
-def _line(error: Exception) -> str:
+def told(error: BaseException) -> str:
+    """What to say of an error, without its traceback."""
     return str(error) if isinstance(error, WrongAnswers) else f"{type(error).__name__}: {error}"
+
+
+def _asserted(error: AssertionError) -> str:
+    """The message of an assertion, or the assertion itself where it has none; nothing of what pytest adds to either."""
+    text = str(error).partition("assert ")[0].strip()
+    return text or traceback.extract_tb(error.__traceback__)[-1].line or "AssertionError"
