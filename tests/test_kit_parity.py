@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from llama_reference import mistakes
 from llama_reference.report.results import BY_BUDGET, Results
+from llama_reference.standard import oracle
 from llama_reference.standard.outcome import Outcome
+from llama_reference.suite.plan import items
+from llama_reference.suite.session import Session
 from tests.both_commands import differences
 from tests.profiles import is_thorough
 
@@ -47,6 +51,27 @@ def test_they_agree(tmp_path):
     assert done.returncode == 0
 
 
+class Noisy:
+    """A loss with random numbers in it."""
+
+    def loss(self, logits, labels):
+        return oracle.loss(logits, labels) + torch.rand(())
+
+
+def test_random_answers_are_the_same_in_every_order():
+    """Or the processes of `check`, and workers of pytest, would judge other answers."""
+    rows = []
+    for _ in range(2):
+        session = Session(Noisy(), Results())
+        session.compare("loss", "hard", torch.float32)
+        before = torch.get_rng_state()
+        session.ask(next(item for item in items("loss") if item.claim is not None))
+        assert torch.equal(torch.get_rng_state(), before)
+        rows.append((session.results.rows, session.results.troubles))
+        torch.rand(3)
+    assert rows[0] == rows[1]
+
+
 def found(status: int = 0, bitwise: bool = True) -> tuple[int, Results]:
     results = Results({"judged": BY_BUDGET, "time": "now"}, properties={"loss": {"it_is_so": Outcome.HOLDS}})
     results.rows = []
@@ -63,9 +88,9 @@ def test_a_difference_is_seen(other, named):
 
 def test_the_name_of_a_test_and_its_message_are_compared_and_its_folder_is_not():
     first, second, third = found(), found(), found()
-    where = "::TestProperties::test_holds[it_is_so]"
-    first[1].add_trouble(Outcome.BROKEN, "loss", "properties", f"test_loss.py{where}", "why")
-    second[1].add_trouble(Outcome.BROKEN, "loss", "properties", f"site-packages/suite/test_loss.py{where}", "why")
-    third[1].add_trouble(Outcome.BROKEN, "loss", "properties", f"test_loss.py{where}", "another reason")
+    where = "::TestAnswers::test_equals_transformers_bit_for_bit[hard]"
+    first[1].add_trouble(Outcome.BROKEN, "loss", "answers", f"test_loss.py{where}", "why")
+    second[1].add_trouble(Outcome.BROKEN, "loss", "answers", f"site-packages/suite/test_loss.py{where}", "why")
+    third[1].add_trouble(Outcome.BROKEN, "loss", "answers", f"test_loss.py{where}", "another reason")
     assert differences(first, second) == []
     assert len(differences(first, third)) == 1

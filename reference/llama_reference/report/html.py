@@ -43,7 +43,7 @@ CLASSES = {
 }  # of cells; all others have "none"
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 360, 210, 44, 34, 20
 BEYOND = 1e12  # where errors that are not finite are drawn
-LEGEND = """<p class="note">Error of the hidden state behind each layer, in units in the last place, when the model
+LEGEND = """<p class="note">Error of the hidden state after each layer, in units in the last place, when the model
 runs on its own activations. <span style="color:var(--mine)">●</span> the implementation; the broad grey line is
 transformers, the dashed one the budget.</p>"""
 

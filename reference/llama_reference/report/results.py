@@ -53,7 +53,7 @@ class Results:
     properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE or NOT_OFFERED. kills: component -> mistake -> the
     sections that reject it. diagnoses: component -> the known mistakes that its wrong answers look like, in words.
     equivalents: (component, mistake, why nothing can tell it from right). depth: dtype -> the errors of the hidden
-    state behind each layer of the hard model, the implementation's and transformers'.
+    state after each layer of the hard model, the implementation's and transformers'.
     """
 
     about: dict[str, str] = field(default_factory=dict)  # what `about` returns

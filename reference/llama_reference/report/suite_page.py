@@ -76,7 +76,7 @@ def _remarks(title: str, said: list[notes.Remark]) -> str:
     if not said:
         return ""
     told = "".join(
-        f"<dt>{escape(about or 'beside')}</dt>" + "".join(f"<dd>{escape(text)}</dd>" for _, text in group)
+        f"<dt>{escape(about or 'other tests')}</dt>" + "".join(f"<dd>{escape(text)}</dd>" for _, text in group)
         for about, group in groupby(said, key=lambda remark: remark[0])
     )
     return f'<h2>{title}</h2><dl class="said">{told}</dl>'

@@ -105,10 +105,10 @@ class Collector:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-        """Last of all, behind the list of failed tests: what is read first is the end."""
+        """The table, after the list of failed tests: the end of the output is read first."""
         yield
         results = self.results
-        if hasattr(self.config, "workeroutput"):  # a worker has a terminal too, which nobody sees
+        if hasattr(self.config, "workeroutput"):  # a worker: its terminal is not shown
             return
         if not (results.rows or results.properties or results.kills or any(t.component for t in results.troubles)):
             return
@@ -161,7 +161,7 @@ def equivalents() -> list[tuple[str, str, str]]:
 
 
 def strayed(adapter: Implementation) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """By dtype: how far off the hidden state of the hard model is behind each layer, ours and transformers'."""
+    """By dtype: how far off the hidden state of the hard model is after each layer, ours and transformers'."""
     for dtype in DTYPES:
         case = Case(dtype=dtype)
         with torch.no_grad():

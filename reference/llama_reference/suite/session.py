@@ -6,6 +6,7 @@ wrong. Everything else that goes wrong in a comparison is kept as a Trouble, so 
 
 from __future__ import annotations
 
+import reprlib
 import traceback
 import unittest
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,17 @@ class Offered:
                 raise NotOffered(f"{Outcome.NOT_OFFERED}: {name}{reason}") from None
 
         return offered
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Start random numbers anew, and let them go on afterwards as if nothing had been drawn.
+
+    An implementation that draws some, which may be its mistake, then answers the same whatever was asked before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 class WrongAnswers(AssertionError):  # noqa: N818  an outcome, not an error
@@ -135,14 +147,15 @@ class Session:
         """Judge the answers to one case by transformers and the formula."""
         case = Case(variant, dtype)
         with self._noted(component, ANSWERS, f"{variant}, {dtype}"):
-            answers = comparison.ask(component, self.implementation, case)
+            with seeded():
+                answers = comparison.ask(component, self.implementation, case)
             verdicts = comparison.verdicts(component, case, answers)
         self.results.add(component, ANSWERS, variant, verdicts)
         return Comparison(component, self, verdicts)
 
     def _compare_gradients(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the gradients of one case by transformers' and exact ones."""
-        with self._noted(component, GRADIENTS, f"{variant}, {dtype}"):
+        with self._noted(component, GRADIENTS, f"{variant}, {dtype}"), seeded():
             verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype)
         self.results.add(component, GRADIENTS, variant, verdicts)
         return Comparison(component, self, verdicts)
@@ -168,7 +181,8 @@ class Session:
 
     def _look(self, component: str) -> list[str]:
         known = component in mistakes.COMPONENTS
-        found = diagnosis.looks_like(component, self.implementation) if known else []
+        with seeded():
+            found = diagnosis.looks_like(component, self.implementation) if known else []
         return [str(likeness) for likeness in found[:3]] or [UNKNOWN]
 
     def hold(self, claim: Claim) -> None:
@@ -193,10 +207,10 @@ class Session:
             claim.check(self.implementation, draw)
 
         try:
-            with torch.no_grad():
+            with torch.no_grad(), seeded():
                 drawn()
         except AssertionError as error:
-            drew = f" for {', '.join(map(repr, draw.choices))}" if draw is not None and draw.choices else ""
+            drew = f" for {', '.join(map(reprlib.repr, draw.choices))}" if draw is not None and draw.choices else ""
             raise WrongAnswers(f"{claim} does not hold{drew}: {_asserted(error)}") from error
 
     def tests(self, item: Item) -> dict[str, Callable[[], None]]:
