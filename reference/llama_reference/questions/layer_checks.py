@@ -134,7 +134,7 @@ def _in_chunks(
 def _stepwise(
     inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Implementation, handle: Handle
 ) -> Tensor:
-    """Every query sees all that there is, or is part of a prompt: what goes wrong here is what the cache gives back."""
+    """A prompt, then one token at a time, unpadded: no mask is needed, so a failure here is the cache's."""
     T = inputs.tokens.shape[1]
     edges = [0, *range(max(T - STEPS, 1), T + 1)]
     unpadded = Inputs(inputs.tokens, inputs.positions)

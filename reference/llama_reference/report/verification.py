@@ -44,7 +44,7 @@ class Verification:
         return bool(self.findings) and all(finding.good for finding in self.findings)
 
     def worst(self, name: str, where: str) -> Finding | None:
-        """Of the findings on one component, the one to show; None when it could not even be asked."""
+        """The finding to show for one component; None if it could not be asked."""
         found = [finding for finding in self.findings if (finding.name, finding.where) == (name, where)]
         return min(found, key=lambda f: (WORST_FIRST.index(f.status), -error(f))) if found else None
 
@@ -52,7 +52,7 @@ class Verification:
         return [self.worst(name, f"model.layers.{layer}{part}") for _, name, part in COLUMNS]
 
     def depth(self) -> list[Finding]:
-        """The residual stream behind every block, on the implementation's own way."""
+        """The residual stream after every block, when the model runs on its own activations."""
         return [step for step in self.running if step.name == "block"]
 
     def summary(self) -> str:
@@ -104,7 +104,7 @@ class Verification:
 
 
 def error(finding: Finding) -> float:
-    """In units in the last place; infinite when there is no number to give."""
+    """The error in units in the last place; infinite if there is no verdict."""
     return finding.verdict.error if finding.verdict else math.inf
 
 
