@@ -21,14 +21,16 @@ ADAPTER = Path(__file__).parents[1] / "adapters" / "ours.py"
 
 @dataclass(frozen=True)
 class Plant:
-    """`old`, which stands once in the file, becomes `new`."""
+    """`old`, which stands once in the file, becomes `new`. `name` is the catalogue's; several are as true where a |
+    stands between them, and the empty one says that the catalogue has none. `truth` says in words what is wrong.
+    """
 
+    component: str
     name: str
     file: str
     old: str
     new: str
-    component: str
-    truth: str
+    truth: str = ""
 
     def source(self) -> str:
         """Return the file's text with the mistake in it."""
