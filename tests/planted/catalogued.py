@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.planted.plant import Plant as P
+from tests.planted.plant import Plant as P  # noqa: N817  one letter, of a table
 
 NORM = "model/rms_norm.py"
 ROTARY = "model/rotary.py"
@@ -183,7 +183,7 @@ SPLIT = "return x.unflatten(-1, (-1, H)).transpose(1, 2)"
 MERGED = "y.transpose(1, 2).flatten(2)"
 ATTENDED = "y = attend(q, k, v, mask, self.dropout if self.training else 0.0, self.sdpa)"
 Q, K, V = (f"        {n} = split_heads(self.{n}_proj(x), self.head_dim)\n" for n in "qkv")
-O = "return self.o_proj(y.transpose(1, 2).flatten(2))"
+OUT = "return self.o_proj(y.transpose(1, 2).flatten(2))"
 
 
 def _unbiased(line: str) -> str:
@@ -230,7 +230,7 @@ ATTENTION_LAYER = [
     P("attention", "heads_not_transposed_back", ATTENTION, MERGED, "y.reshape(y.shape[0], y.shape[2], -1)"),
     P("attention", "heads_not_transposed", ATTENTION, SPLIT, "return x.reshape(x.shape[0], -1, x.shape[1], H)"),
     P("attention", "heads_merged_channel_first", ATTENTION, MERGED, "y.permute(0, 2, 3, 1).flatten(2)"),
-    P("attention", "o_bias_dropped", ATTENTION, O, "return F.linear(y.transpose(1, 2).flatten(2), self.o_proj.weight)"),
+    P("attention", "o_bias_dropped", ATTENTION, OUT, "return F.linear(y.transpose(1, 2).flatten(2), self.o_proj.weight)"),
     P("attention", "qkv_biases_dropped", ATTENTION, Q + K + V, _unbiased(Q) + _unbiased(K) + _unbiased(V)),
     P("attention", "q_bias_dropped", ATTENTION, Q, _unbiased(Q)),
     P("attention", "v_bias_dropped", ATTENTION, V, _unbiased(V)),
