@@ -1,8 +1,9 @@
 """What an adapter needs where a Llama keeps to other conventions than transformers: other names and layouts of its
 weights, a cache inside its modules, one position for all rows, another kind of mask, or no parts that can be asked.
 
-    weights     rename, fuse_qkv, fuse_gate_up, interleaved and half_split; load puts them into a model
-    positions   input_pos, offset
+    weights     name, rename, fuse_qkv, fuse_gate_up, interleaved and half_split; load puts them into a model
+    support     only: what the model has of a configuration
+    positions   input_pos, offset, from_zero
     masks       may_look, additive
     caches      HeldCache: of a model that keeps its cache inside; row_by_row, RowCache: of one without padding
     programs    token_by_token: logits of a program that takes a token and its place
@@ -72,23 +73,44 @@ GPT_NEOX: Names = {
     _LAYER + "self_attn.o_proj": "gpt_neox.layers.{}.attention.dense",
     **{_LAYER + f"mlp.{name}_proj": f"gpt_neox.layers.{{}}.mlp.{name}_proj" for name in ("gate", "up", "down")},
 }
+CS336: Names = {
+    "model.embed_tokens": "token_embeddings",
+    "model.norm": "ln_final",
+    "lm_head": "lm_head",
+    _LAYER + "input_layernorm": "layers.{}.ln1",
+    _LAYER + "post_attention_layernorm": "layers.{}.ln2",
+    **{_LAYER + f"self_attn.{name}_proj": f"layers.{{}}.attn.{name}_proj" for name in "qkv"},
+    _LAYER + "self_attn.o_proj": "layers.{}.attn.output_proj",
+    **{_LAYER + f"mlp.{name}_proj": f"layers.{{}}.ffn.w{i}" for i, name in enumerate(("gate", "down", "up"), 1)},
+}
+"""Those of Stanford's CS336, assignment 1."""
+
+
+def only(config: Config, **supported: Any) -> None:
+    """Refuse a configuration unless each of these fields has this value, or one of these where it is a tuple."""
+    for field, value in supported.items():
+        found = config[field] if field in config else config["rope_parameters"].get(field)
+        if found not in (value if isinstance(value, tuple) else (value,)):
+            raise NotImplementedError(f"{field} is {value!r} only")
+
+
+def name(key: str, names: Names) -> str:
+    """The other name of a module or tensor; `names` maps modules, {} being the layer's number, or whole tensors.
+
+    Raises ValueError where the map does not name it.
+    """
+    number = re.search(r"\d+", key)
+    pattern = re.sub(r"\d+", "{}", key, count=1)
+    module, _, kind = pattern.rpartition(".")
+    if pattern not in names and module not in names:
+        raise ValueError(f"the map of names has neither {pattern!r} nor {module!r}")
+    theirs = names[pattern] if pattern in names else f"{names[module]}.{kind}"
+    return theirs.format(number[0] if number else "")
 
 
 def rename(state: State, names: Names) -> State:
-    """The tensors under other names. `names` maps a module's name, {} for the layer's number, or a whole tensor's.
-
-    Raises ValueError for a tensor that the map does not name.
-    """
-    renamed = {}
-    for key, tensor in state.items():
-        number = re.search(r"\d+", key)
-        pattern = re.sub(r"\d+", "{}", key, count=1)
-        module, _, kind = pattern.rpartition(".")
-        if pattern not in names and module not in names:
-            raise ValueError(f"the map of names has neither {pattern!r} nor {module!r}")
-        theirs = names[pattern] if pattern in names else f"{names[module]}.{kind}"
-        renamed[theirs.format(number[0] if number else "")] = tensor
-    return renamed
+    """The tensors under other names. Raises ValueError for a tensor that the map does not name."""
+    return {name(key, names): tensor for key, tensor in state.items()}
 
 
 def fuse_qkv(state: State, config: Config, by_group: bool = False) -> State:
@@ -137,9 +159,9 @@ def half_split(x: Tensor, heads: int = 1, dim: int = -1) -> Tensor:
 
 def interleave_qk(state: State, config: Config) -> State:
     """The rows of q_proj and k_proj as a model needs them that pairs neighbouring channels."""
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    heads: dict[str, int] = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     return {
-        key: interleaved(w, heads[name], dim=0) if (name := key.split(".")[-2]) in heads else w
+        key: interleaved(w, heads[part], dim=0) if (part := key.split(".")[-2]) in heads else w
         for key, w in state.items()
     }
 
@@ -159,10 +181,10 @@ def load(model: nn.Module, state: State, convert: Callable[[State], State], dtyp
     for key, w in theirs.items():
         if w.shape != own[key].shape:
             raise ValueError(f"{key} is {tuple(w.shape)}, the model expects {tuple(own[key].shape)}")
-        where, _, name = key.rpartition(".")
+        where, _, kind = key.rpartition(".")
         module = model.get_submodule(where)
-        del module._parameters[name]
-        setattr(module, name, w)
+        del module._parameters[kind]
+        setattr(module, kind, w)
     return leaves
 
 
@@ -179,6 +201,12 @@ def offset(positions: Tensor) -> int:
     if not (row == row[0] + torch.arange(len(row))).all():
         raise NotImplementedError("consecutive positions only")
     return int(row[0])
+
+
+def from_zero(positions: Tensor) -> None:
+    """Refuse positions (B, T) other than 0, 1, 2 and so on: of a model that counts them itself."""
+    if offset(positions):
+        raise NotImplementedError("positions from 0 on only")
 
 
 def may_look(T: int, S: int, mask: Tensor | None = None) -> Tensor:
@@ -207,7 +235,7 @@ class HeldCache:
     @contextmanager
     def inside(self, model: nn.Module, T: int) -> Iterator[Tensor]:
         """The next T places of the cache, which hold what the model is asked within; afterwards they are filled."""
-        theirs = {where: model.get_submodule(where) for where in self.parts}
+        theirs = {where: getattr(*_owner(model, where)) for where in self.parts}
         try:
             _put(model, self.parts)
             yield torch.arange(self.length, self.length + T)
@@ -229,10 +257,15 @@ class HeldCache:
         return self
 
 
-def _put(model: nn.Module, parts: Mapping[str, nn.Module]) -> None:
+def _put(model: nn.Module, parts: Mapping[str, nn.Module | None]) -> None:
     for where, part in parts.items():
-        parent, _, name = where.rpartition(".")
-        setattr(model.get_submodule(parent), name, part)
+        setattr(*_owner(model, where), part)
+
+
+def _owner(model: nn.Module, where: str) -> tuple[nn.Module, str]:
+    """The module that holds the one of this name, and the attribute that it is held in."""
+    parent, _, attribute = where.rpartition(".")
+    return model.get_submodule(parent), attribute
 
 
 class RowCache:
