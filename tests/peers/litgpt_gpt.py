@@ -3,7 +3,8 @@
 from litgpt.config import Config
 from litgpt.model import GPT, apply_rope
 
-from llama_reference import conventions
+from llama_reference import conventions as c
+from llama_reference.conventions import crop, parameters, reorder, rms_norm, swiglu  # noqa: F401  as they stand
 
 ROOM = 4096  # of its tables
 SCALING = {
@@ -15,7 +16,7 @@ SCALING = {
 
 
 def build(config, state, dtype):
-    conventions.only(config, hidden_act="silu", mlp_bias=config["attention_bias"], rope_type=tuple(SCALING))
+    c.only(config, hidden_act="silu", mlp_bias=config["attention_bias"], rope_type=tuple(SCALING))
     rope, scaling = config["rope_parameters"], None
     if keys := SCALING[rope["rope_type"]]:
         scaling = {key: rope[key] for key in keys}
@@ -32,68 +33,44 @@ def build(config, state, dtype):
         bias=config["mlp_bias"], mlp_class_name="LLaMAMLP"))  # fmt: skip
     if config["tie_word_embeddings"]:
         state = state | {"lm_head.weight": state["model.embed_tokens.weight"]}
-    model.leaves = conventions.load(
-        model, state, lambda hf: conventions.rename(conventions.fuse_qkv(hf, config), conventions.LITGPT), dtype
-    )
-    model.cos, model.sin = model.cos.to(dtype), model.sin.to(dtype)
-    return model.eval()
-
-
-def parameters(handle):
-    return handle.leaves
-
-
-def rms_norm(handle, where, x):
-    return handle.get_submodule(conventions.name(where, conventions.LITGPT))(x)
+    return c.Built(model, c.LITGPT, state, dtype, lambda weights: c.fuse_qkv(weights, config))
 
 
 def rotary(handle, q, k, positions):
-    table = handle.cos[positions], handle.sin[positions]
+    table = handle.model.cos[positions], handle.model.sin[positions]
     return apply_rope(q, *table), apply_rope(k, *table)
 
 
 def _call(handle, part, x, positions, mask, cache):
-    table, T = (handle.cos[positions], handle.sin[positions]), x.shape[1]
+    table, T = (handle.model.cos[positions], handle.model.sin[positions]), x.shape[1]
     if cache is None:
-        return part(x, *table, conventions.may_look(T, T, mask))
-    with cache.inside(handle, T) as places:
+        return part(x, *table, c.may_look(T, T, mask))
+    with cache.inside(handle.model, T) as places:
         S = int(places[-1]) + 1
-        return part(x, *table, conventions.may_look(T, S, mask), places, S)
+        return part(x, *table, c.may_look(T, S, mask), places, S)
 
 
 def attention(handle, layer, x, positions, mask, cache=None):
-    return _call(handle, lambda *a: handle.transformer.h[layer].attn(*a), x, positions, mask, cache)
-
-
-def swiglu(handle, layer, x):
-    return handle.transformer.h[layer].mlp(x)
+    return _call(handle, lambda *a: handle.model.transformer.h[layer].attn(*a), x, positions, mask, cache)
 
 
 def block(handle, layer, x, positions, mask, cache=None):
-    return _call(handle, lambda *a: handle.transformer.h[layer](*a), x, positions, mask, cache)
+    return _call(handle, lambda *a: handle.model.transformer.h[layer](*a), x, positions, mask, cache)
 
 
 def llama(handle, tokens, positions, mask, cache=None):
     """Through the layers with their own masks and positions: GPT.forward counts from 0 and knows no padding."""
 
     def through(x, *rest):
-        for layer in handle.transformer.h:
+        for layer in handle.model.transformer.h:
             x = layer(x, *rest)
-        return handle.lm_head(handle.transformer.ln_f(x))
+        return handle.model.lm_head(handle.model.transformer.ln_f(x))
 
-    return _call(handle, through, handle.transformer.wte(tokens), positions, mask, cache)
+    return _call(handle, through, handle.model.transformer.wte(tokens), positions, mask, cache)
 
 
 def new_cache(handle, batch, length):
-    handle.set_kv_cache(batch, length, dtype=handle.lm_head.weight.dtype)
-    cache = conventions.HeldCache(handle, "kv_cache")
-    handle.clear_kv_cache()
+    handle.model.set_kv_cache(batch, length, dtype=handle.model.lm_head.weight.dtype)
+    cache = c.HeldCache(handle.model, "kv_cache")
+    handle.model.clear_kv_cache()
     return cache
-
-
-def crop(_handle, cache, length):
-    return cache.crop(length)
-
-
-def reorder(_handle, cache, rows):
-    return cache.reorder(rows)

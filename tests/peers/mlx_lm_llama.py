@@ -6,7 +6,8 @@ import torch
 from mlx_lm.models import cache as caches
 from mlx_lm.models import llama as theirs
 
-from llama_reference import conventions
+from llama_reference import conventions as c
+from llama_reference.conventions import crop, reorder  # noqa: F401  as they stand
 
 TYPES = {torch.float32: mx.float32, torch.bfloat16: mx.bfloat16, torch.float16: mx.float16}
 
@@ -20,7 +21,7 @@ def to_torch(x, dtype):
 
 
 def build(config, state, dtype):
-    conventions.only(config, hidden_act="silu", rope_type=("default", "linear", "llama3", "yarn", "longrope"))
+    c.only(config, hidden_act="silu", rope_type=("default", "linear", "llama3", "yarn", "longrope"))
     rope = config["rope_parameters"]
     arguments = config | {"rope_theta": rope["rope_theta"], "rope_scaling": rope}
     model = theirs.Model(theirs.ModelArgs.from_dict(arguments))
@@ -39,7 +40,7 @@ def rms_norm(handle, where, x):
 def rotary(handle, q, k, positions):
     def turn(x):
         rows = zip(x, positions.expand(len(x), -1), strict=True)
-        turned = [rope(to_mlx(row[None]), offset=conventions.offset(at[None])) for row, at in rows]
+        turned = [rope(to_mlx(row[None]), offset=c.offset(at[None])) for row, at in rows]
         return to_torch(mx.concatenate(turned), x.dtype)
 
     rope = handle.layers[0].self_attn.rope
@@ -56,7 +57,7 @@ def swiglu(handle, layer, x):
 
 def _layer(part, layer):
     def call(x, positions, cache):
-        conventions.from_zero(positions - (cache[layer].offset if cache else 0))
+        c.from_zero(positions - (cache[layer].offset if cache else 0))
         own = cache[layer] if cache else None
         return to_torch(part(to_mlx(x), _mask(to_mlx(x), own), own), x.dtype)
 
@@ -64,32 +65,24 @@ def _layer(part, layer):
 
 
 def attention(handle, layer, x, positions, mask, cache=None):
-    return conventions.row_by_row(_layer(handle.layers[layer].self_attn, layer), x, positions, mask, cache)
+    return c.row_by_row(_layer(handle.layers[layer].self_attn, layer), x, positions, mask, cache)
 
 
 def block(handle, layer, x, positions, mask, cache=None):
-    return conventions.row_by_row(_layer(handle.layers[layer], layer), x, positions, mask, cache)
+    return c.row_by_row(_layer(handle.layers[layer], layer), x, positions, mask, cache)
 
 
 def llama(handle, tokens, positions, mask, cache=None):
     def call(x, positions, cache):
-        conventions.from_zero(positions - (cache[0].offset if cache else 0))
+        c.from_zero(positions - (cache[0].offset if cache else 0))
         return to_torch(handle(to_mlx(x), cache), handle.torch_dtype)
 
-    return conventions.row_by_row(call, tokens, positions, mask, cache)
+    return c.row_by_row(call, tokens, positions, mask, cache)
 
 
 def new_cache(handle, batch, _length):
-    return conventions.RowCache([handle.make_cache() for _ in range(batch)])
-
-
-def crop(_handle, cache, length):
     def cropped(row, length):
         caches.trim_prompt_cache(row, max(layer.offset for layer in row) - length)
         return row
 
-    return cache.crop(length, cropped)
-
-
-def reorder(_handle, cache, rows):
-    return cache.reorder(rows)
+    return c.RowCache([handle.make_cache() for _ in range(batch)], cropped)

@@ -52,7 +52,9 @@ def _questions(config: dict[str, Any]) -> dict[str, Any]:
         return torch.cat((*parts, each.llama(model, tokens.flip(0)[:, 10:], at[:, 10:], None, cache)), dim=1)
 
     return {
-        "rms_norm": lambda each, model: each.rms_norm(model, "model.layers.1.post_attention_layernorm", _like(model, x)),
+        "rms_norm": lambda each, model: each.rms_norm(
+            model, "model.layers.1.post_attention_layernorm", _like(model, x)
+        ),
         "rotary": lambda each, model: torch.cat(each.rotary(model, _like(model, q), _like(model, k), at), dim=1),
         "attention": lambda each, model: each.attention(model, 1, _like(model, x), at, None),
         "swiglu": lambda each, model: each.swiglu(model, 1, _like(model, x)),

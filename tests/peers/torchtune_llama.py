@@ -3,11 +3,12 @@
 import torch
 from torchtune.models import llama3, llama3_1
 
-from llama_reference import conventions
+from llama_reference import conventions as c
+from llama_reference.conventions import crop, parameters, reorder, rms_norm, swiglu  # noqa: F401  as they stand
 
 
 def build(config, state, dtype):
-    conventions.only(config, hidden_act="silu", attention_bias=False, mlp_bias=False, tie_word_embeddings=False,
+    c.only(config, hidden_act="silu", attention_bias=False, mlp_bias=False, tie_word_embeddings=False,
                      rope_type=("default", "llama3"),
                      head_dim=config["hidden_size"] // config["num_attention_heads"])  # fmt: skip
     rope = config["rope_parameters"]
@@ -19,27 +20,15 @@ def build(config, state, dtype):
     if rope["rope_type"] == "default":
         model = llama3.llama3(**sizes)
     else:  # the other numbers of llama3 scaling are fixed in its builder
-        conventions.only(config, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
+        c.only(config, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
         model = llama3_1.llama3_1(**sizes, scale_factor=rope["factor"])
-    names = conventions.TORCHTUNE
-    model.leaves = conventions.load(
-        model, state, lambda hf: conventions.rename(conventions.interleave_qk(hf, config), names), dtype
-    )
-    return model.eval()
-
-
-def parameters(handle):
-    return handle.leaves
-
-
-def rms_norm(handle, where, x):
-    return handle.get_submodule(conventions.name(where + ".weight", conventions.TORCHTUNE).removesuffix(".scale"))(x)
+    return c.Built(model, c.TORCHTUNE, state, dtype, lambda weights: c.interleave_qk(weights, config))
 
 
 def rotary(handle, q, k, positions):
     def turn(x):
-        turned = handle.layers[0].attn.pos_embeddings(conventions.interleaved(x).transpose(1, 2), input_pos=positions)
-        return conventions.half_split(turned.transpose(1, 2))
+        turned = handle.model.layers[0].attn.pos_embeddings(c.interleaved(x).transpose(1, 2), input_pos=positions)
+        return c.half_split(turned.transpose(1, 2))
 
     return turn(q), turn(k)
 
@@ -47,10 +36,10 @@ def rotary(handle, q, k, positions):
 def _call(handle, part, x, positions, mask, cache):
     T = x.shape[1]
     if cache is None:
-        return part(x, mask=conventions.may_look(T, T, mask)[:, 0].expand(len(x), -1, -1), input_pos=positions)
-    with cache.inside(handle, T) as places:
+        return part(x, mask=c.may_look(T, T, mask)[:, 0].expand(len(x), -1, -1), input_pos=positions)
+    with cache.inside(handle.model, T) as places:
         room = next(iter(cache.parts.values())).k_cache.shape[2]
-        look = conventions.may_look(T, int(places[-1]) + 1, mask)[:, 0].expand(len(x), -1, -1)
+        look = c.may_look(T, int(places[-1]) + 1, mask)[:, 0].expand(len(x), -1, -1)
         look = torch.nn.functional.pad(look, (0, room - look.shape[-1]))
         for kept in cache.parts.values():
             kept.cache_pos = places[0] + torch.arange(room)
@@ -58,33 +47,21 @@ def _call(handle, part, x, positions, mask, cache):
 
 
 def attention(handle, layer, x, positions, mask, cache=None):
-    return _call(handle, lambda x, **rest: handle.layers[layer].attn(x, x, **rest), x, positions, mask, cache)
-
-
-def swiglu(handle, layer, x):
-    return handle.layers[layer].mlp(x)
+    return _call(handle, lambda x, **rest: handle.model.layers[layer].attn(x, x, **rest), x, positions, mask, cache)
 
 
 def block(handle, layer, x, positions, mask, cache=None):
-    return _call(handle, lambda x, **rest: handle.layers[layer](x, **rest), x, positions, mask, cache)
+    return _call(handle, lambda x, **rest: handle.model.layers[layer](x, **rest), x, positions, mask, cache)
 
 
 def llama(handle, tokens, positions, mask, cache=None):
-    return _call(handle, lambda x, **rest: handle(x, **rest), tokens, positions, mask, cache)
+    return _call(handle, lambda x, **rest: handle.model(x, **rest), tokens, positions, mask, cache)
 
 
 def new_cache(handle, batch, length):
-    for layer in handle.layers:
-        layer.setup_caches(batch, handle.output.weight.dtype, encoder_max_seq_len=0, decoder_max_seq_len=length)
-    cache = conventions.HeldCache(handle, "kv_cache")
-    for layer in handle.layers:
+    for layer in handle.model.layers:
+        layer.setup_caches(batch, handle.model.output.weight.dtype, encoder_max_seq_len=0, decoder_max_seq_len=length)
+    cache = c.HeldCache(handle.model, "kv_cache")
+    for layer in handle.model.layers:
         layer.attn.kv_cache = None
     return cache
-
-
-def crop(_handle, cache, length):
-    return cache.crop(length)
-
-
-def reorder(_handle, cache, rows):
-    return cache.reorder(rows)
