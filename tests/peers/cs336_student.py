@@ -11,7 +11,7 @@ def build(config, state, dtype):
     c.only(config, rope_type="default", rope_theta=theta, tie_word_embeddings=False)
     V, L, F = config["vocab_size"], config["num_hidden_layers"], config["intermediate_size"]
     model = TransformerLM(V, 4096, D, L, N, F, theta, eps)
-    return c.Built(model, c.CS336, state, dtype, lambda weights: c.interleave_qk(weights, config))
+    return c.Built(model, c.CS336, state, dtype, lambda weights: c.permute_qk(weights, config, c.interleaved))
 
 
 def attention(handle, layer, x, positions, mask):

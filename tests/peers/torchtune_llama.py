@@ -22,7 +22,7 @@ def build(config, state, dtype):
     else:  # the other numbers of llama3 scaling are fixed in its builder
         c.only(config, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
         model = llama3_1.llama3_1(**sizes, scale_factor=rope["factor"])
-    return c.Built(model, c.TORCHTUNE, state, dtype, lambda weights: c.interleave_qk(weights, config))
+    return c.Built(model, c.TORCHTUNE, state, dtype, lambda weights: c.permute_qk(weights, config, c.interleaved))
 
 
 def rotary(handle, q, k, positions):

@@ -1,8 +1,8 @@
 """What an adapter needs where a Llama keeps to other conventions than transformers.
 
     names       maps of other names: META, TORCHTUNE, LITGPT, GPT_NEOX, CS336; name, rename
-    weights     fuse_qkv, fuse_gate_up, interleaved, half_split, interleave_qk; load, and Built, which has a model's
-                parts by their names: parameters, rms_norm and swiglu then are adapters' functions as they stand
+    weights     fuse_qkv, fuse_gate_up; interleaved, half_split, exchanged, permute_qk; load; Built has a model's parts
+                by their names: parameters, rms_norm and swiglu then are adapters' functions as they stand
     positions   only: what it has of a configuration; input_pos, offset, from_zero: what it has of positions;
                 may_look, additive: masks
     caches      HeldCache: of a model that keeps its cache inside; RowCache, row_by_row: of one without padding;
@@ -17,13 +17,14 @@ from llama_reference.conventions.names import CS336, GPT_NEOX, LITGPT, META, TOR
 from llama_reference.conventions.positions import additive, from_zero, input_pos, may_look, offset, only
 from llama_reference.conventions.weights import (
     Built,
+    exchanged,
     fuse_gate_up,
     fuse_qkv,
     half_split,
-    interleave_qk,
     interleaved,
     load,
     parameters,
+    permute_qk,
     rms_norm,
     swiglu,
 )
@@ -39,12 +40,12 @@ __all__ = [
     "RowCache",
     "additive",
     "crop",
+    "exchanged",
     "from_zero",
     "fuse_gate_up",
     "fuse_qkv",
     "half_split",
     "input_pos",
-    "interleave_qk",
     "interleaved",
     "load",
     "may_look",
@@ -52,6 +53,7 @@ __all__ = [
     "offset",
     "only",
     "parameters",
+    "permute_qk",
     "rename",
     "reorder",
     "rms_norm",

@@ -12,51 +12,52 @@ from torch import Tensor, nn
 
 
 class HeldCache:
-    """The cache of a model that keeps it in modules of its own: those whose name ends in `name`.
+    """The cache of a model that keeps it inside, in its modules' attributes of one name: modules with buffers, or
+    dictionaries of tensors that grow. Tensors are (B, heads, places, H).
 
-    Each HeldCache has copies of these, which are in the model's place while it is used:
+    Each HeldCache has copies of its own, which are in the model's place while they are used:
 
-        with cache.inside(model): ...
+        with cache.inside(model, T): ...
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
-        self.parts = {where: copy.deepcopy(m) for where, m in model.named_modules() if where.split(".")[-1] == name}
-        self.length = 0
+        self.name, self.length = name, 0
+        self.parts = {
+            where: copy.deepcopy(getattr(module, name))
+            for where, module in model.named_modules()
+            if hasattr(module, name)
+        }
 
     @contextmanager
     def inside(self, model: nn.Module, T: int) -> Iterator[Tensor]:
         """The next T places of the cache, which hold what the model is asked within; afterwards they are filled."""
-        theirs = {where: getattr(*_owner(model, where)) for where in self.parts}
+        theirs = {where: getattr(model.get_submodule(where), self.name) for where in self.parts}
         try:
-            _put(model, self.parts)
+            self._put(model, self.parts)
             yield torch.arange(self.length, self.length + T)
+            self.parts = {where: getattr(model.get_submodule(where), self.name) for where in self.parts}
             self.length += T
         finally:
-            _put(model, theirs)
+            self._put(model, theirs)
+
+    def _put(self, model: nn.Module, parts: Mapping[str, Any]) -> None:
+        for where, part in parts.items():
+            setattr(model.get_submodule(where), self.name, part)
 
     def crop(self, length: int) -> HeldCache:
-        """The same cache, which goes on after `length` places; the model writes over the others."""
+        """The same cache, which goes on after `length` places."""
+        for part in self.parts.values():
+            if not isinstance(part, nn.Module):  # a module writes over what stands there
+                part |= {key: x[:, :, :length] for key, x in part.items()}
         self.length = length
         return self
 
     def reorder(self, rows: Tensor) -> HeldCache:
         """The same cache, whose row i is what row rows[i] was."""
         for part in self.parts.values():
-            for name, buffer in part.named_buffers():
-                if buffer.dim() == 4:
-                    part.register_buffer(name, buffer[rows])
+            kept = part._buffers if isinstance(part, nn.Module) else part
+            kept |= {key: x[rows] for key, x in kept.items() if x.dim() == 4}
         return self
-
-
-def _put(model: nn.Module, parts: Mapping[str, nn.Module | None]) -> None:
-    for where, part in parts.items():
-        setattr(*_owner(model, where), part)
-
-
-def _owner(model: nn.Module, where: str) -> tuple[nn.Module, str]:
-    """The module that holds the one of this name, and the attribute that it is held in."""
-    parent, _, attribute = where.rpartition(".")
-    return model.get_submodule(parent), attribute
 
 
 class RowCache:

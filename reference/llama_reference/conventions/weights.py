@@ -55,13 +55,16 @@ def half_split(x: Tensor, heads: int = 1, dim: int = -1) -> Tensor:
     return x.unflatten(dim, (heads, -1, 2)).transpose(dim + 1, dim + 2).flatten(dim, dim + 2)
 
 
-def interleave_qk(state: State, config: Config) -> State:
-    """The rows of q_proj and k_proj as a model needs them that pairs neighbouring channels."""
+def exchanged(x: Tensor, heads: int = 1, dim: int = -1) -> Tensor:
+    """The halves of each head exchanged, for a model that turns pairs the other way round; its own inverse."""
+    dim %= x.dim()
+    return x.unflatten(dim, (heads, 2, -1)).flip(dim + 1).flatten(dim, dim + 2)
+
+
+def permute_qk(state: State, config: Config, layout: Callable[[Tensor, int, int], Tensor]) -> State:
+    """The rows of q_proj and k_proj in another layout: interleaved or exchanged."""
     heads: dict[str, int] = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    return {
-        key: interleaved(w, heads[part], dim=0) if (part := key.split(".")[-2]) in heads else w
-        for key, w in state.items()
-    }
+    return {key: layout(w, heads[part], 0) if (part := key.split(".")[-2]) in heads else w for key, w in state.items()}
 
 
 def load(model: nn.Module, state: State, convert: Callable[[State], State], dtype: torch.dtype) -> State:
