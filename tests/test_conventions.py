@@ -69,7 +69,7 @@ def test_neighbours_are_what_stood_half_a_head_apart():
     assert c.interleaved(torch.arange(8), heads=2).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
-@pytest.mark.parametrize("there, back", [(c.interleaved, c.half_split), (c.exchanged, c.exchanged)])
+@pytest.mark.parametrize(("there", "back"), [(c.interleaved, c.half_split), (c.exchanged, c.exchanged)])
 def test_a_layout_has_an_exact_inverse(there, back):
     rows = torch.randn(3 * 10, 7)
     assert torch.equal(back(there(rows, 3, 0), 3, 0), rows)
@@ -120,7 +120,7 @@ def test_weights_that_do_not_fit_are_told():
     with pytest.raises(
         ValueError, match=r"2 names of weights differ, the first is 'both\.bias': convert does not give it"
     ):
-        c.load(Fused(), GATED, lambda weights: {}, torch.float32)
+        c.load(Fused(), GATED, lambda _weights: {}, torch.float32)
     with pytest.raises(ValueError, match=r"both\.weight is \(184, 72\), the model expects \(10, 72\)"):
         c.load(Fused(F=5), GATED, fused, torch.float32)
 

@@ -11,9 +11,11 @@ def build(config, state, dtype):
     keys = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
     sizes = [config[key] for key in (*keys, "intermediate_size", "rms_norm_eps")]
     model = Transformer(*sizes, config["rope_parameters"]["rope_theta"], 4096, dtype)
-    return c.Built(
-        model, c.META, state, dtype, lambda weights: c.fuse_qkv(c.permute_qk(weights, config, c.interleaved), config)
-    )
+
+    def convert(weights):
+        return c.fuse_qkv(c.permute_qk(weights, config, c.interleaved), config)
+
+    return c.Built(model, c.META, state, dtype, convert)
 
 
 def rotary(handle, q, k, positions):

@@ -1,4 +1,4 @@
-"""The stand-in that turns by −θ: halves exchanged, masks that are True where nothing is seen, one cache object for all layers."""
+"""The stand-in that turns by −θ: halves exchanged, masks True where nothing is seen, one cache object for all."""
 
 from llama_reference import conventions as c
 from llama_reference.conventions import parameters, rms_norm, swiglu  # noqa: F401  as they stand

@@ -20,9 +20,11 @@ def build(config, state, dtype):
     c.only(config, rope_type="default", tie_word_embeddings=False)
     theta = config["rope_parameters"]["rope_theta"]
     model = LLM(config["vocab_size"], D, config["num_hidden_layers"], N, config["intermediate_size"], theta)
-    return c.Built(
-        model, NAMES, state, dtype, lambda weights: c.fuse_gate_up(c.permute_qk(weights, config, c.interleaved))
-    )
+
+    def convert(weights):
+        return c.fuse_gate_up(c.permute_qk(weights, config, c.interleaved))
+
+    return c.Built(model, NAMES, state, dtype, convert)
 
 
 def rotary(handle, q, k, positions):
