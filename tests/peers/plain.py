@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llama_reference.standard import budget, cases
-from llama_reference.standard.stepwise import StepwiseLlama
+from llama_reference.standard.stepwise import Handle, StepwiseLlama
 
 CONFIG = cases.HARD | {
     "hidden_size": 64, "head_dim": 8, "num_key_value_heads": 8, "attention_bias": False, "mlp_bias": False,
@@ -65,6 +65,5 @@ def _questions(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _like(model: Any, x: Tensor) -> Tensor:
-    """The exact model takes float64."""
-    weights = getattr(model, "weights", None)
-    return x.to(next(iter(weights.values())).dtype) if weights else x
+    """As the model takes it: the exact one is in float64."""
+    return x.to(model["lm_head.weight"].dtype) if isinstance(model, Handle) else x

@@ -23,6 +23,8 @@ PACKAGES = {
 WRONG = {
     "scratch_llm_style": {"rms_norm", "block", "llama", "new_cache, crop and reorder"},  # the norm's ε
     "nanochat_style": {"rms_norm", "block", "llama", "new_cache, crop and reorder"},  # no ε
+    "keras_hub_llama": {"rms_norm", "block", "llama", "new_cache, crop and reorder"},  # its converter leaves ε out
+    "x_transformers_decoder": {"rms_norm", "llama"},  # no ε
 }
 MOST, STUDENTS = 60, 20
 

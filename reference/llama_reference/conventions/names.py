@@ -72,17 +72,16 @@ CS336: Names = {
 
 
 def name(key: str, names: Names) -> str:
-    """The other name of a module or tensor; `names` maps modules, {} being the layer's number, or whole tensors.
-
-    Raises ValueError where the map does not name it.
+    """The other name of a module or tensor; `names` maps modules or whole tensors, of one layer or, with {} for its
+    number, of all. Raises ValueError where the map does not name it.
     """
     number = re.search(r"\d+", key)
-    pattern = re.sub(r"\d+", "{}", key, count=1)
-    module, _, kind = pattern.rpartition(".")
-    if pattern not in names and module not in names:
-        raise ValueError(f"the map of names has neither {pattern!r} nor {module!r}")
-    theirs = names[pattern] if pattern in names else f"{names[module]}.{kind}"
-    return theirs.format(number[0] if number else "")
+    for known in (key, re.sub(r"\d+", "{}", key, count=1)):
+        module, _, kind = known.rpartition(".")
+        if known in names or module in names:
+            theirs = names[known] if known in names else f"{names[module]}.{kind}"
+            return theirs.format(number[0] if number else "")
+    raise ValueError(f"the map of names has neither {known!r} nor {module!r}")
 
 
 def rename(state: State, names: Names) -> State:

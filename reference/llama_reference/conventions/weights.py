@@ -105,6 +105,7 @@ class Built:
         """The module of this name: a norm, a projection, or what holds them: a layer, its mlp or its self_attn."""
         last = where.rpartition(".")[2]
         child = {"mlp": ".down_proj", "self_attn": ".o_proj"}.get(last, ".input_layernorm" if last.isdigit() else "")
+        child = "" if where in self.names else child
         theirs = name(where + child, self.names)
         return self.model.get_submodule(theirs.rpartition(".")[0] if child else theirs)
 
