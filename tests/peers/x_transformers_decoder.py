@@ -16,7 +16,8 @@ def build(config, state, dtype):
     c.only(config, hidden_act="silu", attention_bias=False, mlp_bias=False, rope_type="default", rope_theta=10000.0)
     c.only(config, tie_word_embeddings=False)
     layers = Decoder(dim=D, depth=L, heads=N, attn_dim_head=H, attn_kv_heads=G, rotary_pos_emb=True, rotary_emb_dim=H,
-                     use_rmsnorm=True, norm_add_unit_offset=False, ff_glu=True, ff_swish=True, ff_no_bias=True, ff_mult=F / D)  # fmt: skip
+                     norm_add_unit_offset=False,
+                     use_rmsnorm=True, ff_glu=True, ff_swish=True, ff_no_bias=True, ff_mult=F / D)  # fmt: skip
     model = TransformerWrapper(num_tokens=V, max_seq_len=4096, use_abs_pos_emb=False, attn_layers=layers)
     return c.Built(model, names(L), state, dtype, lambda weights: convert(weights, config))
 
