@@ -21,7 +21,7 @@ class AdapterError(UsageError, ImportError):
 
 
 def load(path: Path) -> ModuleType:
-    """The module in the file, wherever it lies; it need not be importable by name.
+    """Load the file as a module; it need not be importable by name.
 
     Raises AdapterError, naming the file, when there is none or it cannot be run.
     """
@@ -33,7 +33,7 @@ def load(path: Path) -> ModuleType:
     try:
         with lenient_warnings():
             spec.loader.exec_module(module)
-    except Exception as error:  # the file is a stranger's: whatever it raises, the reader needs its name
+    except Exception as error:  # whatever the file raises, the message must name it
         raise AdapterError(f"{path}: {type(error).__name__}: {error}", frames(error, path)) from error
     return module
 

@@ -18,7 +18,7 @@ from llama_reference.command_line import UsageError, check_output_file
 from llama_reference.report import exports, suite_page, terminal
 from llama_reference.report.files import write
 from llama_reference.report.results import Results
-from llama_reference.report.summary import asked, is_judged, verdict, wrong
+from llama_reference.report.summary import is_nothing_judged, verdict, why_nothing, wrong
 from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import chosen
 from llama_reference.suite.runner import Limits, run
@@ -63,8 +63,8 @@ class Check:
         if self.verbose:
             print(failures(results))
         self._write(results)
-        if offers_nothing(results):
-            raise UsageError(f"{self.adapter}: nothing was judged, it offers no part that was asked for")
+        if is_nothing_judged(results) and not results.cut_short:
+            raise UsageError(f"{self.adapter}: nothing was judged: {why_nothing(results)}")
         return status(results)
 
     def _check(self) -> None:
@@ -91,13 +91,6 @@ class Check:
             if path is not None:
                 write(path, render(results))
                 print(f"written: {path}")
-
-
-def offers_nothing(results: Results) -> bool:
-    """Whether nothing was judged, and for no other reason than that nothing is offered."""
-    known = any(is_judged(results, name) for name in asked(results))
-    told = any(trouble.kind != Outcome.NOT_OFFERED for trouble in results.troubles)
-    return not (known or told or results.cut_short)
 
 
 def status(results: Results) -> int:

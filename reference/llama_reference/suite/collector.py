@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import traceback
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from llama_reference import mistakes
 from llama_reference.implementation import Implementation
@@ -19,22 +19,24 @@ from llama_reference.judge import error_growth
 from llama_reference.mistakes.equivalent import EQUIVALENT
 from llama_reference.questions.activations import Inputs, record
 from llama_reference.questions.layer_checks import LayerChecks
+from llama_reference.report import summary
 from llama_reference.report import terminal as report
 from llama_reference.report.results import (
     ANSWERS,
-    BIT_FOR_BIT,
-    BY_BUDGET,
     GRADIENTS,
     PROPERTIES,
     Results,
+    about,
 )
 from llama_reference.standard.cases import DTYPES, Case
 from llama_reference.standard.oracle import build
 from llama_reference.standard.outcome import Outcome
+from llama_reference.suite.session import told
 from llama_reference.suite.survivor import Survivor
 from llama_reference.suite.trouble import NoVerdict
 from llama_reference.suite.watch import TIME_LIMIT, Watch
 
+NOTHING = 2  # the exit status where nothing was judged, as of `llama-reference check`
 PROPERTY = "property"  # under which a test records (component, claim)
 SECTION = "section"  # under which it has (component, section)
 CRASHED = "???"  # what pytest-xdist says of when a test ended that took its process with it
@@ -52,9 +54,7 @@ class Collector:
         if directory is not None and any(p.exists() and not p.is_dir() for p in (directory, *directory.parents)):
             raise pytest.UsageError(f"--report: {directory}: a file is in the way of this directory")
         self.config, self.adapter, self.directory = config, adapter, directory
-        judged = BIT_FOR_BIT if getattr(adapter, "BITWISE", False) else BY_BUDGET
-        versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
-        self.results = Results({"implementation": str(path), "judged": judged, **versions})
+        self.results = Results(about(path, getattr(adapter, "BITWISE", False)))
         self.watch = Watch(config.getoption("time_limit"), config.getoption("question_limit"))
         self._handed_over = 0  # rows that the controller has already
         self.survivor: Survivor | None = None
@@ -80,7 +80,7 @@ class Collector:
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Skip what is not to be asked any more."""
-        component, _ = about(item)
+        component, _ = about_of(item)
         if component and self.survivor:
             self.survivor.tell(asks=item.nodeid)
         if component and (why := self.watch.reason(component)):
@@ -92,21 +92,11 @@ class Collector:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         """End a question that hangs."""
-        component, _ = about(item)
+        component, _ = about_of(item)
         if not component:
             return (yield)
         with self.watch.question(component):
             return (yield)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self) -> Iterator[None]:
-        """What was compared goes with every report: were the process to crash, no more would be lost."""
-        report: Any = yield
-        if report.when == "call" and (self.survivor or hasattr(self.config, "workerinput")):
-            results = self.results
-            news = Results(rows=results.rows[self._handed_over :], diagnoses=results.diagnoses, unasked=results.unasked)
-            report.news, self._handed_over = news.values(), len(results.rows)
-        return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Outcomes of properties, and whatever did not pass: a skip is seen before the call, a failure in it."""
@@ -127,9 +117,24 @@ class Collector:
             found_now.rows = []  # of this very process
         self.results.merge(found_now)
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """A failure of the suite's own tests is told in a few lines; -vv shows pytest's traceback."""
+        report = yield
+        of_the_suite = any(name == SECTION for name, _ in item.user_properties)
+        if report.failed and of_the_suite and call.excinfo is not None and self.config.get_verbosity() < 2:
+            report.longrepr = concise(call.excinfo.value, self.adapter)
+        if report.when == "call" and (self.survivor or hasattr(self.config, "workerinput")):
+            results = self.results  # what was compared goes with every report: a crash loses no more than one
+            news = Results(rows=results.rows[self._handed_over :], diagnoses=results.diagnoses, unasked=results.unasked)
+            report.news, self._handed_over = news.values(), len(results.rows)  # type: ignore[attr-defined]
+        return report
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """A wrong answer is counted as such: the summary tells it, and -v every one with its traceback."""
+        """A wrong answer is counted as such: the summary tells it, and -v every one."""
         of_the_suite = any(name == SECTION for name, _ in report.user_properties)
         if report.when == "call" and report.failed and of_the_suite and self.config.get_verbosity() < 1:
             return ("trouble", "T", "TROUBLE") if outcome(report) == Outcome.TROUBLE else ("wrong", "F", "WRONG")
@@ -142,10 +147,12 @@ class Collector:
         if self.survivor:
             self.survivor.end()
 
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """A run that was cut short has not passed."""
-        if self.results.cut_short and exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.INTERRUPTED
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """A run that judged nothing, or was cut short, is no success."""
+        alone = not hasattr(self.config, "workeroutput") and session.exitstatus == pytest.ExitCode.OK
+        nothing = summary.asked(self.results) and summary.is_nothing_judged(self.results)
+        if alone and (nothing or self.results.cut_short):
+            session.exitstatus = NOTHING
         if (output := getattr(self.config, "workeroutput", None)) is not None:
             results = self.results  # the controller sees the reports of all tests itself
             results.properties, results.rows = {}, results.rows[self._handed_over :]
@@ -163,12 +170,12 @@ class Collector:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-        """Last of all, behind the list of failed tests: what is read first is the end."""
+        """The table, after the list of failed tests: the end of the output is read first."""
         if self.survivor:
             self.survivor.end()
         yield
         results = self.results
-        if hasattr(self.config, "workeroutput"):  # a worker has a terminal too, which nobody sees
+        if hasattr(self.config, "workeroutput"):  # a worker: its terminal is not shown
             return
         if not (
             results.rows
@@ -182,13 +189,15 @@ class Collector:
         if results.kills:
             results.equivalents = equivalents()
         terminalreporter.write_line(report.table(results))
+        if summary.asked(results) and summary.is_nothing_judged(results):
+            terminalreporter.write_line(f"nothing was judged: {summary.why_nothing(results)}")
         if self.directory is not None:
             results.depth = dict(strayed(self.adapter))
             for path in report.write(results, self.directory):
                 terminalreporter.write_line(f"written: {path}")
 
 
-def about(item: pytest.Item) -> tuple[str, str]:
+def about_of(item: pytest.Item) -> tuple[str, str]:
     """The component and section that a test is about; empty where it is none of the suite's."""
     return next((_pair(value) for name, value in item.user_properties if name == SECTION), ("", ""))
 
@@ -230,13 +239,20 @@ def _crash(report: pytest.TestReport) -> str:
     return crash.message if crash else report.longreprtext
 
 
+def concise(error: BaseException, adapter: ModuleType) -> str:
+    """What went wrong, and the frames from the adapter on; those before it are of pytest, hypothesis and the suite."""
+    frames = traceback.extract_tb(error.__traceback__)
+    first = next((i for i, frame in enumerate(frames) if frame.filename == adapter.__file__), len(frames))
+    return "".join([*traceback.format_list(frames[first:]), told(error)])
+
+
 def equivalents() -> list[tuple[str, str, str]]:
     """Mistakes that nothing can tell from right: they are no mistakes, and not counted."""
     return [(known.component, known.name, known.why) for known in EQUIVALENT]
 
 
 def strayed(adapter: Implementation) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """By dtype: how far off the hidden state of the hard model is behind each layer, ours and transformers'."""
+    """By dtype: how far off the hidden state of the hard model is after each layer, ours and transformers'."""
     for dtype in DTYPES:
         case = Case(dtype=dtype)
         with torch.no_grad():

@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
-import torch
-import transformers
 from tqdm import tqdm
 
 from llama_reference.adapter_loader import AdapterError
-from llama_reference.report.results import Results
+from llama_reference.report.results import Results, about
 from llama_reference.report.summary import is_wrong, verdict
 from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import Item, items, left_out
-from llama_reference.suite.worker import Diagnosis, Task, Worker
+from llama_reference.suite.worker import Diagnosis, Survey, Task, Worker
 
 # The longest first, so that the last process does not start when the others are done.
 BY_COST = ("generate", "rotary", "kv_cache", "llama", "attention", "block", "swiglu", "sampling", "rms_norm", "loss")
@@ -47,6 +45,7 @@ class Plan:
         self.results = results
         self.waiting = {name: deque(items(name, quick)) for name in BY_COST if name in components}
         self._begun: set[str] = set()
+        self._surveyed: set[str] = set()
         self._diagnosed: set[str] = set()
 
     @property
@@ -64,6 +63,10 @@ class Plan:
             if item := self._item(name):
                 return item
         for name in free:
+            if not self.waiting[name] and name not in self._surveyed:
+                self._surveyed.add(name)
+                if name not in self.results.unasked:
+                    return Survey(name, self.results.of_component(name).values())
             if not self.waiting[name] and name not in self._diagnosed and is_wrong(self.results, name):
                 self._diagnosed.add(name)
                 return Diagnosis(name)
@@ -81,6 +84,8 @@ class Plan:
         """A task that nobody can do yet."""
         if isinstance(task, Diagnosis):
             self._diagnosed.discard(task.component)
+        elif isinstance(task, Survey):
+            self._surveyed.discard(task.component)
         else:
             self.waiting[task.component].appendleft(task)
             self._begun.discard(task.component)
@@ -109,8 +114,8 @@ class Crew:
         self.workers: list[Worker] = []
         self.deadline = math.inf if limits.run is None else time.monotonic() + limits.run
 
-    def start(self) -> str:
-        """Start the first process alone, so that what is wrong with the adapter is told once; how it is judged."""
+    def start(self) -> bool:
+        """Start the first process alone, so that bad adapters are told once. Returns whether it claims bits."""
         worker = Worker.start(self.adapter)
         self.workers.append(worker)
         patience = min(self.limits.question, self.limits.run or math.inf)
@@ -120,11 +125,11 @@ class Crew:
         if message is None:
             place = worker.end()
             raise AdapterError(f"{self.adapter}: the process ended while it was loaded ({worker.ended_by()}){place}")
-        judged, error, details = message
+        bitwise, error, details = message
         if error:
             raise AdapterError(error, details)
         worker.is_ready = True
-        return str(judged)
+        return bool(bitwise)
 
     def work(self, after_each: Callable[[Task], None]) -> None:
         """Ask until nothing is left or the time is up; after_each is called with every task that is done."""
@@ -191,7 +196,7 @@ class Crew:
             if task.claim is not None:
                 results.add_property(task.component, task.claim.name, Outcome.TROUBLE)
             self.plan.drop(task.component, "trouble at a question before")
-        else:
+        elif not isinstance(task, Survey):  # one that could not even load the adapter
             self.processes = max(len(self.workers), 1)
 
     def _stop(self, why: str) -> None:
@@ -200,7 +205,7 @@ class Crew:
         self.workers.clear()
 
     def _limit(self, worker: Worker) -> float:
-        return PATIENCE if isinstance(worker.task, Diagnosis) else self.limits.question
+        return PATIENCE if isinstance(worker.task, Diagnosis | Survey) else self.limits.question
 
     def _is_late(self, worker: Worker) -> bool:
         return time.monotonic() - worker.since >= self._limit(worker)
@@ -223,13 +228,12 @@ def run(
 
     show: a progress bar, and a first verdict as soon as every component has been asked its clearest question.
     """
-    versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
-    results = Results({"implementation": str(adapter), "judged": "", **versions})
+    results = Results(about(adapter, bitwise=False))
     plan = Plan(components, quick, results)
     crew = Crew(adapter, plan, limits, processes)
     answered: set[str] = set()
     try:
-        results.about["judged"] = crew.start()
+        results.about |= about(adapter, crew.start())
         with tqdm(total=plan.questions, unit=" questions", disable=not show, leave=False, dynamic_ncols=True) as bar:
 
             def after_each(task: Task) -> None:

@@ -7,6 +7,8 @@ so that no answer is silently missing.
 
 from __future__ import annotations
 
+import reprlib
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +21,12 @@ import torch
 from hypothesis import strategies as st
 
 from llama_reference import mistakes
-from llama_reference.judge import comparison, diagnosis
+from llama_reference.judge import blindness, comparison, description, diagnosis
+from llama_reference.judge.blindness import Asked
+from llama_reference.questions import finding
 from llama_reference.questions.checks import CHECKS
 from llama_reference.questions.checks.check import Answers
+from llama_reference.questions.finding import Found
 from llama_reference.questions.properties import Claim
 from llama_reference.report.results import (
     ANSWERS,
@@ -30,10 +35,11 @@ from llama_reference.report.results import (
     Results,
 )
 from llama_reference.standard.budget import Verdict
-from llama_reference.standard.cases import Case
+from llama_reference.standard.cases import Case, dtypes, lacking, twin
 from llama_reference.standard.outcome import Outcome
+from llama_reference.standard.profile import Profile
 from llama_reference.suite import trouble
-from llama_reference.suite.offered import Offered
+from llama_reference.suite.offered import NotOffered, Offered
 from llama_reference.suite.plan import Item, answer_cases, left_out
 from llama_reference.suite.trouble import NoVerdict
 
@@ -45,6 +51,17 @@ UNKNOWN = "no known mistake gives these answers"
 
 class NotAsked(SkipTest):
     """What is left out, since the component is wrong beyond doubt without it."""
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Start random numbers anew, and let them go on afterwards as if nothing had been drawn.
+
+    An implementation that draws some, which may be its mistake, then answers the same whatever was asked before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 class WrongAnswers(AssertionError):  # noqa: N818  an outcome, not an error
@@ -80,18 +97,21 @@ class Comparison:
 
 
 class Drawn:
-    """Choices made by hypothesis."""
+    """Choices made by hypothesis; they are kept, for the message of a claim that does not hold."""
 
-    def __init__(self, data: st.DataObject) -> None:
-        self._data = data
+    def __init__(self, data: st.DataObject, profile: Profile) -> None:
+        self._data, self.profile = data, profile
+        self.choices: list[Any] = []
 
     def integer(self, lowest: int, highest: int) -> int:
         """Draw an integer, both ends included."""
-        return self._data.draw(st.integers(lowest, highest))
+        self.choices.append(self._data.draw(st.integers(lowest, highest)))
+        return self.choices[-1]
 
     def choice(self, options: Sequence[Any]) -> Any:
         """Draw one of the options."""
-        return self._data.draw(st.sampled_from(options))
+        self.choices.append(self._data.draw(st.sampled_from(options)))
+        return self.choices[-1]
 
 
 class Session:
@@ -105,38 +125,88 @@ class Session:
         self._driven = driven  # by a runner, which decides what is left out, and when to diagnose
         self.compare = cache(self._compare)
         self.compare_gradients = cache(self._compare_gradients)
+        self.found = cache(self._find)
         self._answered = cache(self._answer)
         self._trouble = cache(self._look_for_trouble)
         self._likenesses = cache(self._look)
 
+    def _find(self, component: str) -> Found:
+        """What the component can be asked."""
+        stated = getattr(self.adapter, "SUPPORTS", {})
+        found = finding.find(component, self.implementation, stated)
+        if features := found.profile.lacks():
+            reasons = {feature: found.reasons.get(feature, "as SUPPORTS states") for feature in features}
+            self.results.lacking[component] = reasons
+        return found
+
+    def survey(self, component: str) -> None:
+        """Note which known mistakes nothing rejects that the component was asked, where it was not asked everything."""
+        refused = any(t.component == component and t.kind == Outcome.NOT_OFFERED for t in self.results.troubles)
+        answers, differentiated = (
+            frozenset((row.variant, row.dtype) for row in self.results.rows if (row.component, row.section) == about)
+            for about in ((component, ANSWERS), (component, GRADIENTS))
+        )
+        claims = self.results.properties.get(component, {}).items()
+        judged = frozenset(name for name, outcome in claims if outcome != Outcome.NOT_OFFERED)
+        if (refused or component in self.results.lacking) and (answers or judged):
+            asked, profile = Asked(answers, differentiated, judged), self.found(component).profile
+            self.results.unseen[component] = blindness.unseen(component, profile, asked, self.implementation.bitwise)
+
+    def _case(self, component: str, variant: str, dtype: torch.dtype) -> Case:
+        """The case within the component's profile. Raises NotOffered where there is none."""
+        profile = self.found(component).profile
+        feature = lacking(variant, profile)
+        if dtype not in dtypes(profile):
+            feature = f"dtype {dtype}".replace("torch.", "")
+        if not comparison.is_asked(component, profile):
+            feature = "cache" if component == "kv_cache" else f"parts {component}"
+        self._must_have(component, feature)
+        return Case(variant, dtype, profile=profile)
+
+    def _must_have(self, component: str, missing: str) -> None:
+        """Raises NotOffered where a feature is missing, with the adapter's own reason."""
+        if missing:
+            reason = self.found(component).reasons.get(missing, "").removeprefix(f"{Outcome.NOT_OFFERED}: ")
+            raise NotOffered(f"{Outcome.NOT_OFFERED}: {missing}" + (f" ({reason})" if reason else ""))
+
     def _compare(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the answers to one case by transformers and the formula."""
+        case = self._case(component, variant, dtype)
+        if (same := twin(variant, CHECKS[component].variants, case.profile)) != variant:
+            return self.compare(component, same, dtype)
         self._ask_or_not(Item(component, ANSWERS, variant, dtype))
         with self._noted(component, ANSWERS, f"{variant}, {dtype}"):
-            answers, verdicts = self._answered(component, variant, dtype)
+            answers, verdicts = self._answered(component, case)
             if not all(verdict.within for verdict in verdicts):
                 self._must_be_sound(component)
-        theirs = comparison.oracle_answers(component, Case(variant, dtype))
-        if others := trouble.other_dtypes(answers, theirs):
+        if others := trouble.other_dtypes(answers, comparison.oracle_answers(component, case)):
             self.results.add_remark(component, f"answers in {others}")
         self.results.add(component, ANSWERS, variant, verdicts)
         return Comparison(component, self, verdicts)
 
-    def _answer(self, component: str, variant: str, dtype: torch.dtype) -> tuple[Answers, list[Verdict]]:
+    def _answer(self, component: str, case: Case) -> tuple[Answers, list[Verdict]]:
         """The answers to one case, and the verdicts on them. Raises NoVerdict where they have the wrong form."""
-        case = Case(variant, dtype)
-        answers = comparison.ask(component, self.implementation, case)
+        with seeded():
+            answers = comparison.ask(component, self.implementation, case)
         if CHECKS[component].judge is None:
             problem = trouble.of_shapes(answers, comparison.oracle_answers(component, case))
-            if problem and self._likenesses(component) == [UNKNOWN]:
+            if problem and not self._is_known(component):
                 raise NoVerdict(f"{component}: {problem}")
         return answers, comparison.verdicts(component, case, answers)
 
+    def _is_known(self, component: str) -> bool:
+        """Whether a known mistake explains what is wrong."""
+        return not self._likenesses(component)[0].startswith(UNKNOWN)
+
     def _compare_gradients(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the gradients of one case by transformers' and exact ones."""
+        profile = self._case(component, variant, dtype).profile
+        if (same := twin(variant, CHECKS[component].gradient_variants, profile)) != variant:
+            return self.compare_gradients(component, same, dtype)
         self._ask_or_not(Item(component, GRADIENTS, variant, dtype))
         with self._noted(component, GRADIENTS, f"{variant}, {dtype}"):
-            verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype)
+            with seeded():
+                verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype, profile=profile)
             if not all(verdict.within for verdict in verdicts):
                 self._must_be_sound(component)
         self.results.add(component, GRADIENTS, variant, verdicts)
@@ -172,8 +242,9 @@ class Session:
         """Why the first case that the component answers can have no verdict, where no known mistake explains it."""
         for variant, dtype in answer_cases(component):
             try:
-                answers, verdicts = self._answered(component, variant, dtype)
-                again = comparison.ask(component, self.implementation, Case(variant, dtype))
+                case = self._case(component, variant, dtype)
+                answers, verdicts = self._answered(component, case)
+                again = comparison.ask(component, self.implementation, case)
             except NotImplementedError:
                 continue
             except NoVerdict as found:
@@ -183,7 +254,7 @@ class Session:
             if all(verdict.within for verdict in verdicts):
                 return None
             problem = trouble.of_numbers(answers) or trouble.of_repetition(answers, again)
-            return f"{component}: {problem}" if problem and self._likenesses(component) == [UNKNOWN] else None
+            return f"{component}: {problem}" if problem and not self._is_known(component) else None
         return None
 
     def told(self, component: str) -> list[str]:
@@ -197,13 +268,26 @@ class Session:
         return found
 
     def _look(self, component: str) -> list[str]:
-        known = component in mistakes.COMPONENTS
-        found = diagnosis.looks_like(component, self.implementation) if known else []
-        return [str(likeness) for likeness in found[:3]] or [UNKNOWN]
+        if component not in mistakes.COMPONENTS:
+            return [UNKNOWN]
+        profile = self.found(component).profile
+        with seeded():
+            found = diagnosis.looks_like(component, self.implementation, profile=profile)
+            if found:
+                return [str(likeness) for likeness in found[:3]]
+            told = description.describe(component, self.implementation, profile=profile)
+        return [f"{UNKNOWN}: {told}" if told else UNKNOWN]
 
     def hold(self, claim: Claim) -> None:
-        """Raise AssertionError where hypothesis finds a draw for which the claim does not hold."""
+        """Raise WrongAnswers where hypothesis finds a draw for which the claim does not hold.
+
+        A draw that is refused is left out; where all are, this raises NotOffered.
+        """
         self._ask_or_not(Item(claim.component, PROPERTIES, claim=claim))
+        profile = self.found(claim.component).profile
+        self._must_have(claim.component, claim.lacking(profile))
+        refusals: list[str] = []
+        answered = 0
         examples = max(1, int(claim.examples * self._times)) if claim.examples > 1 else 1
         settings = hypothesis.settings(
             max_examples=examples,
@@ -215,13 +299,31 @@ class Session:
             report_multiple_bugs=False,
         )
 
+        draw: Drawn | None = None  # the last one: hypothesis ends with the draw that it reports
+
         @settings
         @hypothesis.given(data=st.data())
         def drawn(data: st.DataObject) -> None:
-            claim.check(self.implementation, Drawn(data))
+            nonlocal answered, draw
+            draw = Drawn(data, profile)
+            try:
+                claim.check(self.implementation, draw)
+            except NotImplementedError as refusal:
+                refusals.append(str(refusal))
+            else:
+                answered += 1
 
-        with torch.no_grad(), self._told_of_trouble(claim.component):
-            drawn()
+        try:
+            with torch.no_grad(), self._told_of_trouble(claim.component), seeded():
+                drawn()
+        except AssertionError as error:
+            drew = f" for {', '.join(map(reprlib.repr, draw.choices))}" if draw is not None and draw.choices else ""
+            raise WrongAnswers(f"{claim} does not hold{drew}: {_asserted(error)}") from error
+        if not answered:
+            raise NotOffered(refusals[0])
+        if refusals:
+            refused = f"{len(refusals)} of {answered + len(refusals)} draws"
+            self.results.left_out.setdefault(claim.component, {})[claim.name] = refused
 
     @contextmanager
     def _told_of_trouble(self, component: str) -> Iterator[None]:
@@ -263,7 +365,7 @@ class Session:
             outcome, message = Outcome.TROUBLE, trouble.reason(problem)
         except Exception as error:
             outcome = Outcome.BROKEN if known is None else Outcome.KNOWN_FAILURE
-            message = known or _line(error)
+            message = known or told(error)
         else:
             if known is None:
                 return Outcome.HOLDS
@@ -280,5 +382,12 @@ def name_of_test(item: Item, name: str = "") -> str:
     return f"{file}::{group}::test_{name}[{item.variant}-{item.dtype}]"
 
 
-def _line(error: Exception) -> str:
+def told(error: BaseException) -> str:
+    """What to say of an error, without its traceback."""
     return str(error) if isinstance(error, WrongAnswers) else f"{type(error).__name__}: {error}"
+
+
+def _asserted(error: AssertionError) -> str:
+    """The message of an assertion, or the assertion itself where it has none; nothing of what pytest adds to either."""
+    text = str(error).partition("assert ")[0].strip()
+    return text or traceback.extract_tb(error.__traceback__)[-1].line or "AssertionError"

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from llama_reference.adapter_loader import AdapterError, frames, load
 from llama_reference.implementation import FUNCTIONS
-from llama_reference.report.results import BIT_FOR_BIT, BY_BUDGET, Results
+from llama_reference.report.results import Results
 from llama_reference.standard.cases import HARD, ROPES, weights
 from llama_reference.suite import trouble
 from llama_reference.suite.offered import Offered
@@ -44,7 +45,18 @@ class Diagnosis:
         return f"{self.component}: which mistake it is"
 
 
-Task = Item | Diagnosis
+@dataclass(frozen=True)
+class Survey:
+    """The task of telling which known mistakes what was asked of a component could not show."""
+
+    component: str
+    known: dict[str, Any]  # the values of its Results
+
+    def __str__(self) -> str:
+        return f"{self.component}: which mistakes were not seen"
+
+
+Task = Item | Diagnosis | Survey
 
 
 @dataclass
@@ -114,11 +126,11 @@ def _serve(adapter: Path, stack: str, connection: Connection) -> None:
         faulthandler.register(signal.SIGUSR1, file)
         torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
         try:
-            module, judged = load_and_build(adapter)
+            module = load_and_build(adapter)
         except AdapterError as error:
-            connection.send(("", str(error), error.details))
+            connection.send((False, str(error), error.details))
             return
-        connection.send((judged, "", ""))
+        connection.send((getattr(module, "BITWISE", False), "", ""))
         session = Session(module, Results(), driven=True)
         while True:
             try:
@@ -128,20 +140,24 @@ def _serve(adapter: Path, stack: str, connection: Connection) -> None:
             session.results = Results()
             if isinstance(task, Diagnosis):
                 session.diagnose(task.component)
+            elif isinstance(task, Survey):
+                session.results = Results.of(task.known)
+                session.survey(task.component)
+                session.results = Results(unseen=session.results.unseen)
             else:
                 session.ask(task)
             connection.send(session.results.values())
 
 
-def load_and_build(adapter: Path) -> tuple[Any, str]:
-    """The adapter, and how its answers are to be judged. Raises AdapterError where there is nothing to ask."""
+def load_and_build(adapter: Path) -> ModuleType:
+    """The adapter. Raises AdapterError where there is nothing to ask."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # also what Python hides, as a rule, of other people's modules
         module = load(adapter)
     if not any(hasattr(module, name) for name in FUNCTIONS):
         raise AdapterError(f"{adapter}: defines none of the functions that llama_reference.implementation describes")
     must_build(module, adapter)
-    return module, BIT_FOR_BIT if getattr(module, "BITWISE", False) else BY_BUDGET
+    return module
 
 
 def must_build(module: object, adapter: Path) -> None:
