@@ -56,7 +56,7 @@ class HeldCache:
         """The same cache, whose row i is what row rows[i] was."""
         for part in self.parts.values():
             kept = part._buffers if isinstance(part, nn.Module) else part
-            kept |= {key: x[rows] for key, x in kept.items() if x.dim() == 4}
+            kept |= {key: x[rows] for key, x in kept.items() if x is not None and x.dim() == 4}
         return self
 
 
