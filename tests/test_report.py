@@ -126,7 +126,7 @@ def test_what_is_not_offered_is_neither_right_nor_out_of_sight():
     results.properties["sampling"] = {"it_is_so": Outcome.NOT_OFFERED}
     results.add_trouble(Outcome.NOT_OFFERED, "sampling", "answers", "a test", "not offered: sampling")
     assert line(results, "sampling").startswith("sampling not offered not offered – 1 not offered")
-    assert report.table(results).splitlines()[0].endswith("; not offered: sampling")
+    assert report.table(results).splitlines()[0].endswith("; NOT JUDGED: sampling")
     assert report.table(results).startswith("9 of 10 ")
     assert "\nnot offered: sampling (sampling)\n" in report.table(results)
 

@@ -13,7 +13,7 @@ import llama_scratch
 from llama_reference.implementation import Config, State
 from llama_scratch import KVCache, Llama
 from llama_scratch.checkpoint import config_file
-from llama_scratch.generate.sampling import Sampling, next_token_probabilities
+from llama_scratch.generate.sampling import SamplingParams, next_token_probabilities
 from llama_scratch.model.attention import causal_mask
 from llama_scratch.model.kv_cache import LayerCache
 from llama_scratch.model.loss import next_token_loss
@@ -98,7 +98,7 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def sampling(logits: Tensor, tokens: Tensor, **knobs: Any) -> Tensor:
-    return next_token_probabilities(logits, tokens, Sampling(**knobs))
+    return next_token_probabilities(logits, tokens, SamplingParams(**knobs))
 
 
 def generate(

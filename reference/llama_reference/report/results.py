@@ -50,10 +50,12 @@ class Trouble:
 class Results:
     """Everything by component.
 
-    properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE or NOT_OFFERED. kills: component -> mistake -> the
-    sections that reject it. diagnoses: component -> the known mistakes that its wrong answers look like, in words.
-    equivalents: (component, mistake, why nothing can tell it from right). depth: dtype -> the errors of the hidden
-    state after each layer of the hard model, the implementation's and transformers'.
+    properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE or NOT_OFFERED. left_out: component -> claim -> how
+    many of its draws were refused. kills: component -> mistake -> the sections that reject it. equivalents: (component,
+    mistake, why nothing can tell it from right). lacking: component -> the features that it lacks, and why. unseen:
+    component -> the known mistakes that nothing rejects which it was asked. diagnoses: component -> the known mistakes
+    that its wrong answers look like, in words. depth: dtype -> the errors of the hidden state after each layer of the
+    hard model, the implementation's and transformers'.
     """
 
     about: dict[str, str] = field(default_factory=dict)  # what `about` returns
@@ -61,6 +63,9 @@ class Results:
     properties: dict[str, dict[str, Outcome]] = field(default_factory=dict)
     kills: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     equivalents: list[tuple[str, str, str]] = field(default_factory=list)
+    lacking: dict[str, dict[str, str]] = field(default_factory=dict)
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
+    unseen: dict[str, list[str]] = field(default_factory=dict)
     diagnoses: dict[str, list[str]] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
     depth: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
@@ -93,6 +98,10 @@ class Results:
         for component, kills in other.kills.items():
             self.kills.setdefault(component, {}).update(kills)
         self.equivalents += [known for known in other.equivalents if known not in self.equivalents]
+        self.lacking |= other.lacking
+        self.unseen |= other.unseen
+        for component, claims_left_out in other.left_out.items():
+            self.left_out.setdefault(component, {}).update(claims_left_out)
         self.diagnoses |= other.diagnoses
         self.troubles += [trouble for trouble in other.troubles if trouble not in self.troubles]
         self.depth |= other.depth

@@ -52,6 +52,7 @@ def render(results: Results) -> str:
         _by_dtype(results),
         _growth(results),
         _kills(results),
+        _unseen(results),
         _equivalents(results),
         _failures(results),
     )
@@ -171,6 +172,12 @@ def _mark(component: str, section: str, rejected_by: list[str]) -> str:
     if section == "gradients" and component in NO_GRADIENTS:
         return html.cell("–", Outcome.NOT_JUDGED, NO_GRADIENTS[component])
     return html.cell("✓", Outcome.BITWISE, f"rejected by {section}") if section in rejected_by else html.cell("·")
+
+
+def _unseen(results: Results) -> str:
+    told = [(component, ", ".join(names)) for component, names in results.unseen.items() if names]
+    note = '<p class="note">Nothing that was asked rejects these: the adapter lacks what they are mistakes of.</p>'
+    return f"<h2>Known mistakes that could not have been seen</h2>{note}{html.facts(told)}" if told else ""
 
 
 def _equivalents(results: Results) -> str:

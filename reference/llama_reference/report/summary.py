@@ -160,7 +160,7 @@ def verdict(results: Results) -> tuple[bool, str]:
     bits = results.rows and all(row.bitwise for row in results.rows)
     how = "transformers' bits" if bits else "within the budget" if results.rows else "nothing compared"
     right = len(about) - len(lacking)
-    without = f"; not offered: {', '.join(lacking)}" if lacking else ""
+    without = f"; NOT JUDGED: {', '.join(lacking)}" if lacking else ""
     text = f"{right} of {len(COMPONENTS)} components judged and right, {len(results.rows)} answers: {how}"
     return not others and bool(right), text + without + elsewhere
 
@@ -168,6 +168,18 @@ def verdict(results: Results) -> tuple[bool, str]:
 def is_right(results: Results, component: str) -> bool:
     """True if the component was judged and nothing about it is wrong."""
     return is_judged(results, component) and component not in wrong(results)
+
+
+def is_nothing_judged(results: Results) -> bool:
+    """Whether all that was asked for is lacking, or refused: such a run has found nothing right and nothing wrong."""
+    broken = any(trouble.kind != Outcome.NOT_OFFERED for trouble in results.troubles)
+    return not broken and not any(is_judged(results, name) for name in asked(results))
+
+
+def why_nothing(results: Results) -> str:
+    """The adapter's own reasons."""
+    reasons = dict.fromkeys(trouble.message.removeprefix(f"{Outcome.NOT_OFFERED}: ") for trouble in results.troubles)
+    return f"it does not offer {', '.join(reasons)}" if reasons else "nothing was asked"
 
 
 def is_judged(results: Results, component: str) -> bool:

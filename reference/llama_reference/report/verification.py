@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llama_reference.judge.localization import (
@@ -29,12 +29,15 @@ BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Verification:
-    """The findings on every component, and those on the run by the implementation's own activations (`running`)."""
+    """The findings on every component, those on the run by the implementation's own activations (`running`), and what
+    each culprit looks like, by component.
+    """
 
     about: dict[str, str]  # directory, implementation, dtype, tokens, versions
     layers: int
     findings: list[Finding]
     running: list[Finding]
+    names: dict[str, str] = field(default_factory=dict)
 
     @property
     def agrees(self) -> bool:
@@ -63,6 +66,7 @@ class Verification:
         beyond = next((step for step in self.running if not step.good), None)
         far = "the same" if beyond is bits and bits is not None else spoken(beyond)
         blamed = [("culprits", line) for line in _grouped(culprits(self.findings))] or [("culprits", "nothing")]
+        blamed += [("known mistake", f"{name} {told}") for name, told in self.names.items()]
         lacking = [finding for finding in self.findings if finding.status in (Outcome.NOT_OFFERED, Outcome.VOID)]
         blamed += [("not judged", line) for line in _grouped(lacking)]
         return [*blamed, ("first difference in one pass", spoken(bits)), ("first beyond the budget in one pass", far)]
@@ -93,6 +97,7 @@ class Verification:
             "agrees": self.agrees,
             "summary": self.summary(),
             "culprits": [_values(finding) for finding in culprits(self.findings)],
+            "looks_like": self.names,
             "findings": [_values(finding) for finding in self.findings],
             "running": [_values(step) for step in self.running],
         }

@@ -17,6 +17,7 @@ from llama_reference.judge import error_growth
 from llama_reference.mistakes.equivalent import EQUIVALENT
 from llama_reference.questions.activations import Inputs, record
 from llama_reference.questions.layer_checks import LayerChecks
+from llama_reference.report import summary
 from llama_reference.report import terminal as report
 from llama_reference.report.results import (
     ANSWERS,
@@ -30,6 +31,7 @@ from llama_reference.standard.oracle import build
 from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.session import told
 
+NOTHING = 2  # the exit status where nothing was judged, as of `llama-reference check`
 PROPERTY = "property"  # under which a test records (component, claim)
 SECTION = "section"  # under which it has (component, section)
 FIXTURES = {"compare": ANSWERS, "compare_gradients": GRADIENTS}
@@ -88,7 +90,11 @@ class Collector:
             return "wrong", "F", "WRONG"
         return None
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """A run that judged nothing is no success."""
+        alone = not hasattr(self.config, "workeroutput") and session.exitstatus == pytest.ExitCode.OK
+        if alone and summary.asked(self.results) and summary.is_nothing_judged(self.results):
+            session.exitstatus = NOTHING
         if (output := getattr(self.config, "workeroutput", None)) is not None:
             results = self.results  # the controller sees the reports of all tests itself
             results.properties, results.troubles = {}, [t for t in results.troubles if t.kind == Outcome.RAISED]
@@ -116,6 +122,8 @@ class Collector:
         if results.kills:
             results.equivalents = equivalents()
         terminalreporter.write_line(report.table(results))
+        if summary.asked(results) and summary.is_nothing_judged(results):
+            terminalreporter.write_line(f"nothing was judged: {summary.why_nothing(results)}")
         if self.directory is not None:
             results.depth = dict(strayed(self.adapter))
             for path in report.write(results, self.directory):

@@ -47,6 +47,7 @@ class Job:
         for item in items(self.component, self.quick):
             session.ask(item)
             answer.send(True)
+        session.survey(self.component)
         answer.send(session.results.values())
 
 
