@@ -39,7 +39,7 @@ def everything(component: str, profile: Profile) -> Asked:
 
 def unseen(component: str, profile: Profile, asked: Asked, bits: bool = False) -> list[str]:
     """The names of those that nothing asked rejects; bits: whether other bits are rejected too."""
-    return [m.name for m in mistakes.of(component) if not is_seen(m, profile, asked, bits)]
+    return [m.name for m in mistakes.of(component, profile) if not is_seen(m, profile, asked, bits)]
 
 
 def is_seen(mistake: Mistake, profile: Profile, asked: Asked, bits: bool = False) -> bool:

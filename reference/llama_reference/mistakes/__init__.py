@@ -1,5 +1,7 @@
 """Known mistakes, executable, by component: NAME.py holds those in NAME."""
 
+from dataclasses import replace
+
 from llama_reference.implementation import COMPONENTS
 from llama_reference.mistakes import (
     attention,
@@ -14,6 +16,7 @@ from llama_reference.mistakes import (
     swiglu,
 )
 from llama_reference.mistakes.mistake import Mistake
+from llama_reference.standard.profile import FULL, Profile
 
 __all__ = ["COMPONENTS", "Mistake", "of"]
 
@@ -32,6 +35,22 @@ _KNOWN = {
 _MISTAKES = {name: tuple(Mistake(name, *entry) for entry in known) for name, known in _KNOWN.items()}
 
 
-def of(component: str) -> tuple[Mistake, ...]:
-    """All known mistakes of a component."""
-    return _MISTAKES[component]
+# Where a mistake in a part shows that does not answer alone: the smallest of these that does.
+_AROUND = {
+    "rms_norm": ("block", "llama"),
+    "rotary": ("attention", "block", "llama"),
+    "attention": ("block", "llama"),
+    "swiglu": ("block", "llama"),
+    "block": ("llama",),
+}
+
+
+def of(component: str, profile: Profile = FULL) -> tuple[Mistake, ...]:
+    """All known mistakes of a component, and of its parts that do not answer alone, as mistakes of the component."""
+    adopted = [
+        replace(mistake, component=component)
+        for part, around in _AROUND.items()
+        if part not in profile.parts and next(x for x in around if x in ("llama", *profile.parts)) == component
+        for mistake in _MISTAKES[part]
+    ]
+    return (*_MISTAKES[component], *adopted)
