@@ -6,6 +6,8 @@ wrong. Everything else that goes wrong in a comparison is kept as a Trouble, so 
 
 from __future__ import annotations
 
+import reprlib
+import traceback
 import unittest
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from llama_reference import mistakes
 from llama_reference.implementation import FUNCTIONS, offers
-from llama_reference.judge import blindness, comparison, diagnosis
+from llama_reference.judge import blindness, comparison, description, diagnosis
 from llama_reference.judge.blindness import Asked
 from llama_reference.questions import finding
 from llama_reference.questions.checks import CHECKS
@@ -74,6 +76,17 @@ class Offered:
         return offered
 
 
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Start random numbers anew, and let them go on afterwards as if nothing had been drawn.
+
+    An implementation that draws some, which may be its mistake, then answers the same whatever was asked before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 class WrongAnswers(AssertionError):  # noqa: N818  an outcome, not an error
     """Answers that are not what they have to be; the message says which, and what they look like."""
 
@@ -107,18 +120,21 @@ class Comparison:
 
 
 class Drawn:
-    """Choices made by hypothesis."""
+    """Choices made by hypothesis; they are kept, for the message of a claim that does not hold."""
 
     def __init__(self, data: st.DataObject, profile: Profile) -> None:
         self._data, self.profile = data, profile
+        self.choices: list[Any] = []
 
     def integer(self, lowest: int, highest: int) -> int:
         """Draw an integer, both ends included."""
-        return self._data.draw(st.integers(lowest, highest))
+        self.choices.append(self._data.draw(st.integers(lowest, highest)))
+        return self.choices[-1]
 
     def choice(self, options: Sequence[Any]) -> Any:
         """Draw one of the options."""
-        return self._data.draw(st.sampled_from(options))
+        self.choices.append(self._data.draw(st.sampled_from(options)))
+        return self.choices[-1]
 
 
 class Session:
@@ -187,7 +203,8 @@ class Session:
         if (same := twin(variant, CHECKS[component].variants, case.profile)) != variant:
             return self.compare(component, same, dtype)
         with self._noted(component, ANSWERS, f"{variant}, {dtype}"):
-            answers = comparison.ask(component, self.implementation, case)
+            with seeded():
+                answers = comparison.ask(component, self.implementation, case)
             verdicts = comparison.verdicts(component, case, answers)
         self.results.add(component, ANSWERS, variant, verdicts)
         return Comparison(component, self, verdicts)
@@ -197,7 +214,7 @@ class Session:
         profile = self._case(component, variant, dtype).profile
         if (same := twin(variant, CHECKS[component].gradient_variants, profile)) != variant:
             return self.compare_gradients(component, same, dtype)
-        with self._noted(component, GRADIENTS, f"{variant}, {dtype}"):
+        with self._noted(component, GRADIENTS, f"{variant}, {dtype}"), seeded():
             verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype, profile=profile)
         self.results.add(component, GRADIENTS, variant, verdicts)
         return Comparison(component, self, verdicts)
@@ -224,11 +241,16 @@ class Session:
     def _look(self, component: str) -> list[str]:
         if component not in mistakes.COMPONENTS:
             return [UNKNOWN]
-        found = diagnosis.looks_like(component, self.implementation, profile=self.found(component).profile)
-        return [str(likeness) for likeness in found[:3]] or [UNKNOWN]
+        profile = self.found(component).profile
+        with seeded():
+            found = diagnosis.looks_like(component, self.implementation, profile=profile)
+            if found:
+                return [str(likeness) for likeness in found[:3]]
+            told = description.describe(component, self.implementation, profile=profile)
+        return [f"{UNKNOWN}: {told}" if told else UNKNOWN]
 
     def hold(self, claim: Claim) -> None:
-        """Raise AssertionError where hypothesis finds a draw for which the claim does not hold.
+        """Raise WrongAnswers where hypothesis finds a draw for which the claim does not hold.
 
         A draw that is refused is left out; where all are, this raises NotOffered.
         """
@@ -246,19 +268,26 @@ class Session:
             suppress_health_check=list(hypothesis.HealthCheck),
         )
 
+        draw: Drawn | None = None  # the last one: hypothesis ends with the draw that it reports
+
         @settings
         @hypothesis.given(data=st.data())
         def drawn(data: st.DataObject) -> None:
-            nonlocal answered
+            nonlocal answered, draw
+            draw = Drawn(data, profile)
             try:
-                claim.check(self.implementation, Drawn(data, profile))
+                claim.check(self.implementation, draw)
             except NotImplementedError as refusal:
                 refusals.append(str(refusal))
             else:
                 answered += 1
 
-        with torch.no_grad():
-            drawn()
+        try:
+            with torch.no_grad(), seeded():
+                drawn()
+        except AssertionError as error:
+            drew = f" for {', '.join(map(reprlib.repr, draw.choices))}" if draw is not None and draw.choices else ""
+            raise WrongAnswers(f"{claim} does not hold{drew}: {_asserted(error)}") from error
         if not answered:
             raise NotOffered(refusals[0])
         if refusals:
@@ -292,7 +321,7 @@ class Session:
             outcome, message = Outcome.NOT_OFFERED, str(refusal)
         except Exception as error:
             outcome = Outcome.BROKEN if known is None else Outcome.KNOWN_FAILURE
-            message = known or _line(error)
+            message = known or told(error)
         else:
             if known is None:
                 return Outcome.HOLDS
@@ -309,5 +338,12 @@ def name_of_test(item: Item, name: str = "") -> str:
     return f"{file}::{group}::test_{name}[{item.variant}-{item.dtype}]"
 
 
-def _line(error: Exception) -> str:
+def told(error: BaseException) -> str:
+    """What to say of an error, without its traceback."""
     return str(error) if isinstance(error, WrongAnswers) else f"{type(error).__name__}: {error}"
+
+
+def _asserted(error: AssertionError) -> str:
+    """The message of an assertion, or the assertion itself where it has none; nothing of what pytest adds to either."""
+    text = str(error).partition("assert ")[0].strip()
+    return text or traceback.extract_tb(error.__traceback__)[-1].line or "AssertionError"

@@ -45,8 +45,9 @@ def questions(case: Case) -> Iterator[tuple[str, Prompt, bool]]:
 
 @lru_cache(maxsize=64)
 def stop_ids(case: Case) -> tuple[int, ...]:
-    """A token of a prompt, which ends nothing, and one of each row's text, the first row's last: the rows end at
-    different steps, the first neither first nor last.
+    """Stop ids: one that occurs only in a prompt and must stop nothing, and one from each row's text.
+
+    They are chosen so that rows stop at different steps, the first row neither first nor last.
     """
     padded = prompt(case)
     handle = oracle.build(case.config, case.state, case.dtype)
