@@ -28,6 +28,8 @@ class Found:
 
     profile: Profile = FULL
     reasons: dict[str, str] = field(default_factory=dict)
+    answers: bool = True
+    """False where every case is refused."""
 
 
 def find(component: str, implementation: Implementation, stated: Mapping[str, Any]) -> Found:
@@ -37,7 +39,7 @@ def find(component: str, implementation: Implementation, stated: Mapping[str, An
         return Found(most)
     plain = (p for p in _plainest(component, most) if _refusal(component, implementation, p) is None)
     if (profile := next(plain, None)) is None:
-        return Found(most)
+        return Found(most, answers=False)
     reasons: dict[str, str] = {}
     for name, option in _features(most):
         value: Any = (option,) if name in LISTS else True

@@ -11,7 +11,7 @@ import traceback
 import unittest
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial, wraps
 from typing import Any
 
@@ -41,6 +41,7 @@ from llama_reference.suite.plan import Item
 EXAMPLES = 25  # draws of a claim that does not say how many it wants
 # the tests of answers and of gradients
 TEST_WITHIN, TEST_BITWISE = "is_within_budget_of_the_formula", "equals_transformers_bit_for_bit"
+CONTAINERS = ("attention", "block", "kv_cache", "llama")  # which are asked otherwise where their parts do not answer
 UNKNOWN = "no known mistake gives these answers"
 
 
@@ -147,16 +148,24 @@ class Session:
         self.compare = cache(self._compare)
         self.compare_gradients = cache(self._compare_gradients)
         self.found = cache(self._find)
+        self._answers = cache(self._ask_alone)
         self._likenesses = cache(self._look)
 
     def _find(self, component: str) -> Found:
         """What the component can be asked."""
         stated = getattr(self.adapter, "SUPPORTS", {})
         found = finding.find(component, self.implementation, stated)
+        if component in CONTAINERS:
+            answering = (p for p in found.profile.parts if p == component or self._answers(p))
+            found = replace(found, profile=replace(found.profile, parts=tuple(answering)))
         if features := found.profile.lacks():
-            reasons = {feature: found.reasons.get(feature, "as SUPPORTS states") for feature in features}
-            self.results.lacking[component] = reasons
+            said = {name: "as SUPPORTS states" for name in features if name.partition(" ")[0] in stated}
+            self.results.lacking[component] = dict.fromkeys(features, "") | said | found.reasons
         return found
+
+    def _ask_alone(self, part: str) -> bool:
+        """Whether the part answers alone."""
+        return finding.find(part, self.implementation, getattr(self.adapter, "SUPPORTS", {})).answers
 
     def survey(self, component: str) -> None:
         """Note which known mistakes nothing rejects that the component was asked, where it was not asked everything."""
