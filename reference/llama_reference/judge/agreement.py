@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 
 import torch
@@ -122,8 +122,7 @@ def exactly_mistaken(component: str, mistake: Mistake, case: Case, kept: bool = 
 
 @lru_cache(maxsize=KEPT)
 def _exactly_mistaken(component: str, mistake: Mistake, case: Case) -> Answers | str | None:
-    exact = Case(case.variant, case.dtype, case.seed, exact=True)
-    return answered(component, type(mistake.implementation)(torch.float64), exact)
+    return answered(component, type(mistake.implementation)(torch.float64), replace(case, exact=True))
 
 
 def _fits(suspect: Suspect, component: str, answers: Answers | str, mistake: Mistake, case: Case, kept: bool) -> bool:

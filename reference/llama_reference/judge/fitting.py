@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -95,7 +96,7 @@ class _Misfit:
 
     def __init__(self, component: str, make: Callable[[float], Mistake], case: Case) -> None:
         self._component, self._make, self._case = component, make, case
-        self._exact = Case(case.variant, case.dtype, case.seed, exact=True)
+        self._exact = replace(case, exact=True)
         self.exactly = lru_cache(maxsize=8)(self._exactly)
 
     def _exactly(self, number: float) -> Answers | None:

@@ -47,8 +47,9 @@ class Results:
 
     properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE or NOT_OFFERED. kills: component -> mistake -> the
     sections that reject it. diagnoses: component -> the known mistakes that its wrong answers look like, in words.
-    equivalents: (component, mistake, why nothing can tell it from right). depth: dtype -> the errors of the hidden
-    state behind each layer of the hard model, the implementation's and transformers'.
+    conventions: component -> how it differs from ours and is right. equivalents: (component, mistake, why nothing can
+    tell it from right). depth: dtype -> the errors of the hidden state behind each layer of the hard model, the
+    implementation's and transformers'.
     """
 
     about: dict[str, str] = field(default_factory=dict)  # implementation, how it is judged, versions
@@ -57,6 +58,7 @@ class Results:
     kills: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     equivalents: list[tuple[str, str, str]] = field(default_factory=list)
     diagnoses: dict[str, list[str]] = field(default_factory=dict)
+    conventions: dict[str, str] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
     depth: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
@@ -89,6 +91,7 @@ class Results:
             self.kills.setdefault(component, {}).update(kills)
         self.equivalents += [known for known in other.equivalents if known not in self.equivalents]
         self.diagnoses |= other.diagnoses
+        self.conventions |= other.conventions
         self.troubles += [trouble for trouble in other.troubles if trouble not in self.troubles]
         self.depth |= other.depth
 

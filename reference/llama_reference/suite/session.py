@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from llama_reference import mistakes
 from llama_reference.implementation import FUNCTIONS, offers
-from llama_reference.judge import comparison, description, diagnosis
+from llama_reference.judge import comparison, conventions, description, diagnosis
 from llama_reference.questions.properties import Claim
 from llama_reference.report.results import (
     ANSWERS,
@@ -126,12 +126,13 @@ class Session:
         self.compare = cache(self._compare)
         self.compare_gradients = cache(self._compare_gradients)
         self._likenesses = cache(self._look)
+        self._convention = cache(conventions.of_rotary)
 
     def _compare(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the answers to one case by transformers and the formula."""
         case = Case(variant, dtype)
         with self._noted(component, ANSWERS, f"{variant}, {dtype}"):
-            answers = comparison.ask(component, self.implementation, case)
+            answers = comparison.ask(component, self.in_our_layout(component), case)
             verdicts = comparison.verdicts(component, case, answers)
         self.results.add(component, ANSWERS, variant, verdicts)
         return Comparison(component, self, verdicts)
@@ -139,9 +140,17 @@ class Session:
     def _compare_gradients(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the gradients of one case by transformers' and exact ones."""
         with self._noted(component, GRADIENTS, f"{variant}, {dtype}"):
-            verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype)
+            verdicts = comparison.gradient_verdicts(component, self.in_our_layout(component), variant, dtype)
         self.results.add(component, GRADIENTS, variant, verdicts)
         return Comparison(component, self, verdicts)
+
+    def in_our_layout(self, component: str) -> Any:
+        """The implementation, its rotary embedding translated where that differs by convention only."""
+        convention = self._convention(self.implementation) if component == "rotary" else None
+        if convention is None:
+            return self.implementation
+        self.results.conventions[component] = convention.told
+        return conventions.Translated(self.implementation, convention)
 
     @contextmanager
     def _noted(self, component: str, section: str, case: str) -> Iterator[None]:
@@ -182,10 +191,12 @@ class Session:
             suppress_health_check=list(hypothesis.HealthCheck),
         )
 
+        implementation = self.in_our_layout(claim.component)
+
         @settings
         @hypothesis.given(data=st.data())
         def drawn(data: st.DataObject) -> None:
-            claim.check(self.implementation, Drawn(data))
+            claim.check(implementation, Drawn(data))
 
         with torch.no_grad():
             drawn()
