@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llama_reference.judge import conventions, description
+from llama_reference.judge import description, layouts
 from llama_reference.mistakes import of
 from llama_reference.standard.correct_variants import REORDERINGS
 from llama_reference.standard.stepwise import StepwiseLlama
@@ -94,7 +94,7 @@ class Interleaved(StepwiseLlama):
 
 
 def test_another_layout_with_weights_to_match_is_a_convention():
-    convention = conventions.of_rotary(Interleaved())
+    convention = layouts.of_rotary(Interleaved())
     assert convention is not None
     assert convention.told.startswith("channel 2i is paired with 2i + 1")
 
@@ -103,8 +103,8 @@ def test_another_layout_with_weights_to_match_is_a_convention():
 def test_where_attention_is_wrong_too_it_is_a_mistake(name):
     """Each would be a convention if attention made up for it."""
     known = next(mistake for mistake in of("rotary") if mistake.name == name)
-    assert conventions.of_rotary(known.implementation) is None
+    assert layouts.of_rotary(known.implementation) is None
 
 
 def test_what_is_right_follows_our_convention():
-    assert conventions.of_rotary(StepwiseLlama()) is None
+    assert layouts.of_rotary(StepwiseLlama()) is None

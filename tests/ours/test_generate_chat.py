@@ -240,7 +240,7 @@ def test_a_template_runs_in_a_sandbox_and_its_failure_is_one_error(plain, templa
 
 
 def test_what_is_no_template_is_refused(plain):
-    with pytest.raises(ChatError, match="no chat template: "):
+    with pytest.raises(ChatError, match="not a chat template: "):
         ChatTemplate("{% for %}", plain)
 
 

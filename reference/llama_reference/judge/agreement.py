@@ -20,7 +20,8 @@ from llama_reference.judge.comparison import ask, cases, reference_answers
 from llama_reference.mistakes import Mistake
 from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget
-from llama_reference.standard.cases import Case
+from llama_reference.standard.cases import Case, dtypes
+from llama_reference.standard.profile import FULL, Profile
 
 MARGIN = 1.0  # in log₂: half as far from the mistake as from transformers
 # Unless half of its answers are within this many times what the budget allows transformers, a suspect is not worth its
@@ -50,8 +51,8 @@ class Suspect:
 class Evidence:
     """The answers of one implementation to the questions of a component; each question is put once."""
 
-    def __init__(self, component: str, implementation: Implementation, seed: int = 0) -> None:
-        self.component, self.implementation, self.seed = component, implementation, seed
+    def __init__(self, component: str, implementation: Implementation, seed: int = 0, profile: Profile = FULL) -> None:
+        self.component, self.implementation, self.seed, self.profile = component, implementation, seed, profile
         self._answers: dict[Case, Answers | str | None] = {}
 
     def answers(self, case: Case) -> Answers | str | None:
@@ -64,7 +65,7 @@ class Evidence:
         """The questions that it answers. What it refuses tells nothing, and must not cost the names that the rest
         determines.
         """
-        return (case for case in trials(self.component, self.seed) if self.answers(case) is not None)
+        return (case for case in trials(self.component, self.seed, self.profile) if self.answers(case) is not None)
 
     def is_wrong(self, case: Case) -> bool:
         """Whether the answers to the question are not what transformers computes."""
@@ -90,9 +91,10 @@ class Evidence:
         return suspects
 
 
-def trials(component: str, seed: int) -> Iterator[Case]:
-    """Every variant in float32, and the hard case in the others."""
-    return (case for case in cases(component, seed) if case.dtype == torch.float32 or case.variant == "hard")
+def trials(component: str, seed: int, profile: Profile) -> Iterator[Case]:
+    """Every variant in the finest dtype, float32 where there is one, and the hard case in the others."""
+    finest = dtypes(profile)[0]
+    return (case for case in cases(component, seed, profile) if case.dtype == finest or case.variant == "hard")
 
 
 def answered(component: str, implementation: Implementation, case: Case) -> Answers | str | None:

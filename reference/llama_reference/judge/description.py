@@ -19,6 +19,7 @@ from llama_reference.judge.dependence import dependence
 from llama_reference.questions.checks import rotary
 from llama_reference.standard import budget
 from llama_reference.standard.cases import Case
+from llama_reference.standard.profile import FULL, Profile
 
 MANY = 3  # more are not listed one by one
 # The axes of an answer, the last ones first, by component. Rows of a batch are b, positions t.
@@ -56,9 +57,9 @@ class Judged:
         return self.worst > budget.DOUBTFUL * self.allowed
 
 
-def describe(component: str, implementation: Implementation, seed: int = 0) -> str:
+def describe(component: str, implementation: Implementation, seed: int = 0, profile: Profile = FULL) -> str:
     """One or two sentences about wrong answers; empty where nothing is wrong, or nothing can be said."""
-    evidence = Evidence(component, implementation, seed)
+    evidence = Evidence(component, implementation, seed, profile)
     judged = list(_judged(evidence))
     wrong = [each for each in judged if each.is_wrong]
     if not any(each.is_beyond_doubt for each in wrong):
@@ -180,8 +181,10 @@ def _places(judged: Judged, indices: set[int]) -> set[int]:
 
 def _unpacked(component: str, judged: Judged) -> Tensor:
     """Answers about real tokens alone, (n, D), back at their rows and positions, (B, T, D)."""
-    wrong, real = judged.wrong, judged.case.mask.bool()
-    if component in ("attention", "block", "llama") and wrong.dim() == 2 and len(wrong) == int(real.sum()):
+    wrong, mask = judged.wrong, judged.case.mask
+    masked = mask is not None and wrong.dim() == 2 and len(wrong) == int(mask.sum())
+    if component in ("attention", "block", "llama") and mask is not None and masked:
+        real = mask.bool()
         whole = wrong.new_zeros(*real.shape, wrong.shape[-1])
         whole[real] = wrong
         return whole

@@ -16,7 +16,7 @@ another answer each time is compared by its mean.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -42,7 +42,8 @@ from llama_reference.questions import properties
 from llama_reference.questions.checks import gradients
 from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget
-from llama_reference.standard.cases import Case
+from llama_reference.standard.cases import Case, dtypes
+from llama_reference.standard.profile import FULL, Profile
 
 TIMES = 16  # that an implementation which answers at random is asked
 
@@ -75,15 +76,17 @@ def _apart(mistake: Mistake) -> tuple[Mistake, ...]:
     return tuple(part for one in mistake.parts for part in _apart(one)) or (mistake,)
 
 
-def looks_like(component: str, implementation: Implementation, seed: int = 0) -> list[Likeness]:
+def looks_like(
+    component: str, implementation: Implementation, seed: int = 0, profile: Profile = FULL
+) -> list[Likeness]:
     """The known mistakes that reproduce all answers of a wrong implementation, the nearest first: the component's own,
     or what judge.reasoning finds where none of these does.
 
     Empty when nothing does, or when nothing is wrong.
     """
-    if _restless(component, implementation, seed):
-        return _alike_on_average(component, implementation, seed)
-    evidence = Evidence(component, implementation, seed)
+    if _restless(component, implementation, seed, profile):
+        return _alike_on_average(component, implementation, seed, profile)
+    evidence = Evidence(component, implementation, seed, profile)
     suspects = evidence.surviving(form for mistake in mistakes.of(component) for form in mistake.forms)
     asked = list(evidence.trials())
     if not asked:
@@ -92,14 +95,18 @@ def looks_like(component: str, implementation: Implementation, seed: int = 0) ->
         nearer = {mistake: suspect for mistake, suspect in suspects.items() if suspect.is_nearer}
         right = list(suspects)
         suspects = (
-            nearer or _same_gradients(component, implementation, right, seed) or _same_breaches(implementation, right)
+            nearer
+            or _same_gradients(component, implementation, right, seed, profile)
+            or _same_breaches(implementation, right, profile)
         )
     elif not suspects:
-        suspects = further(evidence, lambda inner: [like.mistake for like in looks_like(inner, implementation, seed)])
-    return _sorted(suspects, component)
+        suspects = further(
+            evidence, lambda inner: [like.mistake for like in looks_like(inner, implementation, seed, profile)]
+        )
+    return nearest_first(suspects, component)
 
 
-def _sorted(suspects: dict[Mistake, Suspect], component: str) -> list[Likeness]:
+def nearest_first(suspects: dict[Mistake, Suspect], component: str) -> list[Likeness]:
     """The nearest first; each mistake in its nearest form."""
     found = [Likeness(mistake, suspect.bitwise, suspect.nearness, component) for mistake, suspect in suspects.items()]
     found.sort(key=lambda likeness: (not likeness.bitwise, round(likeness.nearness, 2), _length(likeness.mistake)))
@@ -118,43 +125,47 @@ def _length(mistake: Mistake) -> int:
 
 
 def _same_gradients(
-    component: str, implementation: Implementation, suspects: list[Mistake], seed: int
+    component: str, implementation: Implementation, suspects: list[Mistake], seed: int, profile: Profile
 ) -> dict[Mistake, Suspect]:
     """Of mistakes whose answers are right, those with the implementation's wrong gradients."""
     if component in NO_GRADIENTS:
         return {}
     wrong = False
     found = {mistake: Suspect() for mistake in suspects}
-    for variant in gradient_variants(component):
-        theirs, right = (_whole(answers) for answers in reference_gradients(component, variant, torch.float32, seed))
+    for variant in gradient_variants(component, profile):
+        case = Case(variant, dtypes(profile)[0], seed, profile=profile)
+        references = reference_gradients(component, variant, case.dtype, seed, profile)
+        theirs, right = (_whole(answers) for answers in references)
         try:
-            answers = _whole(gradients.ask(component, implementation, Case(variant, seed=seed)))
+            answers = _whole(gradients.ask(component, implementation, case))
         except NotImplementedError:
             continue
-        cost = {label: furthest(theirs[label], right[label], torch.float32) for label in theirs}
-        wrong = wrong or not _gradients_within(answers, theirs, right, cost)
+        cost = {label: furthest(theirs[label], right[label], case.dtype) for label in theirs}
+        wrong = wrong or not _gradients_within(answers, theirs, right, cost, case.dtype)
         for mistake in list(found):
-            others, exact = _mistaken_gradients(mistake, variant, seed)
+            others, exact = _mistaken_gradients(mistake, case)
             same = answers.keys() == others.keys() and same_bits(answers, others)
-            if not same and not _gradients_within(answers, others, exact, cost):
+            if not same and not _gradients_within(answers, others, exact, cost, case.dtype):
                 del found[mistake]
             else:
                 found[mistake].bitwise &= same
-                note(found[mistake], answers, others, theirs | others, torch.float32)
+                note(found[mistake], answers, others, theirs | others, case.dtype)
     return found if wrong else {}
 
 
-def _gradients_within(answers: Answers, others: Answers, exact: Answers, cost: dict[str, float]) -> bool:
+def _gradients_within(
+    answers: Answers, others: Answers, exact: Answers, cost: dict[str, float], dtype: torch.dtype
+) -> bool:
     """_within, of gradients of the same tensors, be it others than transformers has some of."""
-    return answers.keys() == others.keys() and within(answers, others, exact, cost, torch.float32)
+    return answers.keys() == others.keys() and within(answers, others, exact, cost, dtype)
 
 
 @cache
-def _mistaken_gradients(mistake: Mistake, variant: str, seed: int) -> tuple[Answers, Answers]:
+def _mistaken_gradients(mistake: Mistake, case: Case) -> tuple[Answers, Answers]:
     exactly = type(mistake.implementation)(torch.float64)
     return (
-        _whole(gradients.ask(mistake.component, mistake.implementation, Case(variant, seed=seed))),
-        _whole(gradients.ask(mistake.component, exactly, Case(variant, seed=seed, exact=True))),
+        _whole(gradients.ask(mistake.component, mistake.implementation, case)),
+        _whole(gradients.ask(mistake.component, exactly, replace(case, exact=True))),
     )
 
 
@@ -166,37 +177,40 @@ def _whole(answers: Answers) -> Answers:
 # properties
 
 
-def _same_breaches(implementation: Implementation, suspects: list[Mistake]) -> dict[Mistake, Suspect]:
+def _same_breaches(implementation: Implementation, suspects: list[Mistake], profile: Profile) -> dict[Mistake, Suspect]:
     """Of mistakes whose answers and gradients are right, those that break the same claims, and some."""
     claims = properties.of(suspects[0].component) if suspects else ()
-    broken = _breaches(implementation, claims)
+    broken = _breaches(implementation, claims, profile)
     return {
-        mistake: Suspect() for mistake in suspects if broken and _breaches(mistake.implementation, claims) == broken
+        mistake: Suspect()
+        for mistake in suspects
+        if broken and _breaches(mistake.implementation, claims, profile) == broken
     }
 
 
 @torch.no_grad()
-def _breaches(implementation: Implementation, claims: tuple[properties.Claim, ...]) -> list[str]:
-    return [claim.name for claim in claims if not claim.holds(implementation, draws=1)]
+def _breaches(implementation: Implementation, claims: tuple[properties.Claim, ...], profile: Profile) -> list[str]:
+    return [claim.name for claim in claims if not claim.holds(implementation, draws=1, profile=profile)]
 
 
 # answers that are another each time
 
 
-def _restless(component: str, implementation: Implementation, seed: int) -> bool:
-    first, second = (answered(component, implementation, next(trials(component, seed))) for _ in range(2))
+def _restless(component: str, implementation: Implementation, seed: int, profile: Profile) -> bool:
+    case = next(trials(component, seed, profile))
+    first, second = (answered(component, implementation, case) for _ in range(2))
     if not isinstance(first, dict) or not isinstance(second, dict):
         return False
     return comparable(first, second) and not same_bits(first, second)
 
 
-def _alike_on_average(component: str, implementation: Implementation, seed: int) -> list[Likeness]:
+def _alike_on_average(component: str, implementation: Implementation, seed: int, profile: Profile) -> list[Likeness]:
     """Mistakes that answer at random too, about the same mean: no further from it than twice what chance explains."""
-    case = next(trials(component, seed))
+    case = next(trials(component, seed, profile))
     mean, error = _mean(component, implementation, case)
     found = []
     for mistake in mistakes.of(component):
-        if _restless(component, mistake.implementation, seed):
+        if _restless(component, mistake.implementation, seed, profile):
             others, doubt = _mean(component, mistake.implementation, case)
             distance = ((mean - others).pow(2).mean() / (error**2 + doubt**2).mean()).sqrt().item()
             if distance <= budget.FACTOR:

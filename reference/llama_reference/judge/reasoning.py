@@ -57,7 +57,7 @@ def _is_wrong(component: str, evidence: Evidence) -> bool:
     needed = ("new_cache", "llama") if component == "kv_cache" else (component,)
     if not all(offers(evidence.implementation, function) for function in needed):
         return False
-    inner = Evidence(component, evidence.implementation, evidence.seed)
+    inner = Evidence(component, evidence.implementation, evidence.seed, evidence.profile)
     return any(map(inner.is_wrong, inner.trials()))
 
 

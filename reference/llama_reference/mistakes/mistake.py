@@ -1,7 +1,7 @@
 """Known mistakes, executable: each is llama_reference.standard.stepwise.StepwiseLlama with one step done wrong.
 
 `why` says what is done instead of what, `seen` where that was reported or found ("own": thought of, no public source).
-`ways` are other forms of the same mistake, where a right program written otherwise turns into another wrong one by it.
+`ways` are variants of the mistake, for programs whose correct code is arranged differently.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from torch import Tensor
 from llama_reference.implementation import Config, Handle, Implementation, State, offers
 from llama_reference.judge.agreement import Evidence
 from llama_reference.standard.cases import Case
+from llama_reference.standard.profile import FULL, Profile
 from llama_reference.standard.stepwise import StepwiseLlama
 
 Order = Callable[[int], Tensor]
@@ -74,21 +75,21 @@ class Translated:
         return q[..., back] * factor, k[..., back] * factor
 
 
-def of_rotary(implementation: Implementation, seed: int = 0) -> Convention | None:
+def of_rotary(implementation: Implementation, seed: int = 0, profile: Profile = FULL) -> Convention | None:
     """The convention by which its rotary embedding differs from ours; None where it does not, or is wrong."""
-    wrong = _wrong(implementation, seed) if offers(implementation, "rotary") else []
+    wrong = _wrong(implementation, seed, profile) if offers(implementation, "rotary") else []
     if not wrong or not any(_is_right(name, implementation, wrong) for name in THROUGH if offers(implementation, name)):
         return None
     for convention in CONVENTIONS:
         translated: Any = Translated(implementation, convention)
-        if not _wrong(translated, seed):
+        if not _wrong(translated, seed, profile):
             return convention
     return None
 
 
-def _wrong(implementation: Implementation, seed: int) -> list[Case]:
+def _wrong(implementation: Implementation, seed: int, profile: Profile) -> list[Case]:
     """The questions about rotary embeddings that are answered wrongly."""
-    evidence = Evidence("rotary", implementation, seed)
+    evidence = Evidence("rotary", implementation, seed, profile)
     return [case for case in evidence.trials() if evidence.is_wrong(case)]
 
 
