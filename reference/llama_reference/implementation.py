@@ -151,7 +151,7 @@ class Sampling(Protocol):
     ) -> Tensor:
         """Probabilities (B, V), in float32, of the token after tokens (B, T), given logits (B, V) of any dtype.
 
-        None switches a knob off; temperature 0 is greedy, where the likeliest token has probability 1.
+        None switches a filter off; temperature 0 is greedy, where the likeliest token has probability 1.
         """
 
 
@@ -165,7 +165,7 @@ class Generate(Builds, Protocol):
         nothing.
 
         With `stop`, a row is done with the first of these ids that it adds (those of its prompt do not count), and the
-        result ends with the step at which the last row is done. What stands behind a row's stop id is not looked at.
+        result ends with the step at which the last row is done. Whatever follows a row's stop id is ignored.
         """
 
 
@@ -177,7 +177,7 @@ FUNCTIONS = tuple(name for name in dir(Implementation) if not name.startswith("_
 
 
 def offers(implementation: object, name: str, *options: str) -> bool:
-    """Whether it has this function, with these options. A stub that raises NotImplementedError shows when called."""
+    """True if the function is there and takes these options. A stub that raises NotImplementedError counts as there."""
     try:
         parameters = inspect.signature(getattr(implementation, name)).parameters
     except (AttributeError, NotImplementedError):

@@ -45,7 +45,7 @@ def rotary(handle: Llama, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tens
 def attention(
     handle: Llama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None = None
 ) -> Tensor:
-    with _surroundings(handle, layer, x, positions, mask, cache) as others:
+    with _layer_inputs(handle, layer, x, positions, mask, cache) as others:
         return handle.get_submodule(f"model.layers.{layer}.self_attn")(x, *others)
 
 
@@ -56,15 +56,15 @@ def swiglu(handle: Llama, layer: int, x: Tensor) -> Tensor:
 def block(
     handle: Llama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None = None
 ) -> Tensor:
-    with _surroundings(handle, layer, x, positions, mask, cache) as others:
+    with _layer_inputs(handle, layer, x, positions, mask, cache) as others:
         return handle.model.layers[layer](x, *others)
 
 
 @contextmanager
-def _surroundings(
+def _layer_inputs(
     handle: Llama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None
 ) -> Iterator[tuple[Tensor, Tensor, LayerCache | None]]:
-    """What the model hands to each layer beside x; a call of one layer counts as a call of the model."""
+    """What the model passes to each layer in addition to x; a call of one layer counts as a call of the model."""
     T = x.shape[1]
     S = T + (cache.length if cache is not None else 0)
     rotation = angles(handle.config, positions, x.dtype)

@@ -93,7 +93,7 @@ def culprits(findings: list[Finding], bitwise: bool = False) -> list[Finding]:
 
 
 def _causes(failed: list[Finding]) -> list[Finding]:
-    """All but failures over a cache of what fails without one, or of what is cached: they tell nothing of the cache."""
+    """Drop kv_cache failures explained by a failure without the cache or by a wrong rotary: they say nothing of it."""
     others = {(f.name, f.layer) for f in failed if f.how == ONE_PASS or f.name == "rotary"}
     turned = {name for name, _ in others if name == "rotary"}
 

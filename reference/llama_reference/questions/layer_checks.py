@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from llama_reference.implementation import Config, Handle, Implementation, State
-from llama_reference.questions import chunks
+from llama_reference.questions import chunks, far
 from llama_reference.questions.activations import ATTENTION, MLP, NORM1, NORM2, Inputs, Recording, record
+from llama_reference.questions.far import KEYS, QUERIES, Ask, Asked
 from llama_reference.standard import formula, oracle
 
 ONE_PASS, IN_CHUNKS = "one pass", "in chunks"
 STEP_BY_STEP = "a prompt, then one by one, without padding"  # where no mask is needed, so that the cache alone can err
 SILENCED = "with silent layers"  # that add nothing to the stream: embedding, last norm and head alone
 STEPS = 4
-Ask = Callable[[Implementation, Handle], Tensor]  # (implementation, its handle) -> an answer, rows of real tokens only
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,30 @@ def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, ha
     return LayerChecks(config, state, dtype, recording, questions)
 
 
-def _questions(
-    config: Config, state: State, dtype: torch.dtype, recording: Recording
-) -> Iterator[tuple[int | None, str, str, str, Ask]]:
-    """(layer, NAME, module, how, the question), in the order of execution."""
+def first_layer(config: Config, state: State, inputs: Inputs) -> tuple[Config, State, Inputs]:
+    """A model of the first layer and of the tokens that are used: small enough to be asked in another dtype, too."""
+    used, tokens = inputs.tokens.unique(return_inverse=True)
+    vocabulary = {"vocab_size": len(used), "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    part = {key: w for key, w in state.items() if ".layers." not in key or key.startswith("model.layers.0.")}
+    for key in part.keys() & {"model.embed_tokens.weight", "lm_head.weight"}:
+        part[key] = part[key][used]
+    return config | {"num_hidden_layers": 1} | vocabulary, part, replace(inputs, tokens=tokens)
+
+
+def _questions(config: Config, state: State, dtype: torch.dtype, recording: Recording) -> Iterator[Asked]:
+    """In the order of execution."""
     inputs = recording.inputs
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}"
         part = {name: f"{at}.{name}" for name in (NORM1, ATTENTION, NORM2, MLP)}
         yield layer, "rms_norm", part[NORM1], ONE_PASS, partial(_norm, recording, part[NORM1])
-        for i, how in enumerate(("queries", "keys")):
+        for i, how in enumerate((QUERIES, KEYS)):
             yield layer, "rotary", part[ATTENTION], how, partial(_rotary, recording, layer, i)
         for name, where in (("attention", part[ATTENTION]), ("block", at)):
             x = recording.into[where]
             yield layer, name, where, ONE_PASS, partial(_whole, inputs, name, (layer,), x)
             yield layer, name, where, IN_CHUNKS, partial(_in_chunks, inputs, name, (layer,), x)
+        yield from far.questions(config, recording, layer)
         x = recording.into[part[ATTENTION]]
         yield layer, "kv_cache", part[ATTENTION], STEP_BY_STEP, partial(_stepwise, inputs, "attention", (layer,), x)
         yield layer, "rms_norm", part[NORM2], ONE_PASS, partial(_norm, recording, part[NORM2])
@@ -125,7 +134,7 @@ def _in_chunks(
 def _stepwise(
     inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Implementation, handle: Handle
 ) -> Tensor:
-    """Every query sees all that there is, or is part of a prompt: what goes wrong here is what the cache gives back."""
+    """A prompt, then one token at a time, unpadded: no mask is needed, so a failure here is the cache's."""
     T = inputs.tokens.shape[1]
     edges = [0, *range(max(T - STEPS, 1), T + 1)]
     unpadded = Inputs(inputs.tokens, inputs.positions)

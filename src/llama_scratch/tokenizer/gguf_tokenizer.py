@@ -3,14 +3,16 @@
 Pieces with scores (`tokenizer.ggml.model` "llama") are those of a SentencePiece model, which is written again together
 with a tokenizer.json; bytes with merges ("gpt2") become a tokenizer.json. Control tokens become special tokens.
 User-defined tokens are matched in a text, and what follows one is encoded like a new text, with a space before it if
-the tokenizer adds one, as in llama.cpp. transformers 5.23 opens the same file with other ids than the original
-tokenizer in these cases, in which the original is followed here:
+the tokenizer adds one, as in llama.cpp. Where transformers 5.23 opens the same file with other ids than the original
+tokenizer, the original is followed, as llama.cpp does, whose format this is: asked once (/tokenize, by xllamacpp
+2026.10), it gave the original's ids of all 123 texts for Llama 2 and of all 4,123 for Llama 3. transformers 5.23
 
-- unlike SentencePiece it adds no space to a text that begins with one, and it adds one to all others, whatever
-  `tokenizer.ggml.add_space_prefix` says;
-- it ignores that Llama 3 takes a word that is a token as a whole, and adds no BOS unless the file asks for it;
-- it skips control tokens such as DeepSeek's "<｜end▁of▁sentence｜>", which then have ids outside the model;
-- it splits words like GPT-2 for an unknown name of a pre-tokenizer, for instance "smollm".
+- adds no space to a text that begins with one (29 of the 123 texts), where SentencePiece, llama.cpp and transformers
+  4.57 add one to every text; and it adds one to all others whatever `tokenizer.ggml.add_space_prefix` says;
+- ignores that Llama 3 takes a word that is a token as a whole (llama.cpp's `ignore_merges`; 74 of the 4,123 texts), and
+  adds no BOS unless the file asks for it, which llama.cpp does for "llama-bpe";
+- skips control tokens such as DeepSeek's "<｜end▁of▁sentence｜>", which then have ids outside the model;
+- splits words like GPT-2 for an unknown name of a pre-tokenizer, for instance "smollm".
 
 The file does not say whether a SentencePiece model removes repeated spaces, unless it has a key that llama.cpp writes
 for other models; by default they are kept, as in llama.cpp.

@@ -12,7 +12,7 @@ SCALES = (0.05, 1.0, 30.0)  # the size of an embedding, and of a late residual s
 
 def ask(implementation: Block, case: Case) -> dict[str, Tensor]:
     handle = implementation.build(case.config, case.state, case.dtype)
-    real = case.mask.bool()
+    real = case.real
     return {
         f"layer {layer} at scale {scale:g}": implementation.block(
             handle, layer, case.hidden(scale), case.positions, case.mask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from typing import Any, Concatenate, TypeVar
 
@@ -10,21 +10,46 @@ import torch
 from torch import Tensor
 
 from llama_reference.implementation import Builds, Config, Handle, State
+from llama_reference.questions.properties.claims import Draw
 from llama_reference.standard import budget, formula, oracle
-from llama_reference.standard.cases import Case
+from llama_reference.standard.cases import Case, within
+from llama_reference.standard.profile import FULL, Profile
 
 Edit = Callable[[Config, State], tuple[Config, State]]
 Source = TypeVar("Source")  # whatever a claim asks: the protocol of its component
 
-# a batch that is quick to ask about: three rows, each from another offset on, two of them padded
+# a batch that is quick to ask about: three rows, each from another offset on, two of them padded; as far as it may be
 ROWS, LENGTH = 3, 12
 OFFSETS, PADS = (0, 301, 40), (2, 0, 5)
+LOOKING_AHEAD = ("dynamic", "longrope")  # rope_types that look at the largest position of a call
 
 
 @cache
-def case(variant: str = "hard", dtype: torch.dtype = torch.float32, seed: int = 0) -> Case:
+def case(variant: str = "hard", dtype: torch.dtype = torch.float32, seed: int = 0, profile: Profile = FULL) -> Case:
     """The hard model, its weights drawn once."""
-    return Case(variant, dtype, seed)
+    return Case(variant, dtype, seed, profile=profile)
+
+
+def hard(draw: Draw) -> Case:
+    """The hard model within the profile."""
+    return case(profile=draw.profile)
+
+
+def one_of(draw: Draw, variants: Iterable[str]) -> Case:
+    """One of these variants of it, of those that are within the profile. Raises NotImplementedError without any."""
+    if not (offered := within(variants, draw.profile)):
+        raise NotImplementedError(f"none of {', '.join(variants)}")
+    return case(draw.choice(offered), profile=draw.profile)
+
+
+def steady(draw: Draw) -> Case:
+    """The hard model, or another one where its rotary looks at the largest position of a call. Raises
+    NotImplementedError where there is no other.
+    """
+    for variant in within(("hard", "rope yarn", "rope linear", "rope default"), draw.profile):
+        if (of := case(variant, profile=draw.profile)).config["rope_parameters"]["rope_type"] not in LOOKING_AHEAD:
+            return of
+    raise NotImplementedError("every rope_type looks at the largest position of a call")
 
 
 def numbers(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
@@ -32,12 +57,25 @@ def numbers(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def positions(length: int = LENGTH) -> Tensor:
-    return torch.tensor(OFFSETS)[:, None] + torch.arange(length)
+def rows(of: Case) -> int:
+    return ROWS if of.profile.batch else 1
 
 
-def padding(length: int = LENGTH) -> Tensor:
-    return (torch.arange(length) >= torch.tensor(PADS)[:, None]).long()
+def positions(of: Case, length: int = LENGTH) -> Tensor:
+    """(B, T): each row from its own offset on, or all from 0."""
+    offsets = torch.tensor(OFFSETS if of.profile.batch else OFFSETS[1:2])
+    return offsets[:, None] * of.profile.positions + torch.arange(length)
+
+
+def real(of: Case, length: int = LENGTH) -> Tensor:
+    """(B, T): True where there is no padding."""
+    pads = torch.tensor(PADS[: rows(of)]) * of.profile.padding
+    return torch.arange(length) >= pads[:, None]
+
+
+def padding(of: Case, length: int = LENGTH) -> Tensor | None:
+    """The mask; none where nothing can be padded."""
+    return real(of, length).long() if of.profile.padding else None
 
 
 def as_it_is(config: Config, state: State) -> tuple[Config, State]:
