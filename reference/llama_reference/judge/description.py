@@ -62,11 +62,11 @@ def describe(component: str, implementation: Implementation, seed: int = 0, prof
     evidence = Evidence(component, implementation, seed, profile)
     judged = list(_judged(evidence))
     wrong = [each for each in judged if each.is_wrong]
-    if not wrong:
+    if not any(each.is_beyond_doubt for each in wrong):
         return ""
     bounds = [*_inputs(judged, wrong), *_entries(component, wrong)]
     sentences = ["wrong only " + ", ".join(bounds)] if bounds else []
-    sentences += filter(None, [_proportion(wrong)])
+    sentences += filter(None, [_untouched(judged, wrong), _proportion(wrong)])
     sentences += dependence(component, implementation, wrong[0].case)
     return "; ".join(sentences[:MANY])
 
@@ -181,7 +181,7 @@ def _places(judged: Judged, indices: set[int]) -> set[int]:
 
 def _unpacked(component: str, judged: Judged) -> Tensor:
     """Answers about real tokens alone, (n, D), back at their rows and positions, (B, T, D)."""
-    wrong, real = judged.wrong, judged.case.mask.bool()
+    wrong, real = judged.wrong, judged.case.real
     if component in ("attention", "block", "llama") and wrong.dim() == 2 and len(wrong) == int(real.sum()):
         whole = wrong.new_zeros(*real.shape, wrong.shape[-1])
         whole[real] = wrong

@@ -126,7 +126,7 @@ class Collector:
         of_the_suite = any(name == SECTION for name, _ in item.user_properties)
         if report.failed and of_the_suite and call.excinfo is not None and self.config.get_verbosity() < 2:
             report.longrepr = concise(call.excinfo.value, self.adapter)
-        if report.when == "call" and (self.survivor or hasattr(self.config, "workerinput")):
+        if (self.survivor or hasattr(self.config, "workerinput")) and report.when == "call":
             results = self.results  # what was compared goes with every report: a crash loses no more than one
             news = Results(rows=results.rows[self._handed_over :], diagnoses=results.diagnoses, unasked=results.unasked)
             report.news, self._handed_over = news.values(), len(results.rows)  # type: ignore[attr-defined]

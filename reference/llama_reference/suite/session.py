@@ -11,7 +11,7 @@ import reprlib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 from unittest import SkipTest
@@ -21,7 +21,7 @@ import torch
 from hypothesis import strategies as st
 
 from llama_reference import mistakes
-from llama_reference.judge import blindness, comparison, description, diagnosis
+from llama_reference.judge import blindness, comparison, description, diagnosis, layouts
 from llama_reference.judge.blindness import Asked
 from llama_reference.questions import finding
 from llama_reference.questions.checks import CHECKS
@@ -46,6 +46,7 @@ from llama_reference.suite.trouble import NoVerdict
 EXAMPLES = 25  # draws of a claim that does not say how many it wants
 # the tests of answers and of gradients
 TEST_WITHIN, TEST_BITWISE = "is_within_budget_of_the_formula", "equals_transformers_bit_for_bit"
+CONTAINERS = ("attention", "block", "kv_cache", "llama")  # which are asked otherwise where their parts do not answer
 UNKNOWN = "no known mistake gives these answers"
 
 
@@ -128,16 +129,25 @@ class Session:
         self.found = cache(self._find)
         self._answered = cache(self._answer)
         self._trouble = cache(self._look_for_trouble)
+        self._answers = cache(self._ask_alone)
         self._likenesses = cache(self._look)
+        self._convention = cache(layouts.of_rotary)
 
     def _find(self, component: str) -> Found:
         """What the component can be asked."""
         stated = getattr(self.adapter, "SUPPORTS", {})
         found = finding.find(component, self.implementation, stated)
+        if component in CONTAINERS:
+            answering = (p for p in found.profile.parts if p == component or self._answers(p))
+            found = replace(found, profile=replace(found.profile, parts=tuple(answering)))
         if features := found.profile.lacks():
-            reasons = {feature: found.reasons.get(feature, "as SUPPORTS states") for feature in features}
-            self.results.lacking[component] = reasons
+            said = {name: "as SUPPORTS states" for name in features if name.partition(" ")[0] in stated}
+            self.results.lacking[component] = dict.fromkeys(features, "") | said | found.reasons
         return found
+
+    def _ask_alone(self, part: str) -> bool:
+        """Whether the part answers alone."""
+        return finding.find(part, self.implementation, getattr(self.adapter, "SUPPORTS", {})).answers
 
     def survey(self, component: str) -> None:
         """Note which known mistakes nothing rejects that the component was asked, where it was not asked everything."""
@@ -187,7 +197,7 @@ class Session:
     def _answer(self, component: str, case: Case) -> tuple[Answers, list[Verdict]]:
         """The answers to one case, and the verdicts on them. Raises NoVerdict where they have the wrong form."""
         with seeded():
-            answers = comparison.ask(component, self.implementation, case)
+            answers = comparison.ask(component, self.in_our_layout(component), case)
         if CHECKS[component].judge is None:
             problem = trouble.of_shapes(answers, comparison.oracle_answers(component, case))
             if problem and not self._is_known(component):
@@ -206,11 +216,22 @@ class Session:
         self._ask_or_not(Item(component, GRADIENTS, variant, dtype))
         with self._noted(component, GRADIENTS, f"{variant}, {dtype}"):
             with seeded():
-                verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype, profile=profile)
+                asked = self.in_our_layout(component)
+                verdicts = comparison.gradient_verdicts(component, asked, variant, dtype, profile=profile)
             if not all(verdict.within for verdict in verdicts):
                 self._must_be_sound(component)
         self.results.add(component, GRADIENTS, variant, verdicts)
         return Comparison(component, self, verdicts)
+
+    def in_our_layout(self, component: str) -> Any:
+        """The implementation, its rotary embedding translated where that differs by convention only."""
+        convention = None
+        if component == "rotary":
+            convention = self._convention(self.implementation, profile=self.found(component).profile)
+        if convention is None:
+            return self.implementation
+        self.results.conventions[component] = convention.told
+        return layouts.Translated(self.implementation, convention)
 
     def _ask_or_not(self, item: Item) -> None:
         """Raise NotAsked where the component is wrong beyond doubt and the item is not in the sample."""
@@ -244,7 +265,7 @@ class Session:
             try:
                 case = self._case(component, variant, dtype)
                 answers, verdicts = self._answered(component, case)
-                again = comparison.ask(component, self.implementation, case)
+                again = comparison.ask(component, self.in_our_layout(component), case)
             except NotImplementedError:
                 continue
             except NoVerdict as found:
@@ -299,6 +320,7 @@ class Session:
             report_multiple_bugs=False,
         )
 
+        implementation = self.in_our_layout(claim.component)
         draw: Drawn | None = None  # the last one: hypothesis ends with the draw that it reports
 
         @settings
@@ -307,7 +329,7 @@ class Session:
             nonlocal answered, draw
             draw = Drawn(data, profile)
             try:
-                claim.check(self.implementation, draw)
+                claim.check(implementation, draw)
             except NotImplementedError as refusal:
                 refusals.append(str(refusal))
             else:
