@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 def load(path: Path) -> ModuleType:
-    """The module in the file, wherever it lies; it need not be importable by name.
+    """Load the file as a module; it need not be importable by name.
 
     Raises ImportError, naming the file, when there is none or it cannot be run.
     """
@@ -19,6 +19,6 @@ def load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the file is a stranger's: whatever it raises, the reader needs its name
+    except Exception as error:  # whatever the file raises, the message must name it
         raise ImportError(f"{path}: {type(error).__name__}: {error}") from error
     return module

@@ -17,8 +17,7 @@ from llama_reference.command_line import UsageError, check_output_file
 from llama_reference.report import exports, suite_page, terminal
 from llama_reference.report.files import write
 from llama_reference.report.results import Results
-from llama_reference.report.summary import asked, is_judged, verdict
-from llama_reference.standard.outcome import Outcome
+from llama_reference.report.summary import is_nothing_judged, verdict, why_nothing
 from llama_reference.suite.plan import chosen
 from llama_reference.suite.runner import run
 
@@ -58,7 +57,7 @@ class Check:
             print(failures(results))
         self._write(results)
         if (code := status(results)) == NOTHING:
-            raise UsageError(f"{self.adapter}: nothing was judged, it offers no part that was asked for")
+            raise UsageError(f"{self.adapter}: nothing was judged: {why_nothing(results)}")
         return code
 
     def _check(self) -> None:
@@ -86,9 +85,7 @@ class Check:
 
 def status(results: Results) -> int:
     """The exit status that a run ends with."""
-    judged = [name for name in asked(results) if is_judged(results, name)]
-    broken = any(trouble.kind != Outcome.NOT_OFFERED for trouble in results.troubles)
-    if not judged and not broken:
+    if is_nothing_judged(results):
         return NOTHING
     return 0 if verdict(results)[0] else 1
 

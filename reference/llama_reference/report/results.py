@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from llama_reference.standard.budget import Verdict
@@ -13,6 +17,7 @@ from llama_reference.standard.outcome import Outcome
 WORST_LAST = (Outcome.HOLDS, Outcome.NOT_OFFERED, Outcome.KNOWN_FAILURE, Outcome.BROKEN)
 ANSWERS, GRADIENTS, PROPERTIES = "answers", "gradients", "properties"
 BIT_FOR_BIT, BY_BUDGET = "bit for bit", "by budget"  # how answers are judged: about["judged"]
+VERSIONS = ("llama_reference", "torch", "transformers", "python")  # of these, about has the version
 
 
 @dataclass(frozen=True)
@@ -45,18 +50,25 @@ class Trouble:
 class Results:
     """Everything by component.
 
-    properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE or NOT_OFFERED. kills: component -> mistake -> the
-    sections that reject it. diagnoses: component -> the known mistakes that its wrong answers look like, in words.
-    equivalents: (component, mistake, why nothing can tell it from right). depth: dtype -> the errors of the hidden
-    state behind each layer of the hard model, the implementation's and transformers'.
+    properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE or NOT_OFFERED. left_out: component -> claim -> how
+    many of its draws were refused. kills: component -> mistake -> the sections that reject it. equivalents: (component,
+    mistake, why nothing can tell it from right). lacking: component -> the features that it lacks, and why. unseen:
+    component -> the known mistakes that nothing rejects which it was asked. diagnoses: component -> the known mistakes
+    that its wrong answers look like, in words. conventions: component -> how it differs from ours and is right.
+    depth: dtype -> the errors of the hidden state after each layer of the hard model, the implementation's and
+    transformers'.
     """
 
-    about: dict[str, str] = field(default_factory=dict)  # implementation, how it is judged, versions
+    about: dict[str, str] = field(default_factory=dict)  # what `about` returns
     rows: list[Row] = field(default_factory=list)
     properties: dict[str, dict[str, Outcome]] = field(default_factory=dict)
     kills: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     equivalents: list[tuple[str, str, str]] = field(default_factory=list)
+    lacking: dict[str, dict[str, str]] = field(default_factory=dict)
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
+    unseen: dict[str, list[str]] = field(default_factory=dict)
     diagnoses: dict[str, list[str]] = field(default_factory=dict)
+    conventions: dict[str, str] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
     depth: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
@@ -88,7 +100,12 @@ class Results:
         for component, kills in other.kills.items():
             self.kills.setdefault(component, {}).update(kills)
         self.equivalents += [known for known in other.equivalents if known not in self.equivalents]
+        self.lacking |= other.lacking
+        self.unseen |= other.unseen
+        for component, claims_left_out in other.left_out.items():
+            self.left_out.setdefault(component, {}).update(claims_left_out)
         self.diagnoses |= other.diagnoses
+        self.conventions |= other.conventions
         self.troubles += [trouble for trouble in other.troubles if trouble not in self.troubles]
         self.depth |= other.depth
 
@@ -123,6 +140,19 @@ class Results:
             "equivalents": [(component, name, why) for component, name, why in values["equivalents"]],
             "depth": {d: [(float(e), float(theirs)) for e, theirs in s] for d, s in values["depth"].items()},
         })  # fmt: skip
+
+
+def about(adapter: Path, bitwise: bool) -> dict[str, str]:
+    """What a report says of its run: what is judged, how, when and with which versions."""
+    return {
+        "implementation": str(adapter),
+        "judged": BIT_FOR_BIT if bitwise else BY_BUDGET,
+        "time": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "llama_reference": version("llama_scratch"),  # the distribution that it is a part of
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "python": platform.python_version(),
+    }
 
 
 def _plain(error: float) -> float | str:

@@ -147,31 +147,43 @@ def suspects(results: Results) -> list[str]:
 
 
 def verdict(results: Results) -> tuple[bool, str]:
-    """Whether all is well, and the one sentence to read."""
+    """True if all is right, and the one sentence to read."""
     about, bad = asked(results), wrong(results)
     lacking = [name for name in about if not is_judged(results, name)]
     others = len(troubles(results, Outcome.BROKEN, ""))
-    beside = f"; {others} other test{'s' * (others > 1)} failed" if others else ""
+    elsewhere = f"; {others} other test{'s' * (others > 1)} failed" if others else ""
     if bad:
         inner = suspects(results)
         outer = [name for name in bad if name not in inner]
         parts = f" (and so what contains {'it' if len(inner) == 1 else 'them'}: {', '.join(outer)})" if outer else ""
-        return False, f"WRONG: {', '.join(inner)}{parts}{beside}"
+        return False, f"WRONG: {', '.join(inner)}{parts}{elsewhere}"
     bits = results.rows and all(row.bitwise for row in results.rows)
     how = "transformers' bits" if bits else "within the budget" if results.rows else "nothing compared"
     right = len(about) - len(lacking)
-    without = f"; not offered: {', '.join(lacking)}" if lacking else ""
+    without = f"; NOT JUDGED: {', '.join(lacking)}" if lacking else ""
     text = f"{right} of {len(COMPONENTS)} components judged and right, {len(results.rows)} answers: {how}"
-    return not others and bool(right), text + without + beside
+    return not others and bool(right), text + without + elsewhere
 
 
 def is_right(results: Results, component: str) -> bool:
-    """Whether it was judged, and nothing about it is wrong."""
+    """True if the component was judged and nothing about it is wrong."""
     return is_judged(results, component) and component not in wrong(results)
 
 
+def is_nothing_judged(results: Results) -> bool:
+    """Whether all that was asked for is lacking, or refused: such a run has found nothing right and nothing wrong."""
+    broken = any(trouble.kind != Outcome.NOT_OFFERED for trouble in results.troubles)
+    return not broken and not any(is_judged(results, name) for name in asked(results))
+
+
+def why_nothing(results: Results) -> str:
+    """The adapter's own reasons."""
+    reasons = dict.fromkeys(trouble.message.removeprefix(f"{Outcome.NOT_OFFERED}: ") for trouble in results.troubles)
+    return f"it does not offer {', '.join(reasons)}" if reasons else "nothing was asked"
+
+
 def is_judged(results: Results, component: str) -> bool:
-    """Whether there is anything about it but what it lacks."""
+    """True if at least one answer or claim of the component was judged."""
     return any(row.component == component for row in results.rows) or any(
         outcome != Outcome.NOT_OFFERED for outcome in results.properties.get(component, {}).values()
     )

@@ -58,7 +58,7 @@ def as_json(results: Results) -> str:
 
 
 def read(path: Path) -> Results:
-    """The inverse. Raises ValueError where the file is no such report."""
+    """Read report.json. Raises ValueError if the file is not such a report."""
     values = json.loads(path.read_text(encoding="utf-8"))
     found = values.pop("schema", None) if isinstance(values, dict) else None
     if found != SCHEMA:

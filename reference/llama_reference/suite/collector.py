@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import traceback
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-import transformers
 
 from llama_reference import mistakes
+from llama_reference.implementation import Implementation
 from llama_reference.judge import error_growth
 from llama_reference.mistakes.equivalent import EQUIVALENT
 from llama_reference.questions.activations import Inputs, record
 from llama_reference.questions.layer_checks import LayerChecks
+from llama_reference.report import summary
 from llama_reference.report import terminal as report
 from llama_reference.report.results import (
     ANSWERS,
-    BIT_FOR_BIT,
-    BY_BUDGET,
     GRADIENTS,
     PROPERTIES,
     Results,
+    about,
 )
 from llama_reference.standard.cases import DTYPES, Case
 from llama_reference.standard.oracle import build
 from llama_reference.standard.outcome import Outcome
+from llama_reference.suite.session import told
 
+NOTHING = 2  # the exit status where nothing was judged, as of `llama-reference check`
 PROPERTY = "property"  # under which a test records (component, claim)
 SECTION = "section"  # under which it has (component, section)
 FIXTURES = {"compare": ANSWERS, "compare_gradients": GRADIENTS}
@@ -38,13 +42,11 @@ class Collector:
 
     NAME = "llama_reference_results"
 
-    def __init__(self, config: pytest.Config, path: Path, adapter: Any, directory: Path | None) -> None:
+    def __init__(self, config: pytest.Config, path: Path, adapter: ModuleType, directory: Path | None) -> None:
         if directory is not None and any(p.exists() and not p.is_dir() for p in (directory, *directory.parents)):
             raise pytest.UsageError(f"--report: {directory}: a file is in the way of this directory")
         self.config, self.adapter, self.directory = config, adapter, directory
-        judged = BIT_FOR_BIT if getattr(adapter, "BITWISE", False) else BY_BUDGET
-        versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
-        self.results = Results({"implementation": str(path), "judged": judged, **versions})
+        self.results = Results(about(path, getattr(adapter, "BITWISE", False)))
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """What a test is about; one that asks an implementation without a claim of its own is one itself."""
@@ -69,15 +71,30 @@ class Collector:
             about = next((_pair(value) for name, value in recorded if name == SECTION), ("", ""))
             self.results.add_trouble(found, *about, report.nodeid, message(report))
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """A failure of the suite's own tests is told in a few lines; -vv shows pytest's traceback."""
+        report = yield
+        of_the_suite = any(name == SECTION for name, _ in item.user_properties)
+        if report.failed and of_the_suite and call.excinfo is not None and self.config.get_verbosity() < 2:
+            report.longrepr = concise(call.excinfo.value, self.adapter)
+        return report
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """A wrong answer is counted as such: the summary tells it, and -v every one with its traceback."""
+        """A wrong answer is counted as such: the summary tells it, and -v every one."""
         of_the_suite = any(name == SECTION for name, _ in report.user_properties)
         if report.when == "call" and report.failed and of_the_suite and self.config.get_verbosity() < 1:
             return "wrong", "F", "WRONG"
         return None
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """A run that judged nothing is no success."""
+        alone = not hasattr(self.config, "workeroutput") and session.exitstatus == pytest.ExitCode.OK
+        if alone and summary.asked(self.results) and summary.is_nothing_judged(self.results):
+            session.exitstatus = NOTHING
         if (output := getattr(self.config, "workeroutput", None)) is not None:
             results = self.results  # the controller sees the reports of all tests itself
             results.properties, results.troubles = {}, [t for t in results.troubles if t.kind == Outcome.RAISED]
@@ -94,10 +111,10 @@ class Collector:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-        """Last of all, behind the list of failed tests: what is read first is the end."""
+        """The table, after the list of failed tests: the end of the output is read first."""
         yield
         results = self.results
-        if hasattr(self.config, "workeroutput"):  # a worker has a terminal too, which nobody sees
+        if hasattr(self.config, "workeroutput"):  # a worker: its terminal is not shown
             return
         if not (results.rows or results.properties or results.kills or any(t.component for t in results.troubles)):
             return
@@ -105,6 +122,8 @@ class Collector:
         if results.kills:
             results.equivalents = equivalents()
         terminalreporter.write_line(report.table(results))
+        if summary.asked(results) and summary.is_nothing_judged(results):
+            terminalreporter.write_line(f"nothing was judged: {summary.why_nothing(results)}")
         if self.directory is not None:
             results.depth = dict(strayed(self.adapter))
             for path in report.write(results, self.directory):
@@ -137,13 +156,20 @@ def message(report: pytest.TestReport) -> str:
     return (crash.message if crash else report.longreprtext).removeprefix("Failed: ")
 
 
+def concise(error: BaseException, adapter: ModuleType) -> str:
+    """What went wrong, and the frames from the adapter on; those before it are of pytest, hypothesis and the suite."""
+    frames = traceback.extract_tb(error.__traceback__)
+    first = next((i for i, frame in enumerate(frames) if frame.filename == adapter.__file__), len(frames))
+    return "".join([*traceback.format_list(frames[first:]), told(error)])
+
+
 def equivalents() -> list[tuple[str, str, str]]:
     """Mistakes that nothing can tell from right: they are no mistakes, and not counted."""
     return [(known.component, known.name, known.why) for known in EQUIVALENT]
 
 
-def strayed(adapter: Any) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """By dtype: how far off the hidden state of the hard model is behind each layer, ours and transformers'."""
+def strayed(adapter: Implementation) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """By dtype: how far off the hidden state of the hard model is after each layer, ours and transformers'."""
     for dtype in DTYPES:
         case = Case(dtype=dtype)
         with torch.no_grad():

@@ -46,7 +46,7 @@ def gradient_cases(component: str) -> list[tuple[str, torch.dtype]]:
 
 
 def is_telling(variant: str, dtype: torch.dtype) -> bool:
-    """Whether a quick run asks it: every variant in float32, and the hard one in every dtype."""
+    """True for what a quick run asks: every variant in float32, and the hard one in every dtype."""
     return dtype == torch.float32 or variant == "hard"
 
 

@@ -13,17 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from tqdm import tqdm
 
 from llama_reference.adapter_loader import load
 from llama_reference.command_line import UsageError
-from llama_reference.implementation import Implementation
-from llama_reference.report.results import (
-    BIT_FOR_BIT,
-    BY_BUDGET,
-    Results,
-)
+from llama_reference.implementation import FUNCTIONS
+from llama_reference.report.results import Results, about
 from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import items
 from llama_reference.suite.session import Session
@@ -52,6 +47,7 @@ class Job:
         for item in items(self.component, self.quick):
             session.ask(item)
             answer.send(True)
+        session.survey(self.component)
         answer.send(session.results.values())
 
 
@@ -82,35 +78,34 @@ class Child:
             return None
 
 
-def about(adapter: Path) -> dict[str, str]:
+def described(adapter: Path) -> dict[str, str]:
     """How the adapter is judged, and with which versions. Raises AdapterError; the adapter is loaded elsewhere."""
     child = Child.start(_describe, adapter)
     message = child.receive()
     if message is None:
         code = child.process.exitcode
         raise AdapterError(f"{adapter}: the process ended while loading it (exit code {code})")
-    judged, error = message
+    bitwise, error = message
     if error:
         raise AdapterError(error)
-    versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
-    return {"implementation": str(adapter), "judged": judged, **versions}
+    return about(adapter, bitwise)
 
 
 def _describe(adapter: Path, answer: Connection) -> None:
     try:
         module = load(adapter)
     except ImportError as error:
-        answer.send(("", str(error)))
+        answer.send((False, str(error)))
         return
-    if not any(hasattr(module, name) for name in vars(Implementation) if not name.startswith("_")):
-        answer.send(("", f"{adapter}: defines none of the functions that llama_reference.implementation describes"))
+    if not any(hasattr(module, name) for name in FUNCTIONS):
+        answer.send((False, f"{adapter}: defines none of the functions that llama_reference.implementation describes"))
         return
-    answer.send((BIT_FOR_BIT if getattr(module, "BITWISE", False) else BY_BUDGET, ""))
+    answer.send((getattr(module, "BITWISE", False), ""))
 
 
 def run(adapter: Path, components: tuple[str, ...], quick: bool, processes: int, show: bool) -> Results:
     """Ask an adapter about the components. Raises AdapterError before anything is asked."""
-    results = Results(about(adapter))
+    results = Results(described(adapter))
     waiting = [Job(adapter, name, quick) for name in BY_COST if name in components]
     total = sum(1 for job in waiting for _ in items(job.component, quick))
     running: dict[Connection, tuple[Job, Child]] = {}

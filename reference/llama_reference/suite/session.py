@@ -6,10 +6,12 @@ wrong. Everything else that goes wrong in a comparison is kept as a Trouble, so 
 
 from __future__ import annotations
 
+import reprlib
+import traceback
 import unittest
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial, wraps
 from typing import Any
 
@@ -18,8 +20,12 @@ import torch
 from hypothesis import strategies as st
 
 from llama_reference import mistakes
-from llama_reference.implementation import Implementation, offers
-from llama_reference.judge import comparison, diagnosis
+from llama_reference.implementation import FUNCTIONS, offers
+from llama_reference.judge import blindness, comparison, description, diagnosis, layouts
+from llama_reference.judge.blindness import Asked
+from llama_reference.questions import finding
+from llama_reference.questions.checks import CHECKS
+from llama_reference.questions.finding import Found
 from llama_reference.questions.properties import Claim
 from llama_reference.report.results import (
     ANSWERS,
@@ -27,13 +33,15 @@ from llama_reference.report.results import (
     Results,
 )
 from llama_reference.standard.budget import Verdict
-from llama_reference.standard.cases import Case
+from llama_reference.standard.cases import Case, dtypes, lacking, twin
 from llama_reference.standard.outcome import Outcome
+from llama_reference.standard.profile import Profile
 from llama_reference.suite.plan import Item
 
 EXAMPLES = 25  # draws of a claim that does not say how many it wants
 # the tests of answers and of gradients
 TEST_WITHIN, TEST_BITWISE = "is_within_budget_of_the_formula", "equals_transformers_bit_for_bit"
+CONTAINERS = ("attention", "block", "kv_cache", "llama")  # which are asked otherwise where their parts do not answer
 UNKNOWN = "no known mistake gives these answers"
 
 
@@ -44,12 +52,12 @@ class NotOffered(unittest.SkipTest, NotImplementedError):  # noqa: N818  an outc
 class Offered:
     """An adapter whose missing functions raise NotOffered."""
 
-    def __init__(self, adapter: Any) -> None:
+    def __init__(self, adapter: object) -> None:
         self._adapter = adapter
         self.bitwise: bool = getattr(adapter, "BITWISE", False)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in vars(Implementation):
+        if name not in FUNCTIONS:
             raise AttributeError(name)
         function = getattr(self._adapter, name, None)
         if function is None:
@@ -66,6 +74,17 @@ class Offered:
                 raise NotOffered(f"{Outcome.NOT_OFFERED}: {name}{reason}") from None
 
         return offered
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Start random numbers anew, and let them go on afterwards as if nothing had been drawn.
+
+    An implementation that draws some, which may be its mistake, then answers the same whatever was asked before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 class WrongAnswers(AssertionError):  # noqa: N818  an outcome, not an error
@@ -101,47 +120,116 @@ class Comparison:
 
 
 class Drawn:
-    """Choices made by hypothesis."""
+    """Choices made by hypothesis; they are kept, for the message of a claim that does not hold."""
 
-    def __init__(self, data: st.DataObject) -> None:
-        self._data = data
+    def __init__(self, data: st.DataObject, profile: Profile) -> None:
+        self._data, self.profile = data, profile
+        self.choices: list[Any] = []
 
     def integer(self, lowest: int, highest: int) -> int:
         """Draw an integer, both ends included."""
-        return self._data.draw(st.integers(lowest, highest))
+        self.choices.append(self._data.draw(st.integers(lowest, highest)))
+        return self.choices[-1]
 
     def choice(self, options: Sequence[Any]) -> Any:
         """Draw one of the options."""
-        return self._data.draw(st.sampled_from(options))
+        self.choices.append(self._data.draw(st.sampled_from(options)))
+        return self.choices[-1]
 
 
 class Session:
     """One adapter under test: asks it, judges it, and keeps the Results. Comparisons are worked out once."""
 
-    def __init__(self, adapter: Any, results: Results, times: float = 1.0) -> None:
+    def __init__(self, adapter: object, results: Results, times: float = 1.0) -> None:
         self.adapter, self.results = adapter, results
         self.implementation = Offered(adapter)
         self._known_failures: dict[str, str] = getattr(adapter, "KNOWN_FAILURES", {})
         self._times = times  # factor on the number of examples of every claim
         self.compare = cache(self._compare)
         self.compare_gradients = cache(self._compare_gradients)
+        self.found = cache(self._find)
+        self._answers = cache(self._ask_alone)
         self._likenesses = cache(self._look)
+        self._convention = cache(layouts.of_rotary)
+
+    def _find(self, component: str) -> Found:
+        """What the component can be asked."""
+        stated = getattr(self.adapter, "SUPPORTS", {})
+        found = finding.find(component, self.implementation, stated)
+        if component in CONTAINERS:
+            answering = (p for p in found.profile.parts if p == component or self._answers(p))
+            found = replace(found, profile=replace(found.profile, parts=tuple(answering)))
+        if features := found.profile.lacks():
+            said = {name: "as SUPPORTS states" for name in features if name.partition(" ")[0] in stated}
+            self.results.lacking[component] = dict.fromkeys(features, "") | said | found.reasons
+        return found
+
+    def _ask_alone(self, part: str) -> bool:
+        """Whether the part answers alone."""
+        return finding.find(part, self.implementation, getattr(self.adapter, "SUPPORTS", {})).answers
+
+    def survey(self, component: str) -> None:
+        """Note which known mistakes nothing rejects that the component was asked, where it was not asked everything."""
+        refused = any(t.component == component and t.kind == Outcome.NOT_OFFERED for t in self.results.troubles)
+        answers, differentiated = (
+            frozenset((row.variant, row.dtype) for row in self.results.rows if (row.component, row.section) == about)
+            for about in ((component, ANSWERS), (component, GRADIENTS))
+        )
+        claims = self.results.properties.get(component, {}).items()
+        judged = frozenset(name for name, outcome in claims if outcome != Outcome.NOT_OFFERED)
+        if (refused or component in self.results.lacking) and (answers or judged):
+            asked, profile = Asked(answers, differentiated, judged), self.found(component).profile
+            self.results.unseen[component] = blindness.unseen(component, profile, asked, self.implementation.bitwise)
+
+    def _case(self, component: str, variant: str, dtype: torch.dtype) -> Case:
+        """The case within the component's profile. Raises NotOffered where there is none."""
+        profile = self.found(component).profile
+        feature = lacking(variant, profile)
+        if dtype not in dtypes(profile):
+            feature = f"dtype {dtype}".replace("torch.", "")
+        if not comparison.is_asked(component, profile):
+            feature = "cache" if component == "kv_cache" else f"parts {component}"
+        self._must_have(component, feature)
+        return Case(variant, dtype, profile=profile)
+
+    def _must_have(self, component: str, missing: str) -> None:
+        """Raises NotOffered where a feature is missing, with the adapter's own reason."""
+        if missing:
+            reason = self.found(component).reasons.get(missing, "").removeprefix(f"{Outcome.NOT_OFFERED}: ")
+            raise NotOffered(f"{Outcome.NOT_OFFERED}: {missing}" + (f" ({reason})" if reason else ""))
 
     def _compare(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the answers to one case by transformers and the formula."""
-        case = Case(variant, dtype)
+        case = self._case(component, variant, dtype)
+        if (same := twin(variant, CHECKS[component].variants, case.profile)) != variant:
+            return self.compare(component, same, dtype)
         with self._noted(component, ANSWERS, f"{variant}, {dtype}"):
-            answers = comparison.ask(component, self.implementation, case)
+            with seeded():
+                answers = comparison.ask(component, self.in_our_layout(component), case)
             verdicts = comparison.verdicts(component, case, answers)
         self.results.add(component, ANSWERS, variant, verdicts)
         return Comparison(component, self, verdicts)
 
     def _compare_gradients(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the gradients of one case by transformers' and exact ones."""
-        with self._noted(component, GRADIENTS, f"{variant}, {dtype}"):
-            verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype)
+        profile = self._case(component, variant, dtype).profile
+        if (same := twin(variant, CHECKS[component].gradient_variants, profile)) != variant:
+            return self.compare_gradients(component, same, dtype)
+        with self._noted(component, GRADIENTS, f"{variant}, {dtype}"), seeded():
+            asked = self.in_our_layout(component)
+            verdicts = comparison.gradient_verdicts(component, asked, variant, dtype, profile=profile)
         self.results.add(component, GRADIENTS, variant, verdicts)
         return Comparison(component, self, verdicts)
+
+    def in_our_layout(self, component: str) -> Any:
+        """The implementation, its rotary embedding translated where that differs by convention only."""
+        convention = None
+        if component == "rotary":
+            convention = self._convention(self.implementation, profile=self.found(component).profile)
+        if convention is None:
+            return self.implementation
+        self.results.conventions[component] = convention.told
+        return layouts.Translated(self.implementation, convention)
 
     @contextmanager
     def _noted(self, component: str, section: str, case: str) -> Iterator[None]:
@@ -163,12 +251,25 @@ class Session:
         return found
 
     def _look(self, component: str) -> list[str]:
-        known = component in mistakes.COMPONENTS
-        found = diagnosis.looks_like(component, self.implementation) if known else []
-        return [str(likeness) for likeness in found[:3]] or [UNKNOWN]
+        if component not in mistakes.COMPONENTS:
+            return [UNKNOWN]
+        profile = self.found(component).profile
+        with seeded():
+            found = diagnosis.looks_like(component, self.implementation, profile=profile)
+            if found:
+                return [str(likeness) for likeness in found[:3]]
+            told = description.describe(component, self.implementation, profile=profile)
+        return [f"{UNKNOWN}: {told}" if told else UNKNOWN]
 
     def hold(self, claim: Claim) -> None:
-        """Raise AssertionError where hypothesis finds a draw for which the claim does not hold."""
+        """Raise WrongAnswers where hypothesis finds a draw for which the claim does not hold.
+
+        A draw that is refused is left out; where all are, this raises NotOffered.
+        """
+        profile = self.found(claim.component).profile
+        self._must_have(claim.component, claim.lacking(profile))
+        refusals: list[str] = []
+        answered = 0
         examples = max(1, int(claim.examples * self._times)) if claim.examples > 1 else 1
         settings = hypothesis.settings(
             max_examples=examples,
@@ -179,13 +280,32 @@ class Session:
             suppress_health_check=list(hypothesis.HealthCheck),
         )
 
+        implementation = self.in_our_layout(claim.component)
+        draw: Drawn | None = None  # the last one: hypothesis ends with the draw that it reports
+
         @settings
         @hypothesis.given(data=st.data())
         def drawn(data: st.DataObject) -> None:
-            claim.check(self.implementation, Drawn(data))
+            nonlocal answered, draw
+            draw = Drawn(data, profile)
+            try:
+                claim.check(implementation, draw)
+            except NotImplementedError as refusal:
+                refusals.append(str(refusal))
+            else:
+                answered += 1
 
-        with torch.no_grad():
-            drawn()
+        try:
+            with torch.no_grad(), seeded():
+                drawn()
+        except AssertionError as error:
+            drew = f" for {', '.join(map(reprlib.repr, draw.choices))}" if draw is not None and draw.choices else ""
+            raise WrongAnswers(f"{claim} does not hold{drew}: {_asserted(error)}") from error
+        if not answered:
+            raise NotOffered(refusals[0])
+        if refusals:
+            left_out = f"{len(refusals)} of {answered + len(refusals)} draws"
+            self.results.left_out.setdefault(claim.component, {})[claim.name] = left_out
 
     def tests(self, item: Item) -> dict[str, Callable[[], None]]:
         """By pytest's name for it, each test of an item: a call that raises where the implementation is wrong."""
@@ -214,7 +334,7 @@ class Session:
             outcome, message = Outcome.NOT_OFFERED, str(refusal)
         except Exception as error:
             outcome = Outcome.BROKEN if known is None else Outcome.KNOWN_FAILURE
-            message = known or _line(error)
+            message = known or told(error)
         else:
             if known is None:
                 return Outcome.HOLDS
@@ -231,5 +351,12 @@ def name_of_test(item: Item, name: str = "") -> str:
     return f"{file}::{group}::test_{name}[{item.variant}-{item.dtype}]"
 
 
-def _line(error: Exception) -> str:
+def told(error: BaseException) -> str:
+    """What to say of an error, without its traceback."""
     return str(error) if isinstance(error, WrongAnswers) else f"{type(error).__name__}: {error}"
+
+
+def _asserted(error: AssertionError) -> str:
+    """The message of an assertion, or the assertion itself where it has none; nothing of what pytest adds to either."""
+    text = str(error).partition("assert ")[0].strip()
+    return text or traceback.extract_tb(error.__traceback__)[-1].line or "AssertionError"

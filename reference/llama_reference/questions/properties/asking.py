@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Concatenate, TypeVar
 
 import torch
 from torch import Tensor
 
-from llama_reference.implementation import Config, State
+from llama_reference.implementation import Builds, Config, Handle, State
+from llama_reference.questions.properties.claims import Draw
 from llama_reference.standard import budget, formula, oracle
-from llama_reference.standard.cases import Case
+from llama_reference.standard.cases import Case, within
+from llama_reference.standard.profile import FULL, Profile
 
 Edit = Callable[[Config, State], tuple[Config, State]]
+Source = TypeVar("Source")  # whatever a claim asks: the protocol of its component
 
-# a batch that is quick to ask about: three rows, each from another offset on, two of them padded
+# a batch that is quick to ask about: three rows, each from another offset on, two of them padded; as far as it may be
 ROWS, LENGTH = 3, 12
 OFFSETS, PADS = (0, 301, 40), (2, 0, 5)
+LOOKING_AHEAD = ("dynamic", "longrope")  # rope_types that look at the largest position of a call
 
 
 @cache
-def case(variant: str = "hard", dtype: torch.dtype = torch.float32, seed: int = 0) -> Case:
+def case(variant: str = "hard", dtype: torch.dtype = torch.float32, seed: int = 0, profile: Profile = FULL) -> Case:
     """The hard model, its weights drawn once."""
-    return Case(variant, dtype, seed)
+    return Case(variant, dtype, seed, profile=profile)
+
+
+def hard(draw: Draw) -> Case:
+    """The hard model within the profile."""
+    return case(profile=draw.profile)
+
+
+def one_of(draw: Draw, variants: Iterable[str]) -> Case:
+    """One of these variants of it, of those that are within the profile. Raises NotImplementedError without any."""
+    if not (offered := within(variants, draw.profile)):
+        raise NotImplementedError(f"none of {', '.join(variants)}")
+    return case(draw.choice(offered), profile=draw.profile)
+
+
+def steady(draw: Draw) -> Case:
+    """The hard model, or another one where its rotary looks at the largest position of a call. Raises
+    NotImplementedError where there is no other.
+    """
+    for variant in within(("hard", "rope yarn", "rope linear", "rope default"), draw.profile):
+        if (of := case(variant, profile=draw.profile)).config["rope_parameters"]["rope_type"] not in LOOKING_AHEAD:
+            return of
+    raise NotImplementedError("every rope_type looks at the largest position of a call")
 
 
 def numbers(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
@@ -31,19 +57,32 @@ def numbers(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def positions(length: int = LENGTH) -> Tensor:
-    return torch.tensor(OFFSETS)[:, None] + torch.arange(length)
+def rows(of: Case) -> int:
+    return ROWS if of.profile.batch else 1
 
 
-def padding(length: int = LENGTH) -> Tensor:
-    return (torch.arange(length) >= torch.tensor(PADS)[:, None]).long()
+def positions(of: Case, length: int = LENGTH) -> Tensor:
+    """(B, T): each row from its own offset on, or all from 0."""
+    offsets = torch.tensor(OFFSETS if of.profile.batch else OFFSETS[1:2])
+    return offsets[:, None] * of.profile.positions + torch.arange(length)
+
+
+def real(of: Case, length: int = LENGTH) -> Tensor:
+    """(B, T): True where there is no padding."""
+    pads = torch.tensor(PADS[: rows(of)]) * of.profile.padding
+    return torch.arange(length) >= pads[:, None]
+
+
+def padding(of: Case, length: int = LENGTH) -> Tensor | None:
+    """The mask; none where nothing can be padded."""
+    return real(of, length).long() if of.profile.padding else None
 
 
 def as_it_is(config: Config, state: State) -> tuple[Config, State]:
     return config, state
 
 
-def fresh(source: Any, of: Case, edit: Edit = as_it_is) -> Any:
+def fresh(source: Builds, of: Case, edit: Edit = as_it_is) -> Handle:
     """The model as the source builds it, its configuration and weights edited first."""
     config, state = edit(of.config, of.state)
     return source.build(config, state, of.dtype)
@@ -60,7 +99,10 @@ def off(answer: Tensor, exact: Tensor) -> Tensor:
 
 
 def must_vanish(
-    residual: Callable[..., Tensor], implementation: Any, *choices: Any, dtype: torch.dtype = torch.float32
+    residual: Callable[Concatenate[Source, ...], Tensor],
+    implementation: Source,
+    *choices: Any,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """residual(source, *choices), numbers relative to the size of what is compared, is 0 in exact arithmetic: the
     implementation's may be about as large as transformers'. `choices` are hashable.
@@ -76,7 +118,10 @@ def _transformers(residual: Callable[..., Tensor], *choices: Any) -> float:
 
 
 def must_agree(
-    ask: Callable[..., tuple[Tensor, Tensor]], implementation: Any, *choices: Any, dtype: torch.dtype = torch.float32
+    ask: Callable[Concatenate[Source, ...], tuple[Tensor, Tensor]],
+    implementation: Source,
+    *choices: Any,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """ask(source, *choices) gives two answers that are equal in exact arithmetic. How far transformers is off the
     formula says how far each may be off; the two then lie at most twice that apart. (transformers' own two may well
