@@ -104,8 +104,8 @@ def gradient_verdicts(
     profile: Profile = FULL,
 ) -> list[Verdict]:
     """One verdict a gradient. Raises ValueError where one is missing."""
-    theirs, exact = reference_gradients(component, variant, dtype, seed, profile)
     answers = gradients.ask(component, implementation, Case(variant, dtype, seed, profile=profile))
+    theirs, exact = reference_gradients(component, variant, dtype, seed, profile)
     return _judged(answers, theirs, exact, dtype, whole=True)
 
 
