@@ -27,12 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if path is None:
         return
     from llama_reference.adapter_loader import load
+    from llama_reference.standard.profile import FULL, restricted
     from llama_reference.suite.collector import Collector
 
     try:
         adapter: ModuleType = load(path)
+        restricted(FULL, getattr(adapter, "SUPPORTS", {}))
     except ImportError as error:
         raise pytest.UsageError(f"--implementation: {error}") from None
+    except ValueError as error:
+        raise pytest.UsageError(f"--implementation: {path}: {error}") from None
     collector = Collector(config, path, adapter, config.getoption("report"))
     config.pluginmanager.register(collector, Collector.NAME)
 

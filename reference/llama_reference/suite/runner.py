@@ -20,6 +20,7 @@ from llama_reference.command_line import UsageError
 from llama_reference.implementation import FUNCTIONS
 from llama_reference.report.results import Results, about
 from llama_reference.standard.outcome import Outcome
+from llama_reference.standard.profile import FULL, restricted
 from llama_reference.suite.plan import items
 from llama_reference.suite.session import Session
 
@@ -99,6 +100,11 @@ def _describe(adapter: Path, answer: Connection) -> None:
         return
     if not any(hasattr(module, name) for name in FUNCTIONS):
         answer.send((False, f"{adapter}: defines none of the functions that llama_reference.implementation describes"))
+        return
+    try:
+        restricted(FULL, getattr(module, "SUPPORTS", {}))
+    except ValueError as error:
+        answer.send((False, f"{adapter}: {error}"))
         return
     answer.send((getattr(module, "BITWISE", False), ""))
 
