@@ -14,8 +14,8 @@ unlike hidden_size / heads, the llama3 rope_type, rows padded on the left, posit
 max_position_embeddings (to 4095).
 """
 
-# What your model has, where you know it, by the names of llama_reference/standard/profile.py; what is not stated is found
-# by asking. For instance {"attention_bias": False, "rope_type": ["default"], "padding": False}
+# What your model has, where you know it, by the names of llama_reference/standard/profile.py; what is not stated is
+# found by asking. For instance {"attention_bias": False, "rope_type": ["default"], "padding": False}
 SUPPORTS: dict[str, object] = {}
 
 # True claims transformers' bits; without the claim answers are judged by budget: at most twice as far from the float64
