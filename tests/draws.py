@@ -7,12 +7,14 @@ import random
 from collections.abc import Iterator
 
 from llama_reference import mistakes
-from llama_reference.judge.agreement import Evidence
+from llama_reference.judge.agreement import Evidence, trials
 from llama_reference.judge.fitting import telling
 from llama_reference.mistakes import Mistake
 from llama_reference.mistakes.composition import both
 from llama_reference.mistakes.families import FAMILIES
 from llama_reference.mistakes.family import Family
+
+__all__ = ["members", "pairs", "quick_members", "trials"]
 
 SEED = 1  # of the weights that everything is asked with
 # How often a component is drawn: the more a diagnosis of it costs, the more rarely.
@@ -50,6 +52,13 @@ def members(count: int) -> Iterator[Mistake]:
         if telling(evidence) is not None and not evidence.surviving(known):
             drawn += 1
             yield member
+
+
+def quick_members(components: tuple[str, ...], count: int) -> list[Mistake]:
+    """As many of some components, without a look at whether the catalogue holds them."""
+    dice = random.Random("quick")
+    families = [dice.choice([f for f in FAMILIES[name] if f.numbers.between]) for name in components * count]
+    return [family.at(number(family, dice)) for family in families[:count]]
 
 
 def pairs(count: int) -> Iterator[tuple[str, Mistake]]:

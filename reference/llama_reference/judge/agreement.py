@@ -124,8 +124,7 @@ def exactly_mistaken(component: str, mistake: Mistake, case: Case, kept: bool = 
 
 @lru_cache(maxsize=KEPT)
 def _exactly_mistaken(component: str, mistake: Mistake, case: Case) -> Answers | str | None:
-    exact = replace(case, exact=True)
-    return answered(component, type(mistake.implementation)(torch.float64), exact)
+    return answered(component, type(mistake.implementation)(torch.float64), replace(case, exact=True))
 
 
 def _fits(suspect: Suspect, component: str, answers: Answers | str, mistake: Mistake, case: Case, kept: bool) -> bool:

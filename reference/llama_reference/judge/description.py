@@ -62,11 +62,11 @@ def describe(component: str, implementation: Implementation, seed: int = 0, prof
     evidence = Evidence(component, implementation, seed, profile)
     judged = list(_judged(evidence))
     wrong = [each for each in judged if each.is_wrong]
-    if not wrong:
+    if not any(each.is_beyond_doubt for each in wrong):
         return ""
     bounds = [*_inputs(judged, wrong), *_entries(component, wrong)]
     sentences = ["wrong only " + ", ".join(bounds)] if bounds else []
-    sentences += filter(None, [_proportion(wrong)])
+    sentences += filter(None, [_untouched(judged, wrong), _proportion(wrong)])
     sentences += dependence(component, implementation, wrong[0].case)
     return "; ".join(sentences[:MANY])
 

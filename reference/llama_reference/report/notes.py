@@ -79,6 +79,10 @@ def on_gaps(results: Results) -> list[Remark]:
             components = lacking.setdefault(message, [])
             components += [trouble.component] if trouble.component not in components else []
     remarks: list[Remark] = _outside(results)
+    remarks += [
+        (component, f"differs by convention, which is no fault: {told}; it was asked in its own layout")
+        for component, told in results.conventions.items()
+    ]
     if lacking:
         told = (f"{name} ({', '.join(filter(None, components))})" for name, components in lacking.items())
         remarks.append((Outcome.NOT_OFFERED, ", ".join(told)))

@@ -54,8 +54,9 @@ class Results:
     many of its draws were refused. kills: component -> mistake -> the sections that reject it. equivalents: (component,
     mistake, why nothing can tell it from right). lacking: component -> the features that it lacks, and why. unseen:
     component -> the known mistakes that nothing rejects which it was asked. diagnoses: component -> the known mistakes
-    that its wrong answers look like, in words. depth: dtype -> the errors of the hidden state after each layer of the
-    hard model, the implementation's and transformers'.
+    that its wrong answers look like, in words. conventions: component -> how it differs from ours and is right.
+    depth: dtype -> the errors of the hidden state after each layer of the hard model, the implementation's and
+    transformers'.
     """
 
     about: dict[str, str] = field(default_factory=dict)  # what `about` returns
@@ -67,6 +68,7 @@ class Results:
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
     unseen: dict[str, list[str]] = field(default_factory=dict)
     diagnoses: dict[str, list[str]] = field(default_factory=dict)
+    conventions: dict[str, str] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
     depth: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
@@ -103,6 +105,7 @@ class Results:
         for component, claims_left_out in other.left_out.items():
             self.left_out.setdefault(component, {}).update(claims_left_out)
         self.diagnoses |= other.diagnoses
+        self.conventions |= other.conventions
         self.troubles += [trouble for trouble in other.troubles if trouble not in self.troubles]
         self.depth |= other.depth
 

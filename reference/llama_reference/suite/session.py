@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from llama_reference import mistakes
 from llama_reference.implementation import FUNCTIONS, offers
-from llama_reference.judge import blindness, comparison, description, diagnosis
+from llama_reference.judge import blindness, comparison, description, diagnosis, layouts
 from llama_reference.judge.blindness import Asked
 from llama_reference.questions import finding
 from llama_reference.questions.checks import CHECKS
@@ -150,6 +150,7 @@ class Session:
         self.found = cache(self._find)
         self._answers = cache(self._ask_alone)
         self._likenesses = cache(self._look)
+        self._convention = cache(layouts.of_rotary)
 
     def _find(self, component: str) -> Found:
         """What the component can be asked."""
@@ -204,7 +205,7 @@ class Session:
             return self.compare(component, same, dtype)
         with self._noted(component, ANSWERS, f"{variant}, {dtype}"):
             with seeded():
-                answers = comparison.ask(component, self.implementation, case)
+                answers = comparison.ask(component, self.in_our_layout(component), case)
             verdicts = comparison.verdicts(component, case, answers)
         self.results.add(component, ANSWERS, variant, verdicts)
         return Comparison(component, self, verdicts)
@@ -215,9 +216,20 @@ class Session:
         if (same := twin(variant, CHECKS[component].gradient_variants, profile)) != variant:
             return self.compare_gradients(component, same, dtype)
         with self._noted(component, GRADIENTS, f"{variant}, {dtype}"), seeded():
-            verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype, profile=profile)
+            asked = self.in_our_layout(component)
+            verdicts = comparison.gradient_verdicts(component, asked, variant, dtype, profile=profile)
         self.results.add(component, GRADIENTS, variant, verdicts)
         return Comparison(component, self, verdicts)
+
+    def in_our_layout(self, component: str) -> Any:
+        """The implementation, its rotary embedding translated where that differs by convention only."""
+        convention = None
+        if component == "rotary":
+            convention = self._convention(self.implementation, profile=self.found(component).profile)
+        if convention is None:
+            return self.implementation
+        self.results.conventions[component] = convention.told
+        return layouts.Translated(self.implementation, convention)
 
     @contextmanager
     def _noted(self, component: str, section: str, case: str) -> Iterator[None]:
@@ -268,6 +280,7 @@ class Session:
             suppress_health_check=list(hypothesis.HealthCheck),
         )
 
+        implementation = self.in_our_layout(claim.component)
         draw: Drawn | None = None  # the last one: hypothesis ends with the draw that it reports
 
         @settings
@@ -276,7 +289,7 @@ class Session:
             nonlocal answered, draw
             draw = Drawn(data, profile)
             try:
-                claim.check(self.implementation, draw)
+                claim.check(implementation, draw)
             except NotImplementedError as refusal:
                 refusals.append(str(refusal))
             else:

@@ -9,6 +9,9 @@ has. Nothing else counts as a refusal; a model that ignores what it is given is 
 own submodules, so that the eps, theta and head_dim are judged that it was really built with. Shapes and letters:
 llama_reference/implementation.py.
 
+Where your Llama has other names or layouts of its weights, keeps its cache inside its modules, or takes one position
+for all rows, llama_reference.conventions translates; then functions below can be imported from there as they stand.
+
 Most questions use the hard model of llama_reference/standard/cases.py, as far as yours can: biases everywhere, head_dim
 unlike hidden_size / heads, the llama3 rope_type, rows padded on the left, positions that start anywhere and go past
 max_position_embeddings (to 4095).
