@@ -32,6 +32,7 @@ OF_THE_SUITE = (
     "test_recognition.py",
     "test_planted.py",
     "test_properties.py",
+    "test_profiles.py",
     "test_kit_parity.py",
 )
 SHARED = TESTS.parent.parent / "shared" / "data"

@@ -75,6 +75,7 @@ def test_what_is_ignored_is_no_refusal():
         ({"padding": "no"}, "SUPPORTS['padding'] is 'no', expected True or False"),
         ({"rope_type": "default"}, "SUPPORTS['rope_type'] is 'default', expected a list of some of llama3, yarn, "),
         ({"rope_type": ["su"]}, "SUPPORTS['rope_type'] holds 'su', expected a list of some of llama3, yarn, "),
+        ("no padding", "SUPPORTS is 'no padding', expected a dictionary of features"),
         ({"dtype": []}, "SUPPORTS['dtype'] is empty, expected a list of some of float32, bfloat16, float16"),
     ],
 )

@@ -67,6 +67,8 @@ FULL = Profile()
 
 def restricted(profile: Profile, stated: Mapping[str, Any]) -> Profile:
     """The profile with what an adapter states. Raises ValueError, which names the key that is not understood."""
+    if not isinstance(stated, Mapping):
+        raise ValueError(f"SUPPORTS is {stated!r}, expected a dictionary of features")
     return replace(profile, **{key: _understood(key, value) for key, value in stated.items()})
 
 

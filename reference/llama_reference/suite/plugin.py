@@ -32,12 +32,12 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from llama_reference.adapter_loader import AdapterError, load
     from llama_reference.suite.collector import Collector
-    from llama_reference.suite.worker import must_build
+    from llama_reference.suite.worker import must_be_usable
 
     try:
         adapter: ModuleType = load(path)
         if not hasattr(config, "workerinput"):  # the processes that pytest-xdist starts need not try it again
-            must_build(adapter, path)
+            must_be_usable(adapter, path)
     except AdapterError as error:
         pytest.exit("\n".join(filter(None, (error.details, f"error: --implementation: {error}"))), returncode=2)
     collector = Collector(config, path, adapter)

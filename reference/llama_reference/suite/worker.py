@@ -23,6 +23,7 @@ from llama_reference.adapter_loader import AdapterError, frames, load
 from llama_reference.implementation import FUNCTIONS
 from llama_reference.report.results import Results
 from llama_reference.standard.cases import HARD, ROPES, weights
+from llama_reference.standard.profile import FULL, restricted
 from llama_reference.suite import trouble
 from llama_reference.suite.offered import Offered
 from llama_reference.suite.plan import Item
@@ -156,12 +157,16 @@ def load_and_build(adapter: Path) -> ModuleType:
         module = load(adapter)
     if not any(hasattr(module, name) for name in FUNCTIONS):
         raise AdapterError(f"{adapter}: defines none of the functions that llama_reference.implementation describes")
-    must_build(module, adapter)
+    must_be_usable(module, adapter)
     return module
 
 
-def must_build(module: object, adapter: Path) -> None:
-    """Raise AdapterError where neither the hard model nor a plain one can be built."""
+def must_be_usable(module: object, adapter: Path) -> None:
+    """Raise AdapterError where SUPPORTS is not valid, or neither the hard model nor a plain one can be built."""
+    try:
+        restricted(FULL, getattr(module, "SUPPORTS", {}))
+    except ValueError as error:
+        raise AdapterError(f"{adapter}: {error}") from error
     failed: NoVerdict | None = None
     for config in (HARD, PLAIN):
         try:

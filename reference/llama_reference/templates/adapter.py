@@ -2,8 +2,9 @@
 
     llama-reference check path/to/your_adapter.py
 
-What is deleted is reported "not offered". A function may also raise NotImplementedError for what your model cannot do
-(a rope_type, a padding mask); the whole question that asked for it is then "not offered", so refuse as late as you can.
+What is deleted is reported "not offered". What your model cannot do (biases, a rope_type, a padding mask, positions of
+its own) it states in SUPPORTS, or raises NotImplementedError for: then it is asked the hardest questions within what it
+has. Nothing else counts as a refusal; a model that ignores what it is given is wrong.
 `handle` is whatever build returns, `cache` whatever new_cache returns; the suite never looks inside. Ask the model's
 own submodules, so that the eps, theta and head_dim are judged that it was really built with. Shapes and letters:
 llama_reference/implementation.py.
@@ -11,10 +12,14 @@ llama_reference/implementation.py.
 Where your Llama has other names or layouts of its weights, keeps its cache inside its modules, or takes one position
 for all rows, llama_reference.conventions translates; then functions below can be imported from there as they stand.
 
-Most questions use the hard model of llama_reference/standard/cases.py: biases everywhere, head_dim unlike hidden_size
-/ heads, the llama3 rope_type, rows padded on the left, positions that start anywhere and go past
+Most questions use the hard model of llama_reference/standard/cases.py, as far as yours can: biases everywhere, head_dim
+unlike hidden_size / heads, the llama3 rope_type, rows padded on the left, positions that start anywhere and go past
 max_position_embeddings (to 4095).
 """
+
+# What your model has, where you know it, by the names of llama_reference/standard/profile.py; what is not stated is
+# found by asking. For instance {"attention_bias": False, "rope_type": ["default"], "padding": False}
+SUPPORTS: dict[str, object] = {}
 
 # True claims transformers' bits; without the claim answers are judged by budget: at most twice as far from the float64
 # formula as transformers is, plus two units in the last place.
