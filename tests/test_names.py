@@ -26,7 +26,7 @@ FLOORS = [
 ]
 REFERENCE_FLOORS = [
     "implementation command_line",
-    "standard adapter_loader",
+    "standard adapter_loader conventions",
     "mistakes questions",
     "judge",
     "report",

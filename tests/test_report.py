@@ -10,11 +10,13 @@ from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from llama_reference import mistakes
+from llama_reference.adapter_loader import load
 from llama_reference.judge import comparison
 from llama_reference.report import __main__ as command
 from llama_reference.report import html, notes, suite_page, summary
@@ -30,7 +32,9 @@ from llama_reference.report.results import (
 )
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.outcome import Outcome
-from llama_reference.suite.collector import Collector, equivalents
+from llama_reference.suite.collector import SECTION, Collector, equivalents
+from llama_reference.suite.plan import items
+from llama_reference.suite.session import Session
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "<script>alert('a & \"b\"')</script>"
@@ -394,9 +398,51 @@ def test_a_broken_adapter_is_told_what_it_looks_like_and_what_it_lacks(tmp_path)
     )
 
 
+def with_report(config: pytest.Config, directory: Path | None) -> SimpleNamespace:
+    return SimpleNamespace(
+        getoption=lambda name: directory if name == "report" else config.getoption(name),
+        get_verbosity=config.get_verbosity,
+    )
+
+
 @pytest.mark.parametrize("directory", ["file", "file/below"])
 def test_a_file_in_the_way_of_the_report_is_known_before_the_work(tmp_path, directory, pytestconfig):
     (tmp_path / "file").write_text("")
     with pytest.raises(pytest.UsageError, match=f"--report: {tmp_path / directory}: a file is in the way"):
-        Collector(pytestconfig, tmp_path, None, tmp_path / directory)
-    Collector(pytestconfig, tmp_path, None, tmp_path / "new" / "below")
+        Collector(with_report(pytestconfig, tmp_path / directory), tmp_path, None)
+    Collector(with_report(pytestconfig, tmp_path / "new" / "below"), tmp_path, None)
+
+
+def test_a_failure_is_told_by_its_message_and_the_frames_of_the_adapter(tmp_path, pytestconfig):
+    """Not by those of pytest, hypothesis and the suite; other tests keep pytest's traceback."""
+    path = tmp_path / "adapter.py"
+    path.write_text('def loss(logits, labels):\n    raise RuntimeError("of no use")\n')
+    adapter = load(path)
+    collector = Collector(with_report(pytestconfig, None), path, adapter)
+    claim = next(item for item in items("loss") if item.claim is not None)
+    (ask,) = Session(adapter, Results()).tests(claim).values()
+    with pytest.raises(RuntimeError) as caught:
+        ask()
+    frame = f'  File "{path}", line 2, in loss\n    raise RuntimeError("of no use")\n'
+    for properties, told in (([(SECTION, ("loss", "properties"))], frame + "RuntimeError: of no use"), ([], "long")):
+        report = SimpleNamespace(failed=True, longrepr="long")
+        asked = collector.pytest_runtest_makereport(
+            SimpleNamespace(user_properties=properties), SimpleNamespace(excinfo=caught)
+        )
+        next(asked)
+        with pytest.raises(StopIteration):
+            asked.send(report)
+        assert report.longrepr == told
+
+
+def test_a_claim_that_does_not_hold_is_told_with_its_draws_and_what_it_asserts():
+    session = Session(SimpleNamespace(loss=lambda logits, labels: logits.sum() * 0 + labels.sum()), Results())
+    said = {}
+    for item in items("loss"):
+        if item.claim is not None:
+            session.ask(item)
+    for trouble in session.results.troubles:
+        said[trouble.where.partition("[")[2].rstrip("]")] = trouble.message
+    assert said["uniform_logits_cost_log_v"].startswith("uniform_logits_cost_log_v does not hold: off by ")
+    assert re.match(r"\w+ does not hold for \d+.*: ", said["a_token_is_predicted_from_the_one_before"])
+    assert not any("where False" in text or text.endswith(": ") for text in said.values())

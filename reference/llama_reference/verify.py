@@ -69,10 +69,7 @@ class Verify:
 
 def verify(directory: Path, implementation: Path, dtype: str | None = None, tokens: int = 32) -> Verification:
     """Compare the two on the checkpoint in `directory`. Raises UsageError."""
-    try:
-        adapter = load(implementation)
-    except ImportError as error:
-        raise UsageError(str(error)) from error
+    adapter = load(implementation)
     model = opened(directory, NAMED[dtype] if dtype else None)
     inputs, source = text_of(directory, model.config.vocab_size, tokens)
     config, state = parts(model)

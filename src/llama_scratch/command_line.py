@@ -106,7 +106,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def is_usable(device: str) -> bool:
-    """True if torch can create a tensor on the device."""
+    """Return True if torch can create a tensor on the device."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):  # unknown; or known, but not in this build of torch

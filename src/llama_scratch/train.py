@@ -164,7 +164,7 @@ def take_step(
 
 
 def is_due(done: int, every: int, config: TrainConfig) -> bool:
-    """True after every `every` steps, and at the end."""
+    """Return True after every `every` steps, and at the end."""
     return done % every == 0 or done == config.steps
 
 

@@ -123,7 +123,7 @@ def test_a_run_that_was_told_to_overwrite_goes_on_by_resume_alone(tmp_path, monk
     killed_at(5, of("file", tmp_path, monkeypatch, overwrite=True))
     config = train.read_command_line(["--resume", "--out", str(tmp_path / "out")])
     assert not config.overwrite
-    assert train.train(config)[-1]["step"] == 6
+    assert train.train(config)[-1].step == 6
 
 
 @pytest.mark.parametrize("there", ["model", "tokenizer", "log", "checkpoints"])
@@ -159,7 +159,7 @@ def test_other_files_in_out_and_in_its_checkpoints_are_no_hindrance_and_stay(tmp
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_is_started_anew(tmp_path, monkeypatch):
     killed_at(2, of("file", tmp_path, monkeypatch))
-    assert train.train(of("file", tmp_path, monkeypatch, seed=1))[-1]["step"] == 6
+    assert train.train(of("file", tmp_path, monkeypatch, seed=1))[-1].step == 6
 
 
 def test_out_may_not_be_a_file(tmp_path, monkeypatch):

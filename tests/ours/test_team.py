@@ -107,8 +107,8 @@ def opens_and_goes_on(out: Path, alone: Path, budget: float) -> None:
         train.train(train.read_command_line(["--resume", "--out", str(o), "--steps", "25"])) for o in (out, alone)
     ]
     ours, theirs = (history[-1] for history in histories)
-    assert ours["step"] == theirs["step"] == 25
-    assert abs(ours["loss"] - theirs["loss"]) <= budget * theirs["loss"]
+    assert ours.step == theirs.step == 25
+    assert abs(ours.loss - theirs.loss) <= budget * theirs.loss
 
 
 def test_the_parts_of_a_team_are_the_batch(monkeypatch):

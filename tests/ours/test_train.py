@@ -17,6 +17,7 @@ import transformers
 from safetensors.torch import load_file
 
 from llama_scratch import Llama, Tokenizer, data, train
+from llama_scratch.command_line import flag
 from llama_scratch.data import __main__ as data_command
 from llama_scratch.data import baselines
 from llama_scratch.generate import ChatTemplate
@@ -49,7 +50,7 @@ def weights(directory) -> bytes:
 
 
 def flags(settings) -> list[str]:
-    return [part for name, value in settings.items() for part in (setup.flag(name), str(value))]
+    return [part for name, value in settings.items() for part in (flag(name), str(value))]
 
 
 def command(*arguments: str, cwd, **options) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from llama_reference import mistakes
+from llama_reference.implementation import Implementation
 from llama_reference.judge import comparison
 from llama_reference.mistakes import Mistake
 from llama_reference.questions import properties
@@ -39,22 +40,23 @@ def everything(component: str, profile: Profile) -> Asked:
 
 def unseen(component: str, profile: Profile, asked: Asked, bits: bool = False) -> list[str]:
     """The names of those that nothing asked rejects; bits: whether other bits are rejected too."""
-    return [m.name for m in mistakes.of(component) if not is_seen(m, profile, asked, bits)]
+    return [m.name for m in mistakes.of(component, profile) if not is_seen(component, m, profile, asked, bits)]
 
 
-def is_seen(mistake: Mistake, profile: Profile, asked: Asked, bits: bool = False) -> bool:
+def is_seen(component: str, mistake: Mistake, profile: Profile, asked: Asked, bits: bool = False) -> bool:
     """Whether an answer, a gradient or a property rejects it."""
-    for judged in _judgements(mistake, profile, asked):
+    for judged in _judgements(component, mistake.implementation, profile, asked):
         if not all(verdict.bitwise if bits else verdict.within for verdict in judged):
             return True
-    claims = (claim for claim in properties.of(mistake.component) if claim.name in asked.claims)
+    claims = (claim for claim in properties.of(component) if claim.name in asked.claims)
     with torch.no_grad():
         return not all(claim.holds(mistake.implementation, profile=profile) for claim in claims)
 
 
-def _judgements(mistake: Mistake, profile: Profile, asked: Asked) -> Iterator[list[Verdict]]:
+def _judgements(
+    component: str, implementation: Implementation, profile: Profile, asked: Asked
+) -> Iterator[list[Verdict]]:
     """The verdicts on one case after another; a mistake that breaks is seen."""
-    component, implementation = mistake.component, mistake.implementation
     broken = [Verdict("", torch.float32, False, float("inf"), 0.0, "raises")]
     for case in comparison.cases(component, profile=profile):
         if _named(case) in asked.answers:

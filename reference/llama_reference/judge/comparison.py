@@ -105,8 +105,19 @@ def gradient_verdicts(
 ) -> list[Verdict]:
     """One verdict a gradient. Raises ValueError where one is missing."""
     theirs, exact = reference_gradients(component, variant, dtype, seed, profile)
-    answers = gradients.ask(component, implementation, Case(variant, dtype, seed, profile=profile))
-    return _judged(answers, theirs, exact, dtype, whole=True)
+    case = Case(variant, dtype, seed, profile=profile)
+    return judged_gradients(component, case, gradients.ask(component, implementation, case), theirs, exact)
+
+
+def judged_gradients(component: str, case: Case, answers: Answers, theirs: Answers, exact: Answers) -> list[Verdict]:
+    """One verdict a gradient, given transformers' and the exact ones."""
+    judged = _judged(answers, theirs, exact, case.dtype, whole=True)
+
+    def chance(seed: int) -> dict[str, float]:
+        rounded = gradients.ask(component, RandomRounding(seed), case)
+        return {k: budget.ulps(rounded[k], exact[k], case.dtype, whole=True).max().item() for k in rounded}
+
+    return budget.second_opinion(judged, chance)
 
 
 def _judged(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llama_reference.implementation import Implementation
-from llama_reference.standard.cases import LENGTH, PADS, Case
+from llama_reference.standard.cases import LENGTH, Case
 from llama_reference.standard.stepwise import StepwiseLlama
 
 CHANGED = (5, 20, 37)  # positions whose input is changed
@@ -36,7 +36,7 @@ def _moves(component: str, implementation: Implementation, case: Case) -> dict[t
     call, x = _call(component, implementation, case)
     before = call(x).double()
     moved = {}
-    for row, position in [(0, position) for position in CHANGED] + [(len(PADS) - 1, CHANGED[0])]:
+    for row, position in [(0, position) for position in CHANGED] + [(case.rows - 1, CHANGED[0])]:
         other = x.clone()
         other[row, position] = (
             (x[row, position] + 1) % case.config["vocab_size"] if component == "llama" else -x[row, position]
@@ -63,7 +63,7 @@ def _channels(implementation: Implementation, case: Case) -> list[str]:
 
 def _call(component: str, implementation: Implementation, case: Case) -> tuple[Call, Tensor]:
     handle = implementation.build(case.config, case.state, case.dtype)
-    positions = torch.arange(LENGTH).expand(len(PADS), -1)
+    positions = torch.arange(LENGTH).expand(case.rows, -1)
     calls: dict[str, Call] = {
         "rms_norm": lambda x: implementation.rms_norm(handle, "model.norm", x),
         "attention": lambda x: implementation.attention(handle, 0, x, positions, None),
@@ -76,7 +76,7 @@ def _call(component: str, implementation: Implementation, case: Case) -> tuple[C
 
 def _rows(theirs: dict[tuple[int, int], Tensor]) -> Iterator[str]:
     for (row, _), moved in theirs.items():
-        if bool((moved[torch.arange(len(PADS)) != row] > MOVED).any()):
+        if bool((moved[torch.arange(len(moved)) != row] > MOVED).any()):
             yield "a row of the batch depends on another"
             return
 

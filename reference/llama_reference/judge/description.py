@@ -181,10 +181,8 @@ def _places(judged: Judged, indices: set[int]) -> set[int]:
 
 def _unpacked(component: str, judged: Judged) -> Tensor:
     """Answers about real tokens alone, (n, D), back at their rows and positions, (B, T, D)."""
-    wrong, mask = judged.wrong, judged.case.mask
-    masked = mask is not None and wrong.dim() == 2 and len(wrong) == int(mask.sum())
-    if component in ("attention", "block", "llama") and mask is not None and masked:
-        real = mask.bool()
+    wrong, real = judged.wrong, judged.case.real
+    if component in ("attention", "block", "llama") and wrong.dim() == 2 and len(wrong) == int(real.sum()):
         whole = wrong.new_zeros(*real.shape, wrong.shape[-1])
         whole[real] = wrong
         return whole

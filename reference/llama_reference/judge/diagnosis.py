@@ -87,7 +87,7 @@ def looks_like(
     if _restless(component, implementation, seed, profile):
         return _alike_on_average(component, implementation, seed, profile)
     evidence = Evidence(component, implementation, seed, profile)
-    suspects = evidence.surviving(form for mistake in mistakes.of(component) for form in mistake.forms)
+    suspects = evidence.surviving(form for mistake in mistakes.of(component, profile) for form in mistake.forms)
     asked = list(evidence.trials())
     if not asked:
         return []
@@ -209,7 +209,7 @@ def _alike_on_average(component: str, implementation: Implementation, seed: int,
     case = next(trials(component, seed, profile))
     mean, error = _mean(component, implementation, case)
     found = []
-    for mistake in mistakes.of(component):
+    for mistake in mistakes.of(component, profile):
         if _restless(component, mistake.implementation, seed, profile):
             others, doubt = _mean(component, mistake.implementation, case)
             distance = ((mean - others).pow(2).mean() / (error**2 + doubt**2).mean()).sqrt().item()

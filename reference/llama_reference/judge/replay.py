@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llama_reference import mistakes
-from llama_reference.implementation import COMPONENTS, Implementation, State
+from llama_reference.implementation import COMPONENTS, Handle, Implementation, State
 from llama_reference.judge.agreement import Suspect, comparable, furthest, is_plausible, note, same_bits, within
 from llama_reference.judge.diagnosis import Likeness, nearest_first
 from llama_reference.judge.localization import Finding
@@ -68,7 +68,7 @@ def _ask(implementation: Implementation, exam: LayerChecks, culprit: Finding) ->
 def _explains(mistake: Mistake, asked: _Asked, suspect: Suspect) -> bool:
     """Whether all answers are the mistake's; what they tell about it is noted down."""
     exam, rounded = asked.exam, mistake.implementation
-    exact: Any = _Widened(type(rounded)(torch.float64))
+    exact: Implementation = _Widened(type(rounded)(torch.float64))
     handle = _or_none(lambda: rounded.build(exam.config, asked.state, exam.dtype))
     wide = _or_none(lambda: exact.build(exam.config, asked.state, exam.dtype))
     for question, answer in asked.answers:
@@ -94,7 +94,7 @@ def _explains(mistake: Mistake, asked: _Asked, suspect: Suspect) -> bool:
     return True
 
 
-def _answer(question: Question, implementation: Implementation, handle: Any) -> Tensor | str | None:
+def _answer(question: Question, implementation: Implementation, handle: Handle) -> Tensor | str | None:
     """An answer; None where it refuses; or how it breaks, numbers in the message left out."""
     try:
         return question.ask(implementation, handle)
@@ -104,7 +104,7 @@ def _answer(question: Question, implementation: Implementation, handle: Any) -> 
         return re.sub(r"\d+", "", f"{type(error).__name__}: {error}")
 
 
-def _labelled(question: Question, implementation: Any, handle: Any) -> Answers | None:
+def _labelled(question: Question, implementation: Implementation, handle: Handle) -> Answers | None:
     answer = None if handle is None else _answer(question, implementation, handle)
     return {question.how: answer} if isinstance(answer, Tensor) else None
 
@@ -119,7 +119,7 @@ def _or_none(answer: Callable[[], Any]) -> Any:
 class _Widened:
     """An implementation in float64 whose inputs are widened on the way in."""
 
-    def __init__(self, implementation: Any) -> None:
+    def __init__(self, implementation: Implementation) -> None:
         self._implementation = implementation
 
     def __getattr__(self, name: str) -> Any:

@@ -15,6 +15,7 @@ from llama_reference.mistakes import (
     weights,
 )
 from llama_reference.mistakes.mistake import Mistake
+from llama_reference.standard.profile import FULL, Profile
 
 __all__ = ["COMPONENTS", "Mistake", "in_weights", "of"]
 
@@ -35,9 +36,25 @@ _MISTAKES = {name: tuple(Mistake(name, *entry) for entry in known) for name, kno
 _IN_WEIGHTS = tuple(Mistake("weights", *entry) for entry in weights.MISTAKES)
 
 
-def of(component: str) -> tuple[Mistake, ...]:
-    """All known mistakes of a component."""
-    return _MISTAKES[component]
+# Where a mistake in a part shows that does not answer alone: the smallest of these that does.
+_AROUND = {
+    "rms_norm": ("block", "llama"),
+    "rotary": ("attention", "block", "llama"),
+    "attention": ("block", "llama"),
+    "swiglu": ("block", "llama"),
+    "block": ("llama",),
+}
+
+
+def of(component: str, profile: Profile = FULL) -> tuple[Mistake, ...]:
+    """All known mistakes of a component, and of those parts of it that do not answer alone."""
+    adopted = [
+        mistake
+        for part, around in _AROUND.items()
+        if part not in profile.parts and next(x for x in around if x in ("llama", *profile.parts)) == component
+        for mistake in _MISTAKES[part]
+    ]
+    return (*_MISTAKES[component], *adopted)
 
 
 def in_weights(component: str) -> tuple[Mistake, ...]:

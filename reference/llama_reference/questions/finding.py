@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from llama_reference.implementation import Implementation
 from llama_reference.questions.checks import CHECKS
 from llama_reference.standard.cases import Case, dtypes
 from llama_reference.standard.profile import FULL, Profile, restricted
@@ -27,16 +28,18 @@ class Found:
 
     profile: Profile = FULL
     reasons: dict[str, str] = field(default_factory=dict)
+    answers: bool = True
+    """False where every case is refused."""
 
 
-def find(component: str, implementation: Any, stated: Mapping[str, Any]) -> Found:
+def find(component: str, implementation: Implementation, stated: Mapping[str, Any]) -> Found:
     """What the component has. Where every case is refused, nothing but what is stated is known to be lacking."""
     most = restricted(FULL, stated)
     if _refusal(component, implementation, most) is None:
         return Found(most)
     plain = (p for p in _plainest(component, most) if _refusal(component, implementation, p) is None)
     if (profile := next(plain, None)) is None:
-        return Found(most)
+        return Found(most, answers=False)
     reasons: dict[str, str] = {}
     for name, option in _features(most):
         value: Any = (option,) if name in LISTS else True
@@ -71,7 +74,7 @@ def _with(profile: Profile, name: str, option: str) -> Profile:
     return replace(profile, **{name: tuple(x for x in order if x == option or x in getattr(profile, name))})  # type: ignore[arg-type]
 
 
-def _refusal(component: str, implementation: Any, profile: Profile, variant: str = "hard") -> str | None:
+def _refusal(component: str, implementation: Implementation, profile: Profile, variant: str = "hard") -> str | None:
     """In which words it refuses; None where it answers, be it by an error."""
     case = Case(variant, dtypes(profile)[0], profile=profile)
     try:

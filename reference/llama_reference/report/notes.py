@@ -20,6 +20,18 @@ Remark = tuple[str, str]  # what it is about, and what is said
 UNKNOWN = "no known mistake"  # how the diagnosis begins that knows nothing
 
 
+def on_trouble(results: Results) -> list[Remark]:
+    """What kept questions from being judged, each once, with the first question and the number of the others."""
+    found: dict[str, list[str]] = {}
+    for trouble in results.troubles:
+        if trouble.kind == Outcome.TROUBLE:
+            found.setdefault(_line(trouble), []).append(trouble.where)
+    return [
+        (Outcome.TROUBLE, f"{line} (asked: {where[0]}{f'; and {len(where) - 1} more' if len(where) > 1 else ''})")
+        for line, where in found.items()
+    ]
+
+
 def on_failures(results: Results) -> list[Remark]:
     """On every wrong component, those first in which nothing else is wrong; the others only where there is news."""
     inner = suspects(results)
@@ -89,6 +101,9 @@ def on_gaps(results: Results) -> list[Remark]:
     if known := [trouble for trouble in results.troubles if trouble.kind == Outcome.KNOWN_FAILURE]:
         reasons = dict.fromkeys(_line(trouble) for trouble in known)
         remarks.append(("known failures", f"{len(known)}, as the adapter declares: {'; '.join(reasons)}"))
+    remarks += [("remark", f"{component} {text}") for component, told in results.remarks.items() for text in told]
+    for component, unasked in results.unasked.items():
+        remarks += [("not asked", f"{component}: {len(those)} questions: {why}") for why, those in unasked.items()]
     without = [f"{name} ({NO_GRADIENTS[name]})" for name in about if name in NO_GRADIENTS]
     return remarks + ([("– no gradients", ", ".join(without))] if without else [])
 

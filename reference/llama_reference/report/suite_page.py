@@ -47,6 +47,7 @@ def render(results: Results) -> str:
     """The whole document."""
     good, verdict = summary.verdict(results)
     parts = (
+        _remarks("Trouble", notes.on_trouble(results)),
         _remarks("What is wrong", notes.on_failures(results)),
         _conformance(results),
         _by_dtype(results),

@@ -16,7 +16,12 @@ WIDTH = 100
 
 def table(results: Results) -> str:
     """The verdict, a row for every component that was asked, and below it what a reader needs to go on."""
-    said = [*notes.on_failures(results), *notes.on_gaps(results), *notes.on_numbers(results)]
+    said = [
+        *notes.on_trouble(results),
+        *notes.on_failures(results),
+        *notes.on_gaps(results),
+        *notes.on_numbers(results),
+    ]
     lines = [*_wrapped(summary.verdict(results)[1]), "", *_grid(results), "" if said else None]
     previous = None
     for about, text in said:

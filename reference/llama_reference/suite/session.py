@@ -1,78 +1,57 @@
 """How one item is asked of an implementation and judged, and what a run has found out so far.
 
 A function that an adapter does not have, or that raises NotImplementedError, is not offered: that is neither right nor
-wrong. Everything else that goes wrong in a comparison is kept as a Trouble, so that no answer is silently missing.
+wrong. Neither is trouble (suite.trouble). Everything else that goes wrong in a comparison is kept in the Results too,
+so that no answer is silently missing.
 """
 
 from __future__ import annotations
 
 import reprlib
 import traceback
-import unittest
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, partial, wraps
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
+from unittest import SkipTest
 
 import hypothesis
 import torch
 from hypothesis import strategies as st
 
 from llama_reference import mistakes
-from llama_reference.implementation import FUNCTIONS, offers
 from llama_reference.judge import blindness, comparison, description, diagnosis, layouts
 from llama_reference.judge.blindness import Asked
 from llama_reference.questions import finding
 from llama_reference.questions.checks import CHECKS
+from llama_reference.questions.checks.check import Answers
 from llama_reference.questions.finding import Found
 from llama_reference.questions.properties import Claim
 from llama_reference.report.results import (
     ANSWERS,
     GRADIENTS,
+    PROPERTIES,
     Results,
 )
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.cases import Case, dtypes, lacking, twin
 from llama_reference.standard.outcome import Outcome
 from llama_reference.standard.profile import Profile
-from llama_reference.suite.plan import Item
+from llama_reference.suite import trouble
+from llama_reference.suite.offered import NotOffered, Offered
+from llama_reference.suite.plan import Item, answer_cases, left_out
+from llama_reference.suite.trouble import NoVerdict
 
 EXAMPLES = 25  # draws of a claim that does not say how many it wants
 # the tests of answers and of gradients
 TEST_WITHIN, TEST_BITWISE = "is_within_budget_of_the_formula", "equals_transformers_bit_for_bit"
+CONTAINERS = ("attention", "block", "kv_cache", "llama")  # which are asked otherwise where their parts do not answer
 UNKNOWN = "no known mistake gives these answers"
 
 
-class NotOffered(unittest.SkipTest, NotImplementedError):  # noqa: N818  an outcome, not an error
-    """The adapter lacks what was asked for. A SkipTest, which pytest and hypothesis both let through as a skip."""
-
-
-class Offered:
-    """An adapter whose missing functions raise NotOffered."""
-
-    def __init__(self, adapter: object) -> None:
-        self._adapter = adapter
-        self.bitwise: bool = getattr(adapter, "BITWISE", False)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in FUNCTIONS:
-            raise AttributeError(name)
-        function = getattr(self._adapter, name, None)
-        if function is None:
-            raise NotOffered(f"{Outcome.NOT_OFFERED}: {name}")
-
-        @wraps(function)
-        def offered(*arguments: Any, **options: Any) -> Any:
-            if missing := [option for option in options if not offers(self._adapter, name, option)]:
-                raise NotOffered(f"{Outcome.NOT_OFFERED}: {name} with {missing[0]}")
-            try:
-                return function(*arguments, **options)
-            except NotImplementedError as refusal:
-                reason = f" ({refusal})" if str(refusal) else ""
-                raise NotOffered(f"{Outcome.NOT_OFFERED}: {name}{reason}") from None
-
-        return offered
+class NotAsked(SkipTest):
+    """What is left out, since the component is wrong beyond doubt without it."""
 
 
 @contextmanager
@@ -115,7 +94,7 @@ class Comparison:
         lines = [f"{self.component}: {len(wrong)} of {len(self.verdicts)} answers are wrong", *map(str, wrong[:5])]
         if len(wrong) > 5:
             lines.append(f"and {len(wrong) - 5} more")
-        raise WrongAnswers("\n  ".join([*lines, *self.session.diagnose(self.component)]))
+        raise WrongAnswers("\n  ".join([*lines, *self.session.told(self.component)]))
 
 
 class Drawn:
@@ -139,14 +118,18 @@ class Drawn:
 class Session:
     """One adapter under test: asks it, judges it, and keeps the Results. Comparisons are worked out once."""
 
-    def __init__(self, adapter: object, results: Results, times: float = 1.0) -> None:
+    def __init__(self, adapter: object, results: Results, times: float = 1.0, driven: bool = False) -> None:
         self.adapter, self.results = adapter, results
         self.implementation = Offered(adapter)
         self._known_failures: dict[str, str] = getattr(adapter, "KNOWN_FAILURES", {})
         self._times = times  # factor on the number of examples of every claim
+        self._driven = driven  # by a runner, which decides what is left out, and when to diagnose
         self.compare = cache(self._compare)
         self.compare_gradients = cache(self._compare_gradients)
         self.found = cache(self._find)
+        self._answered = cache(self._answer)
+        self._trouble = cache(self._look_for_trouble)
+        self._answers = cache(self._ask_alone)
         self._likenesses = cache(self._look)
         self._convention = cache(layouts.of_rotary)
 
@@ -154,10 +137,17 @@ class Session:
         """What the component can be asked."""
         stated = getattr(self.adapter, "SUPPORTS", {})
         found = finding.find(component, self.implementation, stated)
+        if component in CONTAINERS:
+            answering = (p for p in found.profile.parts if p == component or self._answers(p))
+            found = replace(found, profile=replace(found.profile, parts=tuple(answering)))
         if features := found.profile.lacks():
-            reasons = {feature: found.reasons.get(feature, "as SUPPORTS states") for feature in features}
-            self.results.lacking[component] = reasons
+            said = {name: "as SUPPORTS states" for name in features if name.partition(" ")[0] in stated}
+            self.results.lacking[component] = dict.fromkeys(features, "") | said | found.reasons
         return found
+
+    def _ask_alone(self, part: str) -> bool:
+        """Whether the part answers alone."""
+        return finding.find(part, self.implementation, getattr(self.adapter, "SUPPORTS", {})).answers
 
     def survey(self, component: str) -> None:
         """Note which known mistakes nothing rejects that the component was asked, where it was not asked everything."""
@@ -194,21 +184,42 @@ class Session:
         case = self._case(component, variant, dtype)
         if (same := twin(variant, CHECKS[component].variants, case.profile)) != variant:
             return self.compare(component, same, dtype)
+        self._ask_or_not(Item(component, ANSWERS, variant, dtype))
         with self._noted(component, ANSWERS, f"{variant}, {dtype}"):
-            with seeded():
-                answers = comparison.ask(component, self.in_our_layout(component), case)
-            verdicts = comparison.verdicts(component, case, answers)
+            answers, verdicts = self._answered(component, case)
+            if not all(verdict.within for verdict in verdicts):
+                self._must_be_sound(component)
+        if others := trouble.other_dtypes(answers, comparison.oracle_answers(component, case)):
+            self.results.add_remark(component, f"answers in {others}")
         self.results.add(component, ANSWERS, variant, verdicts)
         return Comparison(component, self, verdicts)
+
+    def _answer(self, component: str, case: Case) -> tuple[Answers, list[Verdict]]:
+        """The answers to one case, and the verdicts on them. Raises NoVerdict where they have the wrong form."""
+        with seeded():
+            answers = comparison.ask(component, self.in_our_layout(component), case)
+        if CHECKS[component].judge is None:
+            problem = trouble.of_shapes(answers, comparison.oracle_answers(component, case))
+            if problem and not self._is_known(component):
+                raise NoVerdict(f"{component}: {problem}")
+        return answers, comparison.verdicts(component, case, answers)
+
+    def _is_known(self, component: str) -> bool:
+        """Whether a known mistake explains what is wrong."""
+        return not self._likenesses(component)[0].startswith(UNKNOWN)
 
     def _compare_gradients(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the gradients of one case by transformers' and exact ones."""
         profile = self._case(component, variant, dtype).profile
         if (same := twin(variant, CHECKS[component].gradient_variants, profile)) != variant:
             return self.compare_gradients(component, same, dtype)
-        with self._noted(component, GRADIENTS, f"{variant}, {dtype}"), seeded():
-            asked = self.in_our_layout(component)
-            verdicts = comparison.gradient_verdicts(component, asked, variant, dtype, profile=profile)
+        self._ask_or_not(Item(component, GRADIENTS, variant, dtype))
+        with self._noted(component, GRADIENTS, f"{variant}, {dtype}"):
+            with seeded():
+                asked = self.in_our_layout(component)
+                verdicts = comparison.gradient_verdicts(component, asked, variant, dtype, profile=profile)
+            if not all(verdict.within for verdict in verdicts):
+                self._must_be_sound(component)
         self.results.add(component, GRADIENTS, variant, verdicts)
         return Comparison(component, self, verdicts)
 
@@ -222,6 +233,12 @@ class Session:
         self.results.conventions[component] = convention.told
         return layouts.Translated(self.implementation, convention)
 
+    def _ask_or_not(self, item: Item) -> None:
+        """Raise NotAsked where the component is wrong beyond doubt and the item is not in the sample."""
+        if not self._driven and (why := left_out(item, self.results)):
+            self.results.leave_out(item.component, why, str(item))
+            raise NotAsked(f"not asked: {item.component} is {why}")
+
     @contextmanager
     def _noted(self, component: str, section: str, case: str) -> Iterator[None]:
         """A comparison that raises leaves no verdict, and must not be missing for it in the report."""
@@ -230,10 +247,40 @@ class Session:
         except NotImplementedError:
             raise
         except Exception as error:
+            if problem := trouble.reason(error) if isinstance(error, NoVerdict) else self._trouble(component):
+                raise NoVerdict(problem) from error
             message = f"{type(error).__name__}: {error}"
             self.results.add_trouble(Outcome.RAISED, component, section, case, message)
-            self.diagnose(component)
+            self.told(component)
             raise
+
+    def _must_be_sound(self, component: str) -> None:
+        """Raise NoVerdict where the component's first answer cannot be judged at all."""
+        if problem := self._trouble(component):
+            raise NoVerdict(problem)
+
+    def _look_for_trouble(self, component: str) -> str | None:
+        """Why the first case that the component answers can have no verdict, where no known mistake explains it."""
+        for variant, dtype in answer_cases(component):
+            try:
+                case = self._case(component, variant, dtype)
+                answers, verdicts = self._answered(component, case)
+                again = comparison.ask(component, self.in_our_layout(component), case)
+            except NotImplementedError:
+                continue
+            except NoVerdict as found:
+                return trouble.reason(found)
+            except Exception:  # judged where it is asked
+                return None
+            if all(verdict.within for verdict in verdicts):
+                return None
+            problem = trouble.of_numbers(answers) or trouble.of_repetition(answers, again)
+            return f"{component}: {problem}" if problem and not self._is_known(component) else None
+        return None
+
+    def told(self, component: str) -> list[str]:
+        """What a failure says of the likely mistake."""
+        return [] if self._driven else self.diagnose(component)
 
     def diagnose(self, component: str) -> list[str]:
         """The nearest known mistakes, in words; worked out once, however many items fail."""
@@ -257,6 +304,7 @@ class Session:
 
         A draw that is refused is left out; where all are, this raises NotOffered.
         """
+        self._ask_or_not(Item(claim.component, PROPERTIES, claim=claim))
         profile = self.found(claim.component).profile
         self._must_have(claim.component, claim.lacking(profile))
         refusals: list[str] = []
@@ -269,6 +317,7 @@ class Session:
             database=None,
             phases=[hypothesis.Phase.generate],  # a draw is small already; shrinking it would cost a second
             suppress_health_check=list(hypothesis.HealthCheck),
+            report_multiple_bugs=False,
         )
 
         implementation = self.in_our_layout(claim.component)
@@ -287,7 +336,7 @@ class Session:
                 answered += 1
 
         try:
-            with torch.no_grad(), seeded():
+            with torch.no_grad(), self._told_of_trouble(claim.component), seeded():
                 drawn()
         except AssertionError as error:
             drew = f" for {', '.join(map(reprlib.repr, draw.choices))}" if draw is not None and draw.choices else ""
@@ -295,8 +344,19 @@ class Session:
         if not answered:
             raise NotOffered(refusals[0])
         if refusals:
-            left_out = f"{len(refusals)} of {answered + len(refusals)} draws"
-            self.results.left_out.setdefault(claim.component, {})[claim.name] = left_out
+            refused = f"{len(refusals)} of {answered + len(refusals)} draws"
+            self.results.left_out.setdefault(claim.component, {})[claim.name] = refused
+
+    @contextmanager
+    def _told_of_trouble(self, component: str) -> Iterator[None]:
+        """Raise NoVerdict instead of what is raised, where the component's first answer cannot be judged at all."""
+        try:
+            yield
+        except (NotImplementedError, NoVerdict):
+            raise
+        except Exception:
+            self._must_be_sound(component)
+            raise
 
     def tests(self, item: Item) -> dict[str, Callable[[], None]]:
         """By pytest's name for it, each test of an item: a call that raises where the implementation is wrong."""
@@ -323,6 +383,8 @@ class Session:
             test()
         except NotImplementedError as refusal:
             outcome, message = Outcome.NOT_OFFERED, str(refusal)
+        except NoVerdict as problem:
+            outcome, message = Outcome.TROUBLE, trouble.reason(problem)
         except Exception as error:
             outcome = Outcome.BROKEN if known is None else Outcome.KNOWN_FAILURE
             message = known or told(error)

@@ -8,6 +8,9 @@ What is deleted is reported "not offered". A function may also raise NotImplemen
 own submodules, so that the eps, theta and head_dim are judged that it was really built with. Shapes and letters:
 llama_reference/implementation.py.
 
+Where your Llama has other names or layouts of its weights, keeps its cache inside its modules, or takes one position
+for all rows, llama_reference.conventions translates; then functions below can be imported from there as they stand.
+
 Most questions use the hard model of llama_reference/standard/cases.py: biases everywhere, head_dim unlike hidden_size
 / heads, the llama3 rope_type, rows padded on the left, positions that start anywhere and go past
 max_position_embeddings (to 4095).

@@ -65,12 +65,12 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
 
 
 def is_bookkeeping(name: str) -> bool:
-    """True for the name of a key that has no effect on the mathematics, whatever its value."""
+    """Return True for the name of a key that has no effect on the mathematics, whatever its value."""
     return _BOOKKEEPING.fullmatch(name) is not None
 
 
 def is_neutral(name: str, value: Any) -> bool:
-    """True if the value of a key of another computation describes what a Llama does."""
+    """Return True if the value of a key of another computation describes what a Llama does."""
     return not value or (name in _NEUTRAL and _NEUTRAL[name](value))
 
 

@@ -31,7 +31,7 @@ def unreadable(path: Path, error: BaseException) -> CheckpointError:
 
 
 def exists(path: Path) -> bool:
-    """True if the path exists. Raises CheckpointError if that cannot be determined."""
+    """Return True if the path exists. Raises CheckpointError if that cannot be determined."""
     try:
         return path.exists()
     except OSError as error:

@@ -85,7 +85,7 @@ def _drop_tied_head(where: Path, weights: dict[str, Weight]) -> None:
 
 
 def identical(a: Weight, b: Weight) -> bool:
-    """True if two weights are equal byte for byte."""
+    """Return True if two weights are equal byte for byte."""
     if a is b:
         return True
     if (a.shape, a.dtype) != (b.shape, b.dtype):

@@ -41,7 +41,7 @@ def without_wrappers(names: Sequence[str], strip_prefix: str = "") -> dict[str, 
 
 
 def common_prefix(names: Iterable[str]) -> str | None:
-    """Common prefix of all names before a key of a Llama, "" or whole parts; None if there is none."""
+    """Find the common prefix of all names before a key of a Llama, "" or whole parts; None if there is none."""
     names = list(names)
     parts = names[0].split(".") if names else []
     for count in range(len(parts)):

@@ -59,7 +59,7 @@ class Weight:
     read: Callable[[], Tensor]
 
     def numel(self) -> int:
-        """Number of elements."""
+        """Return the number of elements."""
         return math.prod(self.shape)
 
 
@@ -166,7 +166,7 @@ def _weight_map(index: Path, suffix: str) -> dict[str, str]:
 
 
 def is_rotary(name: str) -> bool:
-    """True for the name of stored rotary frequencies, which follow from the configuration."""
+    """Return True for the name of stored rotary frequencies, which follow from the configuration."""
     return name.endswith(".rotary_emb.inv_freq")
 
 

@@ -274,7 +274,7 @@ def _read_manifest(directory: Path) -> dict[str, Any] | None:
 
 
 def _is_manifest(content: Any) -> bool:
-    """True for a complete manifest. Raises KeyError or TypeError for some that are not."""
+    """Return True for a complete manifest. Raises KeyError or TypeError for some that are not."""
     origin = content["origin"]
     files = all(isinstance(entry, str) or {"path", "kind", "sha256"} <= set(entry) for entry in origin["files"])
     shards = [shard for part in (TRAINING, VALIDATION) for shard in content["shards"][part]]

@@ -64,7 +64,7 @@ def encode_all(
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """A forkserver that preloads only this module, so that workers share torch's memory.
+    """Make a forkserver that preloads only this module, so that workers share torch's memory.
 
     A plain fork of a caller with threads could deadlock.
     """

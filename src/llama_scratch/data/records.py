@@ -163,7 +163,7 @@ class Values:
         self._lines = 1  # the line in which `_text` begins
 
     def __iter__(self) -> Iterator[Any]:
-        """Raises DataError with the line of what is not JSON."""
+        """Iterate over the values. Raises DataError with the line of what is not JSON."""
         if self._next() != "[":
             while self._next():
                 yield self._value()

@@ -22,8 +22,6 @@ from llama_scratch.data.formats import encoding, not_text, suffix
 from llama_scratch.data.records import Conversation, Record, from_lines, from_values
 from llama_scratch.data.sizes import SIZES, Sizes
 
-__all__ = ["DataError", "TextChunk", "find_files", "python_documents", "read_chunks", "suffix"]
-
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl", ".ndjson")  # of the files that are read in a folder
 RECORDS = {".jsonl": from_lines, ".ndjson": from_lines, ".json": from_values}
 
@@ -82,7 +80,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _is_meant(name: Path) -> bool:
-    """True for a text file of a folder, unless it is hidden or in a hidden folder."""
+    """Return True for a text file of a folder, unless it is hidden or in a hidden folder."""
     return suffix(name).lower() in SUFFIXES and not any(part.startswith(".") for part in name.parts)
 
 

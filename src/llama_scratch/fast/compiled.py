@@ -74,7 +74,7 @@ class StepKey:
 
 
 def cache_dir() -> Path:
-    """The folder of compiled steps: $LLAMA_SCRATCH_CACHE_DIR, or llama_scratch in the user's cache."""
+    """Return the folder of compiled steps: $LLAMA_SCRATCH_CACHE_DIR, or llama_scratch in the user's cache."""
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get(CACHE_DIR_VARIABLE) or user_cache / "llama_scratch")
 
@@ -86,7 +86,7 @@ def step_key(config: LlamaConfig, dtype: torch.dtype, several: bool, padded: boo
 
 
 def has_cpp_compiler() -> bool:
-    """True if TorchInductor finds a compiler for the CPU."""
+    """Return True if TorchInductor finds a compiler for the CPU."""
     return shutil.which("g++") is not None or shutil.which("clang++") is not None
 
 
@@ -130,7 +130,7 @@ def _compile(key: StepKey, made: Path) -> None:
 
 @cache
 def _processor() -> str:
-    """The features of the processor, on which machine code depends."""
+    """Return the features of the processor, on which machine code depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

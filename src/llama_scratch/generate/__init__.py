@@ -1,4 +1,4 @@
-"""Text from a model, in this order:
+"""Text from a model, in this order.
 
 sampling  the distribution of the next token
 loop      the decoding loop: `stream` runs it step by step, `generate` to its end, for one prompt or a batch

@@ -27,8 +27,6 @@ from llama_scratch.generate.chat_environment import environment, plain
 from llama_scratch.tokenizer import Tokenizer
 from llama_scratch.tokenizer.settings import CONFIG, TEMPLATE, read_directory_settings, read_templates, token_names
 
-__all__ = ["TEMPLATE", "ChatError", "ChatTemplate", "Message"]
-
 ROLE = re.compile(r"[\w-]+")
 SPACES_BEFORE, SPACES_AFTER = re.compile(r"[^\S\x1c-\x1f]+\Z"), re.compile(r"\A[^\S\x1c-\x1f]+")
 TO_BE_CONTINUED = "to be continued here "  # a template may strip the space

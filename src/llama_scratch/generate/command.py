@@ -25,13 +25,13 @@ from llama_scratch.checkpoint.hints import check_directory
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.command_line import flag, is_usable, parse
 from llama_scratch.errors import LlamaScratchError
-from llama_scratch.generate.chat import TEMPLATE, ChatError, ChatTemplate, Message
+from llama_scratch.generate.chat import ChatError, ChatTemplate, Message
 from llama_scratch.generate.loop import GenerationError, context_length
 from llama_scratch.generate.sampling import RULES, SamplingParams
 from llama_scratch.generate.text import FinishReason, TextStream
 from llama_scratch.model.config_rules import ConfigError, check
 from llama_scratch.tokenizer import Tokenizer
-from llama_scratch.tokenizer.settings import CONFIG, JSON, MODEL
+from llama_scratch.tokenizer.settings import CONFIG, JSON, MODEL, TEMPLATE
 
 TOGETHER = 0.05  # seconds between the lines of one paste, at most
 

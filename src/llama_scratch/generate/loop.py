@@ -38,7 +38,7 @@ class DecodingStep:
     tokens: Int[Tensor, " B"]
     """The new tokens; a filler in rows that had stopped before."""
     running: Bool[Tensor, " B"]
-    """True for rows that continue after this token."""
+    """Return True for rows that continue after this token."""
     logits: Float[Tensor, "B V"]
     """The model's logits, before penalty, temperature and filters."""
 

@@ -33,7 +33,7 @@ class FinishReason(StrEnum):
 
 
 class TextStream:
-    """A generation in progress. Iterate once to run it; these attributes are updated along the way:
+    """A generation in progress. Iterate once to run it; these attributes are updated along the way.
 
     text                     all pieces so far, without stop token and stop string
     ids, log_probabilities   of every new token, the stop token included if there was one; log_probabilities

@@ -17,8 +17,8 @@ from llama_scratch.tokenizer.sentencepiece_file import BYTE, CONTROL, NORMAL, SP
 
 
 def is_convertible(model: Model) -> bool:
-    """True if a tokenizer.json with the same ids exists: not for Unigram, for normalisation of more than spaces, for
-    user-defined or unused pieces, and for pieces of characters that are not pieces themselves.
+    """Return True if a tokenizer.json with the same ids exists: not for Unigram, for normalisation of more than
+    spaces, for user-defined or unused pieces, and for pieces of characters that are not pieces themselves.
     """
     normal = {piece.text for piece in model.pieces if piece.kind == NORMAL}
     kinds = {piece.kind for piece in model.pieces}

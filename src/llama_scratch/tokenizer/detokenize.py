@@ -24,9 +24,9 @@ class Detokenizer:
     """The same at the start of a text, where SentencePiece removes the space that it has added."""
     special: frozenset[int]
     each_byte: bool
-    """True for one U+FFFD per byte of a broken character, False for one per character."""
+    """Return True for one U+FFFD per byte of a broken character, False for one per character."""
     skips_spaces: bool = False
-    """True if a text starts with its first piece that is not empty, rather than with its first piece."""
+    """Return True if a text starts with its first piece that is not empty, rather than with its first piece."""
 
     def stream(self, ids: Iterable[int], special: bool) -> Iterator[str]:
         """Yield the text that each id completes ("" inside a character), then the remainder.

@@ -41,10 +41,10 @@ class Model:
     is_bpe: bool
     byte_fallback: bool
     normalizes: bool
-    """True if more than spaces is normalised."""
+    """Return True if more than spaces is normalised."""
     adds_a_space: bool
     removes_spaces: bool
-    """True if leading, trailing and repeated spaces are removed."""
+    """Return True if leading, trailing and repeated spaces are removed."""
 
 
 def read_model(content: bytes) -> Model:

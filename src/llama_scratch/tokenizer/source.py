@@ -17,8 +17,6 @@ from llama_scratch.tokenizer.files import TokenizerError, token_name
 from llama_scratch.tokenizer.sentencepiece_file import Model, detokenizer, read_model, read_processor, special_tokens
 from llama_scratch.tokenizer.settings import JSON, MODEL
 
-__all__ = ["JSON", "MODEL", "Source", "read_source"]
-
 TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\s")
 
 
@@ -119,8 +117,8 @@ def _names(processor: SentencePieceProcessor, model: Model) -> dict[str, str | N
 
 
 def _puts_no_space_later(model: Model, settings: Mapping[str, Any]) -> bool:
-    """True if a space is added at the beginning of a text only, and not after a special token, as by transformers'
-    LlamaTokenizer unless it is `legacy`.
+    """Return True if a space is added at the beginning of a text only, and not after a special token, as by
+    transformers' LlamaTokenizer unless it is `legacy`.
     """
     is_llamas = str(settings.get("tokenizer_class")).removesuffix("Fast") == "LlamaTokenizer"
     return model.adds_a_space and is_llamas and not settings.get("legacy")
@@ -152,7 +150,7 @@ def _with_added(base: Detokenizer, tokens: Mapping[str, tuple[int, Added]], spec
 
 
 def _has_json(model: Model, settings: Mapping[str, Any]) -> bool:
-    """True if a tokenizer.json with the same ids exists."""
+    """Return True if a tokenizer.json with the same ids exists."""
     return conversion.is_convertible(model) and not _puts_no_space_later(model, settings)
 
 

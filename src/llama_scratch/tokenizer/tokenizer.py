@@ -45,8 +45,6 @@ from llama_scratch.tokenizer.settings import (
 from llama_scratch.tokenizer.source import Source, read_source
 from llama_scratch.tokenizer.training import train_model
 
-__all__ = ["Tokenizer", "TokenizerError"]
-
 # Llama 3 stops after any of these, whichever its tokenizer_config.json names
 ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
 
@@ -64,7 +62,7 @@ class Tokenizer:
     """
 
     def __init__(self, source: Source, settings: Mapping[str, Any], kept: Mapping[str, bytes] | None = None) -> None:
-        """settings: those of a tokenizer_config.json. kept: other files to be saved with it.
+        """Make a tokenizer of a file, the settings of a tokenizer_config.json, and other files to be saved with it.
 
         Raises TokenizerError if the settings name a token that does not exist.
         """

@@ -29,7 +29,8 @@ def evaluating(model: Llama) -> Iterator[None]:
 
 
 def bits_per_byte(model: Llama, corpus: Corpus, batch: int, context: int, team: Distributed) -> float:
-    """Validation bits per byte: Σ −log₂ p over all tokens divided by the byte length, comparable across tokenizers.
+    """Compute validation bits per byte: Σ −log₂ p over all tokens divided by the byte length, comparable across
+    tokenizers.
 
     `batch` sequences are evaluated at a time, over all ranks.
     """

@@ -234,7 +234,9 @@ def make_model(config: TrainConfig, tokenizer: Tokenizer, checkpoint: Path | Non
 
 
 def model_config(config: TrainConfig, tokenizer: Tokenizer) -> LlamaConfig:
-    """Configuration of a new Llama; its proportions follow from the width, as in Touvron et al. 2023, section 2.2."""
+    """Make the configuration of a new Llama; its proportions follow from the width, as in Touvron et al. 2023, section
+    2.2.
+    """
     return LlamaConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=config.hidden_size,

@@ -89,5 +89,5 @@ def peak_flops(device: str, dtype: torch.dtype, seconds: float = 0.15) -> float:
 
 
 def can_compile(device: str) -> bool:
-    """True if torch.compile finds what it needs: a C++ compiler for the CPU; for a GPU torch brings it along."""
+    """Return True if torch.compile finds what it needs: a C++ compiler for the CPU; for a GPU torch brings it along."""
     return device.startswith("cuda") or fast.has_cpp_compiler()

@@ -19,6 +19,7 @@ from llama_reference.questions.properties.claims import Claims, Draw
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.cases import Case, weights
 from llama_reference.standard.profile import Profile
+from llama_reference.standard.random_rounding import RandomRounding
 
 CLAIMS = Claims("kv_cache")
 
@@ -140,15 +141,22 @@ class Machine:
         """By what one pass costs transformers, over this history and over a full cache of the same model: how large
         rounding errors grow shows on many positions only.
         """
-        theirs, exact = _one_pass(self.of, self.seed, *_tables(history))
+        tables, full = _tables(history), _tables(_full(self.of, self.seed))
+        theirs, exact = _one_pass(self.of, self.seed, *tables)
         real, T = history.mask.bool(), logits.shape[1]
         assert logits.shape == theirs[:, -T:].shape, f"logits {tuple(logits.shape)} after {', '.join(self.done)}"
         whole = torch.cat((theirs[:, : history.length - T], logits), dim=1)
-        usual = [x.flatten(0, 1) for x in _one_pass(self.of, self.seed, *_tables(_full(self.of, self.seed)))]
-        answer, oracles, formulas = (
-            torch.cat((x[real], y)) for x, y in ((whole, usual[0]), (theirs, usual[0]), (exact, usual[1]))
-        )
-        verdict = budget.judge("logits", answer, oracles, formulas, torch.float32)
+        usual, usual_exact = (x.flatten(0, 1) for x in _one_pass(self.of, self.seed, *full))
+        answer, oracles = (torch.cat((x[real], usual)) for x in (whole, theirs))
+        formulas = torch.cat((exact[real], usual_exact))
+
+        def chance(seed: int) -> dict[str, float]:
+            one, other = (_one_pass_by_chance(self.of, self.seed, seed, *asked) for asked in (tables, full))
+            rounded = torch.cat((one[real], other.flatten(0, 1)))
+            return {"logits": budget.ulps(rounded, formulas, torch.float32).max().item()}
+
+        judged = [budget.judge("logits", answer, oracles, formulas, torch.float32)]
+        (verdict,) = budget.second_opinion(judged, chance)
         assert verdict.within, f"after {', '.join(self.done)}: {verdict}"
 
 
@@ -171,6 +179,16 @@ def _one_pass(of: Case, seed: int, *tables: Table) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         theirs, exact = (source.llama(handle, *inputs) for source, handle in _references(of, seed))
     return theirs, exact
+
+
+@lru_cache(maxsize=64)
+def _one_pass_by_chance(of: Case, seed: int, dice: int, *tables: Table) -> Tensor:
+    """The logits rounded by chance."""
+    source = RandomRounding(dice)
+    tokens, positions, mask = map(torch.tensor, tables)
+    with torch.no_grad():
+        handle = source.build(shallow(of), weights(shallow(of), seed), torch.float32)
+        return source.llama(handle, tokens, positions, mask)
 
 
 @lru_cache(maxsize=8)
