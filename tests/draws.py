@@ -7,14 +7,12 @@ import random
 from collections.abc import Iterator
 
 from llama_reference import mistakes
-from llama_reference.judge.agreement import Evidence, trials
+from llama_reference.judge.agreement import Evidence
 from llama_reference.judge.fitting import telling
 from llama_reference.mistakes import Mistake
 from llama_reference.mistakes.composition import both
 from llama_reference.mistakes.families import FAMILIES
 from llama_reference.mistakes.family import Family
-
-__all__ = ["members", "pairs", "quick_members", "trials"]
 
 SEED = 1  # of the weights that everything is asked with
 # How often a component is drawn: the more a diagnosis of it costs, the more rarely.

@@ -7,11 +7,12 @@ import pytest
 
 from llama_reference import mistakes
 from llama_reference.judge import diagnosis
-from llama_reference.judge.agreement import Evidence
+from llama_reference.judge.agreement import Evidence, trials
 from llama_reference.mistakes.composition import both
 from llama_reference.mistakes.families import FAMILIES
 from llama_reference.standard.cases import Case
 from llama_reference.standard.correct_variants import REORDERINGS
+from llama_reference.standard.profile import FULL
 from llama_reference.standard.stepwise import StepwiseLlama
 from tests import draws
 from tests.profiles import is_thorough
@@ -182,7 +183,7 @@ def test_what_is_refused_costs_no_name_that_the_rest_determines():
 
 def refused(component, name, number):
     dice = random.Random(f"{component} {name} {number}")
-    variants = list(dict.fromkeys(case.variant for case in draws.trials(component, SEED)))
+    variants = list(dict.fromkeys(case.variant for case in trials(component, SEED, FULL)))
     return dice.sample(variants, dice.randrange(len(variants)))
 
 

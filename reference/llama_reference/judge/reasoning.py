@@ -30,7 +30,7 @@ USES: dict[str, tuple[str, ...]] = {
     "llama": ("rms_norm", "rotary", "attention", "swiglu", "block"),
     "generate": ("llama", "kv_cache"),
 }
-SECONDS = 15.0  # of processor time, after which nothing new is tried
+SECONDS = 9.0  # of processor time for single mistakes, and again for pairs: after it nothing new is tried
 BASES = 3  # mistakes on top of which families are tried
 
 Found = dict[Mistake, Suspect]
@@ -38,18 +38,17 @@ Found = dict[Mistake, Suspect]
 
 def further(evidence: Evidence, name: Callable[[str], list[Mistake]]) -> Found:
     """Explanations of wrong answers. `name` gives the mistakes that a component inside looks like, nearest first."""
-    start = time.process_time()
-
-    def in_time() -> bool:
-        return time.process_time() - start < SECONDS
-
+    in_time = _clock()
     wrong = [inner for inner in USES.get(evidence.component, ()) if _is_wrong(inner, evidence)]
     if wrong:
         return _on_top(evidence, [name(inner) for inner in wrong], in_time)
-    for step in (_own, _elsewhere, _pairs):
-        if found := step(evidence, in_time):
-            return found
-    return {}
+    return _own(evidence, in_time) or _elsewhere(evidence, in_time) or _pairs(evidence, _clock())
+
+
+def _clock() -> Callable[[], bool]:
+    """Whether there is time left, from now on."""
+    start = time.process_time()
+    return lambda: time.process_time() - start < SECONDS
 
 
 def _is_wrong(component: str, evidence: Evidence) -> bool:

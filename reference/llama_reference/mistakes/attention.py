@@ -47,7 +47,7 @@ def _without_causality_over_a_cache(self, T, S):
     return StepwiseLlama.causal(self, T, S) if T == S else torch.ones(T, S, dtype=torch.bool)
 
 
-def _columns(looks):
+def columns(looks):
     """A causal rule on (query column, key column)."""
 
     def causal(_self, T, S):
@@ -126,11 +126,11 @@ MISTAKES = [
             scale=lambda _s, c: c["hidden_size"] ** -0.5),
     mistake("scaled_twice", "scores are divided by head_dim instead of its root, as when both q and the scores are scaled",
             scale=lambda _s, c: 1 / c["head_dim"]),
-    mistake("sees_one_ahead", "a query also sees the next token", causal=_columns(lambda q, k: k <= q + 1)),
-    mistake("does_not_see_itself", "a query does not see its own token", causal=_columns(lambda q, k: (k < q) | (k == 0))),
+    mistake("sees_one_ahead", "a query also sees the next token", causal=columns(lambda q, k: k <= q + 1)),
+    mistake("does_not_see_itself", "a query does not see its own token", causal=columns(lambda q, k: (k < q) | (k == 0))),
     mistake("not_causal", "queries see every token, later ones too",
-            causal=_columns(lambda q, k: torch.ones_like(q * k, dtype=torch.bool))),
-    mistake("anti_causal", "queries see themselves and later tokens only", causal=_columns(lambda q, k: k >= q)),
+            causal=columns(lambda q, k: torch.ones_like(q * k, dtype=torch.bool))),
+    mistake("anti_causal", "queries see themselves and later tokens only", causal=columns(lambda q, k: k >= q)),
     mistake("aligned_top_left", "over a cache, query t sees keys 0 … t instead of those up to its own column",
             "pytorch#108108, onnx#8068, mlx#2835, gpt-fast#233",
             causal=lambda _s, T, S: torch.arange(S) <= torch.arange(T)[:, None],
@@ -139,7 +139,7 @@ MISTAKES = [
             "TinyLLM#17, rasbt#697", may_look=_without_mask_over_a_cache),
     mistake("not_causal_over_a_cache", "only padding is masked whenever there is a cache",
             "TinyLLM#18", causal=_without_causality_over_a_cache),
-    mistake("sliding_window", "a query sees the last 16 tokens only", causal=_columns(lambda q, k: (k <= q) & (k > q - 16))),
+    mistake("sliding_window", "a query sees the last 16 tokens only", causal=columns(lambda q, k: (k <= q) & (k > q - 16))),
     mistake("padding_ignored", "padding is attended to", "unsloth#3699, transformers#33095, alpaca-lora#315",
             padding=lambda _s, mask: torch.ones_like(mask, dtype=torch.bool)),
     mistake("padding_inverted", "real tokens are masked, padding is seen", padding=lambda _s, mask: mask == 0),

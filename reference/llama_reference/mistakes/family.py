@@ -52,3 +52,6 @@ class Family:
         why = self.why.format(n=f"{number:.6g}")
         implementation = with_steps(self.name, self.steps(number))
         return Mistake(self.component, self.name, why, self.seen, implementation, number=number)
+
+
+TIMES, FACTOR = ratios(1 / 64, 64.0, 12), ratios(1 / 16, 128.0, 22)

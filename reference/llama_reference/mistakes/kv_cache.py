@@ -29,7 +29,7 @@ def _per_layer(self, cache, layer, k, v):
     return kept
 
 
-def _fitting(self, T, S, mask):
+def fitting(self, T, S, mask):
     """The mask cut, or continued on the left, to the number of keys that the mistake makes of them."""
     if mask is not None:
         mask = torch.cat((mask.new_ones(len(mask), max(S - mask.shape[1], 0)), mask), dim=1)[:, -S:]
@@ -92,7 +92,7 @@ def _shared_by_caches():
     return new_cache
 
 
-def _written(start):
+def written(start):
     """write(store, start, new) with another start."""
     return lambda self, store, at, new: StepwiseLlama.write(self, store, start(at, store, new), new)
 
@@ -105,19 +105,19 @@ def _stale_row(_self, store, start, new):
     store[:, :, start : start + new.shape[2]] = new[:1].detach().expand_as(new)
 
 
-def _roomy(_self, _handle, _batch, length):
+def roomy(_self, _handle, _batch, length):
     """Room for what a wrong length leaves in the cache: it is to answer wrongly, not to break."""
     return Cache(3 * length)
 
 
-def _cropped(length):
+def cropped(length):
     """crop(cache, wanted): keeps length(filled, wanted) instead of what is wanted."""
 
     def crop(_self, _handle, cache, wanted):
         cache.filled = max(length(cache.filled, wanted), 0)
         return cache
 
-    return {"crop": crop, "may_look": _fitting, "new_cache": _roomy}
+    return {"crop": crop, "may_look": fitting, "new_cache": roomy}
 
 
 def _crop_keeps_the_end(_self, _handle, cache, length):
@@ -148,7 +148,7 @@ def _uncropped(layers=lambda _layer: True, keys=True):
         self.write(cache.keys[layer], filled, k)
         return cache.keys[layer][:, :, :S], late[1][:, :, :S]
 
-    return {"crop": crop, "remember": remember, "may_look": _fitting, "new_cache": _roomy}
+    return {"crop": crop, "remember": remember, "may_look": fitting, "new_cache": roomy}
 
 
 def _stale_tail(self, cache, layer, k, v):
@@ -206,12 +206,12 @@ MISTAKES = [
     mistake("kept_unturned", "keys are kept before they are turned, and read as if they had been",
             "kvcache-ai/sglang#31", attention_step=_kept_unturned),
     mistake("counted_in_layer_0", "the length moves when layer 0 writes: upper layers write and read one off",
-            "fla#766", remember=_per_layer, may_look=_fitting, new_cache=_roomy),
+            "fla#766", remember=_per_layer, may_look=fitting, new_cache=roomy),
     mistake("advances_by_one", "the length moves by 1 a call instead of by T",
-            advance=lambda _s, cache, _T: setattr(cache, "filled", cache.filled + 1), may_look=_fitting),
+            advance=lambda _s, cache, _T: setattr(cache, "filled", cache.filled + 1), may_look=fitting),
     mistake("writes_one_early", "a call overwrites the last position before it", "litgpt#1593",
-            write=_written(lambda at, _store, _new: max(at - 1, 0))),
-    mistake("writes_at_0", "a call writes at the beginning again", write=_written(lambda _at, _store, _new: 0)),
+            write=written(lambda at, _store, _new: max(at - 1, 0))),
+    mistake("writes_at_0", "a call writes at the beginning again", write=written(lambda _at, _store, _new: 0)),
     mistake("last_not_written", "the last position of a call is not kept", write=_without_last),
     mistake("first_row_for_all", "every row keeps the keys and values of the first", write=_stale_row),
     mistake("past_forgotten", "only the keys and values of this call are read, the cached ones are zero",
@@ -229,20 +229,20 @@ MISTAKES = [
     mistake("values_of_layer_0", "every layer reads the cached values of the first", remember=_shared_by_layers,
             ways=[{"remember": _all_of_layer_0}]),
     mistake("one_for_all_caches", "two caches share their buffers and their length", "equinox#704",
-            new_cache=_shared_by_caches(), may_look=_fitting,),
+            new_cache=_shared_by_caches(), may_look=fitting,),
     mistake("rows_rolled", "cached rows are those of the neighbouring sequence",
             remember=_returned(lambda _c, _l, k, v, T: (
                 torch.cat((k[:, :, :-T].roll(1, 0), k[:, :, -T:]), 2),
                 torch.cat((v[:, :, :-T].roll(1, 0), v[:, :, -T:]), 2)))),
     mistake("crop_keeps_one_more", "a crop leaves one position more than asked for",
-            **_cropped(lambda filled, wanted: min(wanted + 1, filled))),
+            **cropped(lambda filled, wanted: min(wanted + 1, filled))),
     mistake("crop_keeps_one_less", "a crop leaves one position less than asked for",
-            **_cropped(lambda _filled, wanted: wanted - 1)),
+            **cropped(lambda _filled, wanted: wanted - 1)),
     mistake("crop_counts_from_the_end", "a crop takes away as many positions as it should leave", "transformers 4 to 5",
-            ways=[_cropped(lambda filled, wanted: filled - wanted if wanted else 0)],
-            **_cropped(lambda filled, wanted: filled - wanted)),
+            ways=[cropped(lambda filled, wanted: filled - wanted if wanted else 0)],
+            **cropped(lambda filled, wanted: filled - wanted)),
     mistake("crop_does_nothing", "a crop leaves everything: the cache goes on behind it", "litgpt#1595",
-            **_cropped(lambda filled, _wanted: filled)),
+            **cropped(lambda filled, _wanted: filled)),
     mistake("crop_keeps_the_end", "a crop leaves the last positions instead of the first", crop=_crop_keeps_the_end),
     mistake("crop_of_keys_only", "values are not cropped: they are written behind those that should be gone",
             **_uncropped(keys=False)),
@@ -250,13 +250,13 @@ MISTAKES = [
             **_uncropped(layers=lambda layer: layer > 0)),
     mistake("reset_keeps_the_length", "a cropped cache is right, an emptied one keeps its length",
             "litgpt#1595/#1647/#1678, AutoAWQ#170, DeepSpeed#2669, LocalAI#6747",
-            **_cropped(lambda filled, wanted: wanted or filled)),
+            **cropped(lambda filled, wanted: wanted or filled)),
     mistake("reset_keeps_one", "an emptied cache keeps its first position",
-            **_cropped(lambda _filled, wanted: max(wanted, 1))),
+            **cropped(lambda _filled, wanted: max(wanted, 1))),
     mistake("stale_tail_is_read", "what stands behind the filled part is read, as far as the cache was ever filled",
-            "gpt-fast, litgpt#1595", remember=_stale_tail, may_look=_fitting),
+            "gpt-fast, litgpt#1595", remember=_stale_tail, may_look=fitting),
     mistake("whole_buffer_is_read", "the whole buffer is read, as if its free slots were filled", "gpt-fast",
-            remember=_whole_buffer, may_look=_fitting),
+            remember=_whole_buffer, may_look=fitting),
     mistake("free_slots_are_multiplied_by_0", "free slots are read with weight 0, which keeps NaN", "gpt-fast",
             attention_step=_free_slots_masked),
     mistake("reorder_does_nothing", "rows stay where they are", "transformers#46612", reorder=lambda _s, _h, cache, _r: cache),
