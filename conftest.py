@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     compiled step of this user's stands ready for it.
     """
     if not config.getoption("benchmark_only"):
-        os.environ.setdefault("LLAMA_SCRATCH_STEPS", f"{tempfile.gettempdir()}/steps-{os.getpid()}")
+        os.environ.setdefault("LLAMA_SCRATCH_CACHE_DIR", f"{tempfile.gettempdir()}/steps-{os.getpid()}")
     if config.getoption("benchmark_only"):
         jaxtyping.config.update("jaxtyping_disable", True)
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS and is_foreign(config):

@@ -19,7 +19,7 @@ import torch
 from benchmarks import decoders, roofline
 from benchmarks.decoders import NAMES, check_same
 from llama_scratch import KVCache, Llama
-from llama_scratch.fast import FastLlama, can_compile
+from llama_scratch.fast import FastLlama, has_cpp_compiler
 from llama_scratch.training import speed
 
 PROMPT, NEW, LONG = 16, 32, 512
@@ -33,7 +33,7 @@ WORKLOADS = [
     ("134M", torch.bfloat16, 16),
 ]
 LARGE = pytest.mark.large
-pytestmark = pytest.mark.skipif(not can_compile(), reason="needs g++ or clang++")
+pytestmark = pytest.mark.skipif(not has_cpp_compiler(), reason="needs g++ or clang++")
 
 
 def label(size: str, dtype: torch.dtype, batch: int = 1) -> str:

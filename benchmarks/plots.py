@@ -21,22 +21,26 @@ from docs.drawing import BLUE, GREEN, INK, ORANGE, RED, STYLE, WIDTH
 
 Info = dict[str, Any]  # what a benchmark tells beside its times
 Ratios = dict[str, list[float]]  # by model, one a run
-PUBLISHED = "fast / transformers"
+PUBLISHED, COST = "fast / transformers", "test_cost_by_length"  # what published.json has
 BEGIN, END = "<!-- the table of a run: make bench -->", "<!-- until here -->"
 COLORS = {"textbook": BLUE, "transformers": ORANGE, "fast": GREEN, "uncached": RED}
 NAMES = {"uncached": "textbook, no cache", "textbook": "textbook, cached", "fast": "fast, cached"}
+PREDICTED = {  # how each line is dashed
+    "uncached": ("least by operations, no cache", "--"),
+    "cached": ("least by bytes read, cached", ":"),
+}
 
 
 def cost_by_length(info: Info) -> Figure:
-    """Milliseconds for one more token behind texts of several lengths, measured, and dotted what is predicted."""
+    """Milliseconds for one more token behind texts of several lengths, measured, and the least that shapes predict."""
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
     for name, label in NAMES.items():
         axes.plot(
             info["lengths"], [s * 1e3 for s in info["seconds"][name]], "o-", ms=4, color=COLORS[name], label=label
         )
-    for label, seconds in zip(("predicted", None), info["predicted"].values(), strict=True):
-        axes.plot(info["lengths"], [s * 1e3 for s in seconds], ":", color=INK, label=label)
+    for name, (label, line) in PREDICTED.items():
+        axes.plot(info["lengths"], [s * 1e3 for s in info["predicted"][name]], line, color=INK, label=label)
     axes.set(xlabel="tokens before it", ylabel="ms for one more token", xscale="log", yscale="log")
     axes.set_xticks(info["lengths"], info["lengths"], minor=False)
     axes.minorticks_off()
@@ -102,15 +106,15 @@ def tokens(info: Info, name: str) -> str:
 
 
 def main(results: Path, folder: Path, page: Path | None = None) -> None:
-    """Pictures and table of one run, or of published.json: the ratios of several."""
+    """Pictures and table of one run, or of published.json: the ratios of several, and the cost by length of one."""
     run = json.loads(results.read_text())
     infos = {b["name"]: b["extra_info"] for b in run.get("benchmarks", [])}
     decodes = [info for name, info in infos.items() if name.startswith("test_decode[")]
     ratios = run.get(PUBLISHED) or {info["label"]: [ratio(info)] for info in decodes}
     with matplotlib.rc_context(STYLE):
         figures = {"measured_beside_transformers": beside_transformers(ratios)} if ratios else {}
-        if "test_cost_by_length" in infos:
-            figures["measured_cost_by_length"] = cost_by_length(infos["test_cost_by_length"])
+        if cost := infos.get(COST) or run.get(COST):
+            figures["measured_cost_by_length"] = cost_by_length(cost)
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.svg", transparent=True, metadata={"Date": None})
             print(f"wrote {folder / name}.svg")

@@ -27,6 +27,7 @@ OF_THE_SUITE = (
     "test_sensitivity.py",
     "test_blame.py",
     "test_report.py",
+    "test_trouble.py",
     "test_false_alarms.py",
     "test_recognition.py",
     "test_planted.py",

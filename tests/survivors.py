@@ -34,7 +34,8 @@ def change(mutant: str) -> Change:
     before, after = (
         " ".join(line[1:].strip() for line in diff if re.match(rf"\{sign}(?!\{sign}\{sign})", line)) for sign in "-+"
     )
-    return mutant.split(".")[1] + ".py", before, after
+    module, _, _ = mutant.rpartition(".")  # llama_scratch.model.loss.x_next_token_loss__mutmut_1
+    return module.rpartition(".")[2] + ".py", before, after
 
 
 def explained() -> set[Change]:

@@ -1,6 +1,7 @@
 """Recognition: a mistake is named, on weights it was never seen on, in whatever order its program computes."""
 
 import pytest
+import torch
 
 from llama_reference import mistakes
 from llama_reference.judge import diagnosis
@@ -30,6 +31,52 @@ def component_of(which: str) -> str:
 def test_a_mistake_written_again_from_its_description_is_named(which):
     component, _, name = which.partition("-")
     assert named(component, rewritten.REWRITTEN[which])[:1] == [name]
+
+
+class TopLeftForSeveral(rewritten.Textbook):
+    """One token over a cache sees every key; several see a triangle that begins at the first key."""
+
+    def visible(self, T, S, mask):
+        seen = super().visible(T, S, mask)
+        return seen if T == 1 else seen.tril(0)
+
+
+class KeysPermutedAsQueries(rewritten.Textbook):
+    """Rows of k_proj in Meta's order, put into Hugging Face's as if there were as many key heads as query heads."""
+
+    def linear(self, model, name, x):
+        y = super().linear(model, name, x)
+        if not name.endswith("k_proj"):
+            return y
+        N, H = model.config["num_attention_heads"], model.config["head_dim"]
+        if y.shape[-1] % (2 * N):
+            raise NotImplementedError
+        meta = y.unflatten(-1, (-1, 2, H // 2)).transpose(-1, -2).flatten(-3)
+        return meta.unflatten(-1, (N, -1, 2)).transpose(-1, -2).flatten(-3)
+
+
+class TurnedAlongTheHeads(rewritten.Textbook):
+    """The angles of positions 0, 1, ... meet heads 0, 1, ..."""
+
+    def rotary(self, model, q, k, positions):  # noqa: ARG002
+        of_heads = torch.arange(q.shape[1])[None]
+        cos, sin = (part.transpose(1, 2) for part in self.angles(model, of_heads, q.dtype))
+        G = k.shape[1]
+        return self.rotate(q, cos, sin), self.rotate(k, cos[:, :G], sin[:, :G])
+
+
+# Caught in the field before the catalogue had a name, or the form, for them.
+FOUND_IN_THE_FIELD = {
+    "attention-aligned_top_left": TopLeftForSeveral(),
+    "attention-k_permuted_as_q": KeysPermutedAsQueries(),
+    "rotary-over_the_heads": TurnedAlongTheHeads(),
+}
+
+
+@pytest.mark.parametrize("which", among(FOUND_IN_THE_FIELD, ("attention-aligned_top_left",)))
+def test_a_mistake_that_once_had_no_name_is_named(which):
+    component, _, name = which.partition("-")
+    assert named(component, FOUND_IN_THE_FIELD[which])[:1] == [name]
 
 
 @pytest.mark.parametrize("name", among(rewritten.STRANGERS, QUICK, lambda name: rewritten.STRANGERS[name][0]))

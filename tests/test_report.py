@@ -10,11 +10,13 @@ from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from llama_reference import mistakes
+from llama_reference.adapter_loader import load
 from llama_reference.judge import comparison
 from llama_reference.report import __main__ as command
 from llama_reference.report import html, notes, suite_page, summary
@@ -26,10 +28,13 @@ from llama_reference.report.results import (
     GRADIENTS,
     Results,
     Trouble,
+    about,
 )
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.outcome import Outcome
-from llama_reference.suite.collector import Collector, equivalents
+from llama_reference.suite.collector import SECTION, Collector, equivalents
+from llama_reference.suite.plan import items
+from llama_reference.suite.session import Session
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "<script>alert('a & \"b\"')</script>"
@@ -41,8 +46,8 @@ def verdict(error=1.0, oracle_error=1.0, bitwise=True, dtype=torch.float32):
 
 def green() -> Results:
     """A run of the whole suite in which all is well."""
-    about = {"implementation": "ours.py", "judged": BIT_FOR_BIT, "torch": "2.13.0+cpu", "transformers": "5.23.0"}
-    results = Results(about, equivalents=[("rms_norm", "another_name", "the same bits")])
+    of_the_run = {"implementation": "ours.py", "judged": BIT_FOR_BIT, "torch": "2.13.0+cpu", "transformers": "5.23.0"}
+    results = Results(of_the_run, equivalents=[("rms_norm", "another_name", "the same bits")])
     for component in mistakes.COMPONENTS:
         for dtype in (torch.float32, torch.bfloat16):
             results.add(component, "answers", "hard", [verdict(dtype=dtype)] * 3)
@@ -121,7 +126,7 @@ def test_what_is_not_offered_is_neither_right_nor_out_of_sight():
     results.properties["sampling"] = {"it_is_so": Outcome.NOT_OFFERED}
     results.add_trouble(Outcome.NOT_OFFERED, "sampling", "answers", "a test", "not offered: sampling")
     assert line(results, "sampling").startswith("sampling not offered not offered – 1 not offered")
-    assert report.table(results).splitlines()[0].endswith("; not offered: sampling")
+    assert report.table(results).splitlines()[0].endswith("; NOT JUDGED: sampling")
     assert report.table(results).startswith("9 of 10 ")
     assert "\nnot offered: sampling (sampling)\n" in report.table(results)
 
@@ -253,13 +258,34 @@ def test_the_page_holds_every_component_every_mistake_and_nothing_from_elsewhere
     assert "prefers-color-scheme: dark" in page
 
 
-def test_the_page_says_what_stands_in_brackets_and_no_chart_is_empty():
+def test_the_page_says_whose_error_a_number_is_and_no_chart_is_empty():
     results = wrong("rms_norm", 123456.0)
     results.depth = {"float32": [], "bfloat16": []}
     text = Balanced(suite_page.render(results)).text
-    assert "in brackets transformers' own" in text
-    assert "bitwise: 3" in text
+    assert "✗ 1e5 ulp\ntransformers 1" in text
+    assert "3 bitwise" in text
     assert "Error by layer" not in text
+
+
+def test_the_page_begins_with_what_was_judged_when_and_with_which_versions():
+    results = green()
+    results.about = about(Path("docs/my_norm.py"), bitwise=False)
+    (title, how) = re.search(r'<h1>(.*)</h1><p class="note">(.*)</p>', suite_page.render(results)).groups()
+    assert title == "my_norm.py, component by component"
+    assert re.match(
+        r"docs/my_norm\.py, judged by budget, 20\d\d-\d\d-\d\d \d\d:\d\d UTC, llama_reference [\d.]+, torch", how
+    )
+    assert f", torch {torch.__version__}, transformers " in how
+    results.about = {}  # a report of an earlier version
+    assert "A Llama, component by component" in suite_page.render(results)
+
+
+def test_on_a_phone_every_cell_of_the_table_has_its_heading_next_to_it():
+    """There is room for one column: cells are stacked."""
+    page = suite_page.render(green())
+    (stacked,) = re.findall(r'<div class="stack">(.*?)</div>', page, re.DOTALL)
+    assert stacked.count("<td") == stacked.count("data-heading=") == 5 * len(mistakes.COMPONENTS)
+    assert re.search(r"@media \(max-width: 40rem\) \{\s*\.stack tr \{ display: block", page)
 
 
 def test_the_page_escapes_whatever_it_quotes():
@@ -272,7 +298,7 @@ def test_the_page_escapes_whatever_it_quotes():
     results.equivalents.append((HOSTILE, HOSTILE, HOSTILE))
     results.depth[HOSTILE] = []
     results.add_trouble(Outcome.BROKEN, "loss", "answers", HOSTILE, HOSTILE)
-    parts = html.table([HOSTILE], [html.row(HOSTILE, [html.cell(HOSTILE, title=HOSTILE)])])
+    parts = html.table([HOSTILE], [html.row(HOSTILE, [html.cell(HOSTILE, title=HOSTILE, heading=HOSTILE)])])
     page = Balanced(suite_page.render(results) + parts)
     assert page.text.count(HOSTILE) >= 13
     assert "script" not in page.tags
@@ -372,9 +398,51 @@ def test_a_broken_adapter_is_told_what_it_looks_like_and_what_it_lacks(tmp_path)
     )
 
 
+def with_report(config: pytest.Config, directory: Path | None) -> SimpleNamespace:
+    return SimpleNamespace(
+        getoption=lambda name: directory if name == "report" else config.getoption(name),
+        get_verbosity=config.get_verbosity,
+    )
+
+
 @pytest.mark.parametrize("directory", ["file", "file/below"])
 def test_a_file_in_the_way_of_the_report_is_known_before_the_work(tmp_path, directory, pytestconfig):
     (tmp_path / "file").write_text("")
     with pytest.raises(pytest.UsageError, match=f"--report: {tmp_path / directory}: a file is in the way"):
-        Collector(pytestconfig, tmp_path, None, tmp_path / directory)
-    Collector(pytestconfig, tmp_path, None, tmp_path / "new" / "below")
+        Collector(with_report(pytestconfig, tmp_path / directory), tmp_path, None)
+    Collector(with_report(pytestconfig, tmp_path / "new" / "below"), tmp_path, None)
+
+
+def test_a_failure_is_told_by_its_message_and_the_frames_of_the_adapter(tmp_path, pytestconfig):
+    """Not by those of pytest, hypothesis and the suite; other tests keep pytest's traceback."""
+    path = tmp_path / "adapter.py"
+    path.write_text('def loss(logits, labels):\n    raise RuntimeError("of no use")\n')
+    adapter = load(path)
+    collector = Collector(with_report(pytestconfig, None), path, adapter)
+    claim = next(item for item in items("loss") if item.claim is not None)
+    (ask,) = Session(adapter, Results()).tests(claim).values()
+    with pytest.raises(RuntimeError) as caught:
+        ask()
+    frame = f'  File "{path}", line 2, in loss\n    raise RuntimeError("of no use")\n'
+    for properties, told in (([(SECTION, ("loss", "properties"))], frame + "RuntimeError: of no use"), ([], "long")):
+        report = SimpleNamespace(failed=True, longrepr="long")
+        asked = collector.pytest_runtest_makereport(
+            SimpleNamespace(user_properties=properties), SimpleNamespace(excinfo=caught)
+        )
+        next(asked)
+        with pytest.raises(StopIteration):
+            asked.send(report)
+        assert report.longrepr == told
+
+
+def test_a_claim_that_does_not_hold_is_told_with_its_draws_and_what_it_asserts():
+    session = Session(SimpleNamespace(loss=lambda logits, labels: logits.sum() * 0 + labels.sum()), Results())
+    said = {}
+    for item in items("loss"):
+        if item.claim is not None:
+            session.ask(item)
+    for trouble in session.results.troubles:
+        said[trouble.where.partition("[")[2].rstrip("]")] = trouble.message
+    assert said["uniform_logits_cost_log_v"].startswith("uniform_logits_cost_log_v does not hold: off by ")
+    assert re.match(r"\w+ does not hold for \d+.*: ", said["a_token_is_predicted_from_the_one_before"])
+    assert not any("where False" in text or text.endswith(": ") for text in said.values())

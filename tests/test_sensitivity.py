@@ -11,10 +11,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 from llama_reference.implementation import State
 from llama_reference.judge.sensitivity import (
     BY_SHAPE,
-    FIELDS,
     UNMOVED,
     asked_of_the_model,
     field_probes,
+    fields,
     measure,
     tensor_probes,
 )
@@ -47,7 +47,7 @@ def test_every_field_moves_what_is_compared():
 
 def test_every_field_has_a_probe_or_a_reason():
     architecture = vars(LlamaConfig()).keys() - vars(PreTrainedConfig()).keys()
-    probed = {what.split(",")[0] for what in FIELDS} | {"rope_parameters"}
+    probed = {what.split(",")[0] for what in fields()} | {"rope_parameters"}
     assert architecture | HARD.keys() <= probed | UNMOVED.keys() | BY_SHAPE.keys()
 
 

@@ -4,7 +4,7 @@ import torch
 from matplotlib.figure import Figure
 
 from docs.drawing import BLUE, INK, figure
-from llama_scratch.generate.sampling import Sampling, next_token_probabilities
+from llama_scratch.generate.sampling import SamplingParams, next_token_probabilities
 
 LOGITS = torch.tensor([[3.0, 2.6, 2.0, 1.2, 0.8, 0.1, -0.5, -1.0, -1.6, -2.5]])
 KNOBS = {
@@ -22,11 +22,11 @@ KNOBS = {
 @figure(5)
 def knobs(canvas: Figure) -> None:
     """One distribution under each knob."""
-    before = next_token_probabilities(LOGITS, torch.tensor([[0, 1]]), Sampling())[0].tolist()
+    before = next_token_probabilities(LOGITS, torch.tensor([[0, 1]]), SamplingParams())[0].tolist()
     for axes, (label, settings) in zip(
         canvas.subplots(4, 2, sharex=True, sharey=True).flat, KNOBS.items(), strict=True
     ):
-        after = next_token_probabilities(LOGITS, torch.tensor([[0, 1]]), Sampling(**settings))[0]
+        after = next_token_probabilities(LOGITS, torch.tensor([[0, 1]]), SamplingParams(**settings))[0]
         axes.bar(range(10), after.tolist(), color=BLUE, alpha=0.85)
         axes.step([n - 0.5 for n in range(11)], [*before, before[-1]], where="post", color=INK, lw=1)
         axes.set_title(label, fontsize=9)

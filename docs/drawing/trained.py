@@ -8,18 +8,18 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from llama_scratch import Llama, Tokenizer
 from llama_scratch.train import TrainConfig, train
+from llama_scratch.training.metrics import Metrics
 from llama_scratch.training.report import baselines
 
 
 @dataclass(frozen=True)
 class Run:
-    history: list[dict[str, Any]]
+    history: list[Metrics]
     config: TrainConfig
     tokenizer: Tokenizer
     model: Llama

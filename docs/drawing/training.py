@@ -4,6 +4,7 @@ from matplotlib.figure import Figure
 
 from docs.drawing import BLUE, figure
 from docs.drawing.trained import trained
+from llama_scratch.training.metrics import last_validation
 from llama_scratch.training.plot import draw_loss
 
 
@@ -12,7 +13,7 @@ def schedule(canvas: Figure) -> None:
     """The learning rate along a run of `make train`, from its log."""
     history = trained().history
     axes = canvas.subplots()
-    axes.plot([row["step"] for row in history], [row["learning_rate"] for row in history], color=BLUE)
+    axes.plot([row.step for row in history], [row.learning_rate for row in history], color=BLUE)
     axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
     axes.grid()
 
@@ -22,5 +23,5 @@ def loss_curve(canvas: Figure) -> None:
     """A run of `make train`, beside what its held-out text costs without a model."""
     run = trained()
     draw_loss(canvas.subplots(), run.history, run.baselines)
-    last = [row["validation_bits_per_byte"] for row in run.history if "validation_bits_per_byte" in row][-1]
+    last = last_validation(run.history).validation_bits_per_byte
     assert last < min(run.baselines.values()), "the chapter says that it ends below both lines"

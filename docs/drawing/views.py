@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from llama_reference import mistakes
+from llama_reference.implementation import Implementation
 from llama_reference.judge import comparison
 from llama_reference.questions.checks import gradients
 from llama_reference.standard.cases import HARD, ROPES, Case
@@ -44,10 +44,10 @@ def flat(answer: torch.Tensor) -> Array:
     return x.reshape(-1, x.shape[-1] if x.ndim else 1).numpy()
 
 
-def answers(component: str, dtype: torch.dtype) -> Callable[[Any], Views]:
+def answers(component: str, dtype: torch.dtype) -> Callable[[Implementation], Views]:
     """The suite's own questions."""
 
-    def ask(implementation: Any) -> Views:
+    def ask(implementation: Implementation) -> Views:
         return {
             f"{label} ({case.variant})": flat(x)
             for case in comparison.cases(component)
@@ -58,17 +58,17 @@ def answers(component: str, dtype: torch.dtype) -> Callable[[Any], Views]:
     return ask
 
 
-def of_gradients(component: str) -> Callable[[Any], Views]:
+def of_gradients(component: str) -> Callable[[Implementation], Views]:
     """The suite's gradients."""
 
-    def ask(implementation: Any) -> Views:
+    def ask(implementation: Implementation) -> Views:
         found = gradients.ask(component, implementation, Case())
         return {label: flat(x) for label, x in found.items()}
 
     return ask
 
 
-def sized(implementation: Any) -> Views:
+def sized(implementation: Implementation) -> Views:
     """One ramp from −0.5 to 1.5 at sizes from 10⁻⁴ to 10³, a row a size, behind a gain that falls from 1.2 to 0.5."""
     where, found = "model.layers.0.input_layernorm", {}
     x = torch.linspace(-0.5, 1.5, COLUMNS) * torch.logspace(-4, 3, 16)[:, None]
@@ -81,7 +81,7 @@ def sized(implementation: Any) -> Views:
     return found
 
 
-def turned(implementation: Any) -> Views:
+def turned(implementation: Implementation) -> Views:
     """Ones, turned as queries and as keys at positions 0, 8, 16, …: one column a channel."""
     found = {}
     for name, rope in ROPES.items():
@@ -93,7 +93,7 @@ def turned(implementation: Any) -> Views:
     return found
 
 
-def read(implementation: Any) -> Views:
+def read(implementation: Implementation) -> Views:
     """What every query reads: values are one-hot in their position, so the output is the weights, two heads beside
     each other, of two rows, one of them padded."""
     T = H = 12
@@ -117,7 +117,7 @@ def read(implementation: Any) -> Views:
     return {f"what the queries of {row} read": y[i].double().numpy() for i, row in enumerate(("a row", "a padded row"))}
 
 
-def surface(implementation: Any) -> Views:
+def surface(implementation: Implementation) -> Views:
     """y for gate and up from −4 to 4: D = 2, F = 1, so that x is (gate, up)."""
     at, found = "model.layers.0.mlp.", {}
     axis = torch.linspace(-4, 4, 25)
@@ -135,7 +135,7 @@ def surface(implementation: Any) -> Views:
     return found
 
 
-def pull(implementation: Any) -> Views:
+def pull(implementation: Implementation) -> Views:
     """The gradient of the loss with respect to the logits: what training pulls up and down at every position."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 10, 16, generator=generator).requires_grad_()
@@ -151,7 +151,7 @@ def pull(implementation: Any) -> Views:
 OWN = {"rms_norm": sized, "rotary": turned, "attention": read, "swiglu": surface, "loss": pull}
 
 
-def sources(component: str) -> Iterator[Callable[[Any], Views]]:
+def sources(component: str) -> Iterator[Callable[[Implementation], Views]]:
     """Where to look for a difference, the most telling first."""
     if component in OWN:
         yield OWN[component]

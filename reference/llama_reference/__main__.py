@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(command.main())
     except (UsageError, OSError) as error:
+        if details := getattr(error, "details", ""):
+            print(details, file=sys.stderr)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 

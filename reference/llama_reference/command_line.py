@@ -18,7 +18,11 @@ PLAIN = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)  # no {None} and 
 
 
 class UsageError(Exception):
-    """A request that cannot be carried out; the message names the flag or the file."""
+    """A request that cannot be carried out; the message names the flag or the file, `details` go above it."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
 
 
 def parse(commands: Any, arguments: list[str] | None, description: str | None) -> Any:

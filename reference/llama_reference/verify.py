@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from llama_reference.adapter_loader import load
 from llama_reference.command_line import UsageError, check_output_file
 from llama_reference.implementation import Config, State
-from llama_reference.judge import error_growth, localization
+from llama_reference.judge import error_growth, localization, replay
 from llama_reference.questions import layer_checks
 from llama_reference.questions.activations import Inputs
 from llama_reference.report import checkpoint_page
@@ -69,14 +69,13 @@ class Verify:
 
 def verify(directory: Path, implementation: Path, dtype: str | None = None, tokens: int = 32) -> Verification:
     """Compare the two on the checkpoint in `directory`. Raises UsageError."""
-    try:
-        adapter = load(implementation)
-    except ImportError as error:
-        raise UsageError(str(error)) from error
+    adapter = load(implementation)
     model = opened(directory, NAMED[dtype] if dtype else None)
     inputs, source = text_of(directory, model.config.vocab_size, tokens)
     config, state = parts(model)
-    questions = layer_checks.prepare(config, state, model.dtype, inputs, model)
+    exams = [layer_checks.prepare(config, state, model.dtype, inputs, model)]
+    if model.dtype != torch.float32:  # which hides what a 16-bit dtype shows only far out, or not at all
+        exams.append(layer_checks.prepare(*_in_float32(config, state, inputs)))
     B, T = inputs.tokens.shape
     size = sum(weight.numel() for weight in state.values())
     padded = ", ".join(map(str, (~inputs.real).sum(-1).tolist()))
@@ -87,8 +86,23 @@ def verify(directory: Path, implementation: Path, dtype: str | None = None, toke
         "tokens": f"{B} rows of {T}, padded by {padded} (compared: what real tokens answer), {source}",
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }
-    findings, running = localization.find(adapter, questions), error_growth.running(adapter, questions)
-    return Verification(about, model.config.num_hidden_layers, findings, running)
+    findings = [finding for exam in exams for finding in localization.find(adapter, exam)]
+    running = error_growth.running(adapter, exams[0])
+    return Verification(about, model.config.num_hidden_layers, findings, running, _names(adapter, exams, findings))
+
+
+def _in_float32(config: Config, state: State, inputs: Inputs) -> tuple[Config, State, torch.dtype, Inputs]:
+    config, state, inputs = layer_checks.first_layer(config, state, inputs)
+    return config, state, torch.float32, inputs
+
+
+def _names(adapter: Any, exams: list[layer_checks.LayerChecks], findings: list[localization.Finding]) -> dict[str, str]:
+    """By component, the known mistake that its first culprit looks like: the others are layers of the same code."""
+    first: dict[str, localization.Finding] = {}
+    for culprit in localization.culprits(findings):
+        first.setdefault(culprit.name, culprit)
+    found = {name: replay.looks_like(adapter, exams, culprit) for name, culprit in first.items()}
+    return {name: str(known[0]) if known else "looks like no known mistake" for name, known in found.items()}
 
 
 def opened(directory: Path, dtype: torch.dtype | None) -> LlamaForCausalLM:

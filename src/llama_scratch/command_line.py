@@ -1,5 +1,5 @@
-"""What the command lines have in common: one line for an error, `error: ...`; exit status 2 where the command itself is
-wrong, 1 where what it was to do failed.
+"""Common parts of the command lines: an error is one line, `error: ...`; the exit status is 2 for a wrong command, and
+1 if the command fails.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ def parse(
     default: Options | None = None,
     config: Sequence[Any] = (),
 ) -> Options:
-    """The dataclass from its flags. Exits with status 2 and one line where they are wrong, with 0 behind --help."""
+    """Parse flags into the dataclass. Exits with status 2 and one line if they are wrong, and with 0 after --help."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    said = io.StringIO()
-    how: dict[str, Any] = {} if default is None else {"default": default}
+    output = io.StringIO()
+    options: dict[str, Any] = {} if default is None else {"default": default}
     try:
-        with redirect_stderr(said):
-            return tyro.cli(kind, args=given, prog=program, description=description, config=tuple(config), **how)
+        with redirect_stderr(output):
+            return tyro.cli(kind, args=given, prog=program, description=description, config=tuple(config), **options)
     except SystemExit as end:
         if end.code in (0, None):
             raise
         flags = [flag(field.name) for field in fields(kind)]  # type: ignore[arg-type]
-        refuse(one_line(said.getvalue(), flags), program)
+        refuse(one_line(output.getvalue(), flags), program)
 
 
 def one_line(box: str, flags: Iterable[str]) -> str:
-    """The first paragraph of tyro's box, in the words of this project."""
+    """Convert the first paragraph of tyro's box to this project's form."""
     rows = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     paragraphs: list[list[str]] = [[]]
     for row in rows:
@@ -55,7 +55,7 @@ def one_line(box: str, flags: Iterable[str]) -> str:
             paragraphs.append([])
         else:
             paragraphs[-1].append(row)
-    title = 0 if "╭" in box else 1  # without a frame, where output is not UTF-8, the title is a row
+    title = 0 if "╭" in box else 1  # without a frame (output that is not UTF-8) the title is a row
     text = " ".join(" ".join(paragraphs[title]).split())
     text = re.sub(r"^Error parsing [A-Z]\w+: ", "", text)
     if found := re.match(r"Unrecognized options: (.*)", text):
@@ -70,42 +70,43 @@ def one_line(box: str, flags: Iterable[str]) -> str:
         choices = sorted(set(re.findall(r"'(.*?)'", found[3])) - {"None"})
         return f"{found[2]} is {found[1]!r}, expected one of {', '.join(choices)}{suggestion(found[1], choices)}"
     if found := re.match(r"Missing value for argument '(--[\w-]+)", text):
-        return f"{found[1]} has no value behind it"
+        return f"{found[1]} has no value after it"
     if found := re.match(r"Missing from .*?: (\S+) (.*?) ?\(required\)", text):
         return f"{found[1]} is missing: {found[2].rstrip('.')}"
     return text
 
 
 def unknown(given: str, flags: Iterable[str]) -> str:
-    """A word that is no flag, with the flag that may have been meant."""
+    """Describe a word that is not a flag, with the flag that may have been meant."""
     name = given.split("=")[0]
     known = [*flags, *(flag.replace("--", "--no-", 1) for flag in flags)]
-    what = "an unknown flag" if given.startswith("-") else "one word too many"
-    return f"{name} is {what}{suggestion(name, known) if given.startswith('-') else ''}"
+    if not given.startswith("-"):
+        return f"{name} is one word too many"
+    return f"{name} is an unknown flag{suggestion(name, known)}"
 
 
 def suggestion(given: str, known: Iterable[str]) -> str:
-    """What may have been meant, to be put behind a message."""
+    """Suggest what may have been meant, as the end of a message."""
     near = difflib.get_close_matches(given, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def refuse(message: str, program: str) -> NoReturn:
-    """One line, and status 2."""
-    print(f"error: {message} ({program} --help tells all)", file=sys.stderr)
+    """Print one line, and exit with status 2."""
+    print(f"error: {message} ({program} --help lists all flags)", file=sys.stderr)
     raise SystemExit(2)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with this project's line for what is wrong."""
+    """argparse with this project's form of an error."""
 
     def error(self, message: str) -> NoReturn:
-        """One line, and status 2."""
+        """Print one line, and exit with status 2."""
         refuse(message, self.prog)
 
 
 def is_usable(device: str) -> bool:
-    """Whether torch can put a tensor there."""
+    """Return True if torch can create a tensor on the device."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):  # unknown; or known, but not in this build of torch
@@ -114,12 +115,12 @@ def is_usable(device: str) -> bool:
 
 
 def flag(name: str) -> str:
-    """What a field is called on the command line."""
+    """Name of a field on the command line."""
     return "--" + name.replace("_", "-")
 
 
 def this_python() -> str:
-    """What starts this Python from the current directory: an environment may not be activated."""
+    """Command that starts this Python from the current directory, in an environment that may not be activated."""
     python = Path(sys.executable)
     if shutil.which("python") == str(python):
         return "python"

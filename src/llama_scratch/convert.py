@@ -1,8 +1,8 @@
-"""Any checkpoint of a Llama -> a Hugging Face directory: `python -m llama_scratch.convert SRC DST`.
+"""Convert any checkpoint of a Llama to a Hugging Face directory: `python -m llama_scratch.convert SRC DST`.
 
 SRC is a Hugging Face directory, Meta's directory (params.json, consolidated.*.pth), a llama2.c .bin or a .gguf file.
-Its tokenizer is converted as well, and the chat template of a .gguf file. The weights go through memory a shard at a
-time. DST appears when it is whole.
+Its tokenizer is converted, too, and the chat template of a .gguf file. One shard of the weights is in memory at a time.
+DST appears when it is complete.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from llama_scratch.checkpoint.atomic import atomic_directory
 from llama_scratch.checkpoint.files import CheckpointError, exists, unreadable
-from llama_scratch.checkpoint.found import check_directory, refuse_pointer, what_is_there
 from llama_scratch.checkpoint.hf_directory import read_checkpoint
 from llama_scratch.checkpoint.hf_files import CONFIG, MAX_SHARD_SIZE, checkpoint_files
+from llama_scratch.checkpoint.hints import check_directory, refuse_pointer, what_is_there
 from llama_scratch.checkpoint.llama2c_file import read_llama2c
 from llama_scratch.checkpoint.matching import checkpoint_dtype, read
 from llama_scratch.checkpoint.meta_format import read_meta
@@ -32,12 +32,13 @@ from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.checkpoint.saving import replace_checkpoint
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
 from llama_scratch.command_line import parse, this_python
+from llama_scratch.dtypes import dtype_name
 from llama_scratch.errors import LlamaScratchError
 from llama_scratch.tokenizer.converting import ENOUGH, TEMPLATE, find_tokenizer
 
 
 class Conversion(NamedTuple):
-    """What was read, the dtype that was written, and what is to be said of the tokenizer, in lines."""
+    """The checkpoint that was read, the dtype that was written, and remarks on the tokenizer."""
 
     checkpoint: Checkpoint
     dtype: torch.dtype
@@ -46,33 +47,34 @@ class Conversion(NamedTuple):
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """What to convert, and how."""
+    """Command-line options."""
 
     source: tyro.conf.Positional[Path]
-    """A Hugging Face directory, Meta's directory, a llama2.c .bin or a .gguf file."""
+    """Hugging Face directory, Meta's directory, llama2.c .bin or .gguf file."""
     destination: tyro.conf.Positional[Path]
-    """The directory to make; it must not exist, or be empty."""
+    """Directory to create; it must not exist, or must be empty."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """What to store (default: the source's own; float32 where it is quantised)."""
+    """Dtype of the weights (default: the source's own; float32 if it is quantised)."""
     max_shard_size: int = MAX_SHARD_SIZE
-    """Bytes a file; more weights than that are split."""
+    """Bytes per file; larger weights are split."""
     llama_version: Literal["1", "2", "3", "3.1", "3.2"] | None = None
-    """Which Llama a directory of Meta's holds (default: concluded from its sizes)."""
+    """Which Llama a directory of Meta's contains (default: inferred from its sizes)."""
     ignore: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A key of the source's configuration to read as if it were not there; may be given several times."""
+    """Key of the source's configuration to leave unread; may be given several times."""
     strip_prefix: str = ""
-    """What the keys of a Hugging Face directory have in front, as in _orig_mod.model.norm.weight."""
+    """Prefix of the keys of a Hugging Face directory to remove, as in _orig_mod.model.norm.weight."""
     tokenizer: Path | None = None
-    """The tokenizer, where it is not the source's own: llama2.c's tokenizer.bin, a .gguf file, a tokenizer.model, a
+    """Tokenizer to use instead of the source's own: llama2.c's tokenizer.bin, a .gguf file, a tokenizer.model, a
     tokenizer.json, or a directory with one."""
     check_finite: bool = False
     """Refuse NaN, infinity and mixed dtypes."""
 
 
 def convert(config: ConvertConfig) -> Conversion:
-    """Writes the directory; returns what was read. Raises CheckpointError for a bad source or an occupied
-    destination, and OSError where it cannot be written; then there is no destination. A tokenizer that the source has
-    but that cannot be converted is left out.
+    """Write the directory. A tokenizer of the source that cannot be converted is left out.
+
+    Raises CheckpointError for an invalid source or an occupied destination, and OSError if it cannot be written; then
+    there is no destination.
     """
     destination = config.destination
     _expect_free(destination)
@@ -100,13 +102,13 @@ def convert(config: ConvertConfig) -> Conversion:
 
 def _expect_free(destination: Path) -> None:
     if exists(destination) and not (destination.is_dir() and not any(destination.iterdir())):
-        raise CheckpointError(f"{destination} is there already, expected nothing or an empty directory")
+        raise CheckpointError(f"{destination} exists already, expected nothing or an empty directory")
 
 
 def open_source(
     source: Path, llama_version: str | None = None, ignore: tuple[str, ...] = (), strip_prefix: str = ""
 ) -> Checkpoint:
-    """The checkpoint at `source`, whatever its format, weights unread. Raises CheckpointError."""
+    """Open the checkpoint at `source`, of any format, without reading weights. Raises CheckpointError."""
     if source.is_dir():
         if exists(source / CONFIG):
             return read_checkpoint(source, ignore, strip_prefix)
@@ -126,7 +128,7 @@ def open_source(
         return _read_gguf(source, ignore)
     if source.suffix == ".bin":
         return read_llama2c(source)
-    raise CheckpointError(f"{source} is neither a directory nor GGUF, and no .bin of llama2.c by its name")
+    raise CheckpointError(f"{source} is neither a directory nor GGUF, nor named like a .bin of llama2.c")
 
 
 def _read_gguf(source: Path, ignore: tuple[str, ...]) -> Checkpoint:
@@ -145,17 +147,18 @@ def _fill(temporary: Path, tokenizer: dict[str, bytes], files: dict[str, Callabl
 
 
 def summary(config: ConvertConfig, conversion: Conversion) -> str:
-    """What was converted, and what was concluded on the way, in a few lines."""
+    """Sum up in a few lines what was converted, and what was inferred."""
     checkpoint = conversion.checkpoint
-    c, count = checkpoint.config, len(checkpoint.weights)
+    c = checkpoint.config
+    count = len(checkpoint.weights)
     size = sum(path.stat().st_size for path in config.destination.glob("*.safetensors"))
     lines = [
         f"{config.destination}: {c.num_hidden_layers} layers, hidden {c.hidden_size}, vocabulary {c.vocab_size}",
-        f"weights: {count} tensors, {size / 1e6:,.1f} MB in {str(conversion.dtype).removeprefix('torch.')}",
+        f"weights: {count} tensors, {size / 1e6:,.1f} MB in {dtype_name(conversion.dtype)}",
     ]
     if checkpoint.where.name.startswith("consolidated.") and config.llama_version is None:
         guess = f"context {c.max_position_embeddings}, rotary {c.rope_parameters}"
-        lines.append(f"concluded from params.json, which does not say it: {guess}; --llama-version overrules it")
+        lines.append(f"inferred (params.json does not state it): {guess}; --llama-version overrides it")
     lines += conversion.tokenizer
     if any((config.destination / name).exists() for name in ENOUGH):
         how = "--chat" if (config.destination / TEMPLATE).exists() else "--prompt 'Once upon a time'"
@@ -164,7 +167,7 @@ def summary(config: ConvertConfig, conversion: Conversion) -> str:
 
 
 def main() -> None:
-    """The command line: every field of ConvertConfig."""
+    """Run the command line, on which every field of ConvertConfig is a flag."""
     try:
         config = parse(ConvertConfig, "python -m llama_scratch.convert", __doc__)
         conversion = convert(config)

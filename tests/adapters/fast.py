@@ -16,15 +16,14 @@ from torch import Tensor
 import llama_scratch
 from llama_reference.implementation import Config, State
 from llama_scratch.fast import FastLlama, StaticCache, kernel
-from llama_scratch.fast.compiled import STEPS
-from llama_scratch.fast.llama import LENGTH_MATTERS
-from llama_scratch.model.rotary import angles
+from llama_scratch.fast.compiled import CACHE_DIR_VARIABLE
+from llama_scratch.model.rotary import LENGTH_MATTERS, angles
 from tests.adapters import ours
-from tests.adapters.ours import crop, loss, reorder, sampling  # noqa: F401  the textbook's
 
 BITWISE = False
+crop, loss, reorder, sampling = ours.crop, ours.loss, ours.reorder, ours.sampling  # the textbook's
 # kept from run to run: compiling takes far longer than asking
-os.environ[STEPS] = str(Path(__file__).parents[2] / ".pytest_cache" / "steps")
+os.environ[CACHE_DIR_VARIABLE] = str(Path(__file__).parents[2] / ".pytest_cache" / "steps")
 
 
 def build(config: Config, state: State, dtype: torch.dtype) -> FastLlama:
@@ -32,19 +31,19 @@ def build(config: Config, state: State, dtype: torch.dtype) -> FastLlama:
 
 
 def rms_norm(handle: FastLlama, where: str, x: Tensor) -> Tensor:
-    weight, rows = handle.model.get_submodule(where).weight, x.float().flatten(0, -2)
+    weight, rows = handle.model.get_parameter(where + ".weight"), x.float().flatten(0, -2)
     return kernel.norm(rows, weight, handle.config.rms_norm_eps).view(x.shape).to(x.dtype)
 
 
 def rotary(handle: FastLlama, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     B, T = q.shape[0], q.shape[2]
-    rotation = kernel.signed(
+    rotation = kernel.sign_folded(
         angles(handle.config, positions, torch.float32).expand(2, B, -1, -1).reshape(2, B * T, 1, -1)
     )
 
     def turn(x: Tensor) -> Tensor:
         rows = x.float().transpose(1, 2).flatten(0, 1)
-        return kernel.turned(rows, rotation).view(B, T, *rows.shape[1:]).transpose(1, 2).to(x.dtype)
+        return kernel.rotate(rows, rotation).view(B, T, *rows.shape[1:]).transpose(1, 2).to(x.dtype)
 
     return turn(q), turn(k)
 
@@ -66,8 +65,10 @@ def attention(
 def block(
     handle: FastLlama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: StaticCache | None = None
 ) -> Tensor:
-    w, shape = handle.weights.layers[layer], (handle.config.rms_norm_eps, handle.config.hidden_act)
-    steps = [kernel.block(w, row, *shape, *others) for row, others in _rows(handle, layer, x, positions, mask, cache)]
+    w = handle.weights.layers[layer]
+    eps, act = handle.config.rms_norm_eps, handle.config.hidden_act
+    rows = _rows(handle, layer, x, positions, mask, cache)
+    steps = [kernel.block(w, row, eps, act, *others) for row, others in rows]
     return torch.stack(steps, dim=1).to(x.dtype)
 
 
@@ -82,7 +83,7 @@ def _rows(
         S = cache.length + 1
         seen = None if mask is None else mask[:, :S].bool()
         stored = cache.keys[layer], cache.by_channel[layer]
-        yield x[:, t].float(), (kernel.signed(rotation[:, :, t : t + 1]), cache.columns[:S], seen, *stored)
+        yield x[:, t].float(), (kernel.sign_folded(rotation[:, :, t : t + 1]), cache.columns[:S], seen, *stored)
         cache.advance(1)
 
 

@@ -13,7 +13,7 @@ import llama_scratch
 from llama_reference.implementation import Config, State
 from llama_scratch import KVCache, Llama
 from llama_scratch.checkpoint import config_file
-from llama_scratch.generate.sampling import Sampling, next_token_probabilities
+from llama_scratch.generate.sampling import SamplingParams, next_token_probabilities
 from llama_scratch.model.attention import causal_mask
 from llama_scratch.model.kv_cache import LayerCache
 from llama_scratch.model.loss import next_token_loss
@@ -45,26 +45,26 @@ def rotary(handle: Llama, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tens
 def attention(
     handle: Llama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None = None
 ) -> Tensor:
-    with _surroundings(handle, layer, x, positions, mask, cache) as others:
-        return handle.model.layers[layer].self_attn(x, *others)
+    with _layer_inputs(handle, layer, x, positions, mask, cache) as others:
+        return handle.get_submodule(f"model.layers.{layer}.self_attn")(x, *others)
 
 
 def swiglu(handle: Llama, layer: int, x: Tensor) -> Tensor:
-    return handle.model.layers[layer].mlp(x)
+    return handle.get_submodule(f"model.layers.{layer}.mlp")(x)
 
 
 def block(
     handle: Llama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None = None
 ) -> Tensor:
-    with _surroundings(handle, layer, x, positions, mask, cache) as others:
+    with _layer_inputs(handle, layer, x, positions, mask, cache) as others:
         return handle.model.layers[layer](x, *others)
 
 
 @contextmanager
-def _surroundings(
+def _layer_inputs(
     handle: Llama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: KVCache | None
 ) -> Iterator[tuple[Tensor, Tensor, LayerCache | None]]:
-    """What the model hands to each layer beside x; a call of one layer counts as a call of the model."""
+    """What the model passes to each layer in addition to x; a call of one layer counts as a call of the model."""
     T = x.shape[1]
     S = T + (cache.length if cache is not None else 0)
     rotation = angles(handle.config, positions, x.dtype)
@@ -98,7 +98,7 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def sampling(logits: Tensor, tokens: Tensor, **knobs: Any) -> Tensor:
-    return next_token_probabilities(logits, tokens, Sampling(**knobs))
+    return next_token_probabilities(logits, tokens, SamplingParams(**knobs))
 
 
 def generate(

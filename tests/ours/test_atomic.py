@@ -14,7 +14,7 @@ import pytest
 
 from llama_scratch import Llama, Tokenizer
 from llama_scratch.checkpoint import atomic
-from llama_scratch.checkpoint.atomic import InUseError, atomic_directory, atomic_file, locked, settle
+from llama_scratch.checkpoint.atomic import InUseError, atomic_directory, atomic_file, locked, recover
 from llama_scratch.checkpoint.files import CheckpointError, write_file
 from llama_scratch.convert import ConvertConfig, convert
 from llama_scratch.data import CorpusConfig, prepare
@@ -147,7 +147,7 @@ def test_a_kill_between_the_two_renames_is_undone(tmp_path, monkeypatch):
 
     killed_while(die_at_the_second)
     assert not path.exists()
-    settle(tmp_path)
+    recover(tmp_path)
     assert names(tmp_path) == ["d"]
     assert names(path) == ["old"]
 
@@ -155,7 +155,7 @@ def test_a_kill_between_the_two_renames_is_undone(tmp_path, monkeypatch):
 def test_settling_leaves_alone_what_a_living_process_makes(tmp_path):
     with atomic_directory(tmp_path / "d") as place:
         (place / "x").touch()
-        settle(tmp_path)
+        recover(tmp_path)
         assert (place / "x").exists()
     assert names(tmp_path / "d") == ["x"]
 
@@ -213,7 +213,7 @@ def test_without_locks_it_is_written_all_the_same_and_nothing_of_others_removed(
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
-    atomic._say_that_there_are_no_locks.cache_clear()
+    atomic._warn_about_missing_locks.cache_clear()
     others = tmp_path / ".a.01234567.tmp"
     others.mkdir()
     monkeypatch.setattr(fcntl, "flock", refuse)
@@ -292,15 +292,15 @@ def test_of_two_conversions_to_one_place_the_second_finds_it_occupied(tmp_path):
 
     assert in_two_processes(work, "first", "second") == [0, 0]
     (refused,) = [path for path in tmp_path.iterdir() if path.is_file()]
-    assert "converted is there already" in refused.read_text()
+    assert "converted exists already" in refused.read_text()
     assert Llama.from_pretrained(tmp_path / "converted")
     assert hidden(tmp_path) == []
 
 
 def test_of_two_that_need_the_same_step_one_compiles(tmp_path, monkeypatch):
     """With a stand-in for the compiler."""
-    monkeypatch.setenv(compiled.STEPS, str(tmp_path / "steps"))
-    kind = compiled.Kind("{}", "float32", several=False, padded=False, threads=1)
+    monkeypatch.setenv(compiled.CACHE_DIR_VARIABLE, str(tmp_path / "steps"))
+    key = compiled.StepKey("{}", "float32", several=False, padded=False, threads=1)
     calls = tmp_path / "calls"
 
     def compile_slowly(_, place):
@@ -310,6 +310,6 @@ def test_of_two_that_need_the_same_step_one_compiles(tmp_path, monkeypatch):
         place.write_text("code")
 
     monkeypatch.setattr(compiled, "_compile", compile_slowly)
-    assert in_two_processes(lambda _: compiled._make(kind), 0, 1) == [0, 0]
+    assert in_two_processes(lambda _: compiled._make(key), 0, 1) == [0, 0]
     assert calls.read_text() == "x"
-    assert [path.name for path in (tmp_path / "steps").iterdir()] == [kind.path.name]
+    assert [path.name for path in (tmp_path / "steps").iterdir()] == [key.path.name]

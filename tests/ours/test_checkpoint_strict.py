@@ -147,7 +147,7 @@ def test_an_index_that_promises_a_key_is_refused(two):
     weights = load_file(shard)
     del weights[NORM]
     save_file(weights, shard)
-    expected = f"model.safetensors.index.json: {NORM} is said to be in model-00001-of-00002.safetensors, which does not"
+    expected = f"model.safetensors.index.json: {NORM} should be in model-00001-of-00002.safetensors, which does not"
     assert expected in refusal(two)
 
 
@@ -198,7 +198,7 @@ def test_an_index_may_only_name_files_beside_it(path, two):
                 content["weight_map"][key] = wanted
 
     change_index(two, escape)
-    assert re.search(r"index\.json: \S+ is in .*, expected the name of a \.safetensors file beside it", refusal(two))
+    assert re.search(r"index\.json: \S+ is in .*, expected the name of a \.safetensors file next to it", refusal(two))
 
 
 @pytest.mark.parametrize("content", [{}, [], {"weight_map": None}, {"weight_map": []}, "weight_map", 3])
@@ -306,10 +306,10 @@ def test_bad_json_is_named(file, content, one):
 def test_a_pipe_or_a_directory_is_not_waited_for(name, one):
     (one / name).unlink(missing_ok=True)
     os.mkfifo(one / name)
-    assert f"{name} cannot be read: it is no regular file" in refusal(one)
+    assert f"{name} cannot be read: not a regular file" in refusal(one)
     (one / name).unlink()
     (one / name).mkdir()
-    assert f"{name} cannot be read: it is no regular file" in refusal(one)
+    assert f"{name} cannot be read: not a regular file" in refusal(one)
 
 
 def test_a_safetensors_header_that_claims_the_world_is_refused(one):

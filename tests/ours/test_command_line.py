@@ -33,7 +33,7 @@ WRONG = {
     "generate": [
         (["DIR", "--promt", "x"], "--promt is an unknown flag; did you mean --prompt?"),
         (["DIR", "--prompt", "x", "--top-k", "few"], "--top-k is 'few', expected"),
-        ([], "PATH is missing: A checkpoint"),
+        ([], "PATH is missing: Directory with a checkpoint"),
     ],
     "convert": [
         (["SRC", "DST", "--dtpye", "float32"], "--dtpye is an unknown flag; did you mean --dtype?"),

@@ -471,9 +471,9 @@ def test_an_occupied_destination_is_refused_and_an_empty_one_is_filled(tmp_path)
     destination = tmp_path / "destination"
     destination.mkdir()
     convert(ConvertConfig(source, destination))
-    with pytest.raises(CheckpointError, match="destination is there already, expected nothing or an empty directory"):
+    with pytest.raises(CheckpointError, match="destination exists already, expected nothing or an empty directory"):
         convert(ConvertConfig(source, destination))
-    with pytest.raises(CheckpointError, match=r"config\.json is there already"):
+    with pytest.raises(CheckpointError, match=r"config\.json exists already"):
         convert(ConvertConfig(source, source / "config.json"))
 
 
@@ -500,12 +500,12 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["convert", str(source), str(tmp_path / "new"), "--dtype", "float32"])
     main()
     printed = capsys.readouterr()
-    assert "concluded from params.json" in printed.out
+    assert "inferred (params.json does not state it)" in printed.out
     assert "'factor': 32.0" in printed.out
     assert "no tokenizer" in printed.out
     assert "100%" in printed.err
     assert Llama.from_pretrained(tmp_path / "new").lm_head.weight.dtype == torch.float32
-    with pytest.raises(SystemExit, match=r"error: .*new is there already"):
+    with pytest.raises(SystemExit, match=r"error: .*new exists already"):
         main()
 
 

@@ -22,10 +22,10 @@ from llama_scratch.data import (
     corpus,
     encoding,
     prepare,
-    records,
     sources,
     token_files,
 )
+from llama_scratch.data.sizes import SIZES
 from llama_scratch.data.token_files import TokenArray, token_dtype
 from llama_scratch.model.loss import IGNORED
 
@@ -50,12 +50,12 @@ def written(source: str, tmp_path, monkeypatch, verse: str = VERSE) -> CorpusCon
     return CorpusConfig((path.parent if source == "folder" else path,), vocab_size=280)
 
 
-def documents(*paths, text_field="text") -> list[str]:
+def documents(*paths, text_field="text", **sizes) -> list[str]:
     """The documents, put together again."""
     found, parts = [], []
-    for piece in data.read_pieces(data.find_files(paths), text_field):
-        parts.append(piece.text)
-        if piece.ends:
+    for chunk in data.read_chunks(data.find_files(paths), text_field, sizes=SIZES._replace(**sizes)):
+        parts.append(chunk.text)
+        if chunk.ends:
             found.append("".join(parts))
             parts = []
     assert not parts
@@ -110,14 +110,14 @@ class TestReading:
     @pytest.mark.parametrize(
         "text", ["word " * 9000, "x" * 40_000, "  \n" * 20_000, "ü€😀 " * 9000, "a\u00a0 b" * 9000]
     )
-    def test_pieces_are_the_document_whatever_is_in_it(self, tmp_path, monkeypatch, text):
-        monkeypatch.setattr(sources, "BLOCK", 1001)  # in the middle of characters
+    def test_chunks_are_the_document_whatever_is_in_it(self, tmp_path, text):
+        sizes = SIZES._replace(block=1001)  # in the middle of characters
         (tmp_path / "a.txt").write_text(text)
-        pieces = list(data.read_pieces([tmp_path / "a.txt"], "text"))
-        assert "".join(piece.text for piece in pieces) == text
-        assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-        assert len(pieces) >= len(text) // sources.PIECE
-        assert max(len(piece.text) for piece in pieces) <= sources.PIECE + 1001
+        chunks = list(data.read_chunks([tmp_path / "a.txt"], "text", sizes=sizes))
+        assert "".join(chunk.text for chunk in chunks) == text
+        assert [chunk.ends for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+        assert len(chunks) >= len(text) // sizes.chunk
+        assert max(len(chunk.text) for chunk in chunks) <= sizes.chunk + 1001
 
     @pytest.mark.parametrize(
         ("name", "content", "message"),
@@ -161,31 +161,30 @@ class TestReading:
         with pytest.raises(DataError, match=message):
             documents(tmp_path / name)
 
-    def test_a_line_without_end_is_not_read_into_memory(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(records, "LINE", 100)
-        monkeypatch.setattr(sources, "BLOCK", 64)
+    def test_a_line_without_end_is_not_read_into_memory(self, tmp_path):
         (tmp_path / "a.jsonl").write_text('{"text": "' + "x" * 10_000)
         with pytest.raises(DataError, match="line 1 is longer than 100 characters"):
-            documents(tmp_path / "a.jsonl")
+            documents(tmp_path / "a.jsonl", line=100, block=64)
 
 
 class TestSplitting:
     @pytest.mark.parametrize("boundary", [1, 3, 4, 5, 13, 14, 16, 19])
     def test_the_end_is_held_out(self, boundary):
-        pieces = [
-            sources.Piece(*p) for p in (("aaaa", True), ("bbbbb", False), ("bbbbb", True), ("cc", True), ("dddd", True))
+        chunks = [
+            sources.TextChunk(*p)
+            for p in (("aaaa", True), ("bbbbb", False), ("bbbbb", True), ("cc", True), ("dddd", True))
         ]
         parts = {"training": "", "validation": ""}
-        for part, piece in corpus.split(pieces, boundary):
-            parts[part] += piece.text + ("." if piece.ends else "")
+        for part, chunk in corpus.split(chunks, boundary):
+            parts[part] += chunk.text + ("." if chunk.ends else "")
         assert parts["training"].replace(".", "") + parts["validation"].replace(".", "") == "aaaabbbbbbbbbbccdddd"
         assert len(parts["training"].replace(".", "")) == boundary
         assert parts["training"].endswith(".")
         assert parts["validation"].endswith("d.")
 
-    def test_a_large_text_does_not_give_up_more_than_is_worth_evaluating(self, verse, tmp_path, monkeypatch):
-        monkeypatch.setattr(corpus, "MOST_HELD_OUT", 50)
-        assert len(prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens").validation_text) == 50
+    def test_a_large_text_does_not_give_up_more_than_is_worth_evaluating(self, verse, tmp_path):
+        made = prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens", sizes=SIZES._replace(validation=50))
+        assert len(made.validation_text) == 50
 
 
 class TestPreparing:
@@ -212,26 +211,23 @@ class TestPreparing:
         assert made[0].validation_text != made[1].validation_text
         assert len({(m.directory / "tokenizer" / "tokenizer.model").read_bytes() for m in made}) == 1
 
-    def test_processes_and_pieces_change_nothing(self, verse, tmp_path, monkeypatch):
+    def test_processes_and_chunks_change_nothing(self, verse, tmp_path):
         verse.write_text(VERSE * 1000)
         request = CorpusConfig((verse, verse), vocab_size=290)
-        monkeypatch.setattr(sources, "PIECE", 10**9)
-        one = prepare(request, tmp_path / "one", processes=1)
-        monkeypatch.setattr(sources, "PIECE", 5000)
-        monkeypatch.setattr(corpus, "SMALL", 0)
+        one = prepare(request, tmp_path / "one", processes=1, sizes=SIZES._replace(chunk=10**9))
+        sizes = SIZES._replace(chunk=5000, single_process=0)
         given = CorpusConfig((verse, verse), tokenizer=tmp_path / "one" / "tokenizer")
-        two = prepare(given, tmp_path / "two", processes=2)
+        two = prepare(given, tmp_path / "two", processes=2, sizes=sizes)
         assert len(one.training) > 5000
         for part in ("training", "validation"):
             assert torch.equal(getattr(one, part).read(0, 10**6), getattr(two, part).read(0, 10**6))
 
-    def test_a_tokenizer_that_puts_a_space_in_front_does_so_once_a_document(self, shared, monkeypatch):
+    def test_a_tokenizer_that_puts_a_space_in_front_does_so_once_a_document(self, shared):
         tokenizer = Tokenizer.from_pretrained(shared / "tokenizers" / "llama2")
         encode, text = encoding.Encoder(tokenizer), "Some words and more of them. " * 50
-        monkeypatch.setattr(sources, "PIECE", 100)
-        pieces = list(sources._cut([text]))
-        assert len(pieces) > 5
-        ids = [i for n, piece in enumerate(pieces) for i in encode(piece, n == 0).tolist()]
+        chunks = list(sources.cut([text], 100))
+        assert len(chunks) > 5
+        ids = [i for n, chunk in enumerate(chunks) for i in encode(chunk, n == 0).tolist()]
         assert ids == tokenizer.encode(text, bos=True, eos=True)
 
     def test_an_unchanged_text_is_reused_and_a_changed_one_noticed(self, verse, tmp_path, monkeypatch):
@@ -316,7 +312,7 @@ class TestPreparing:
                 file.truncate(10)
         else:
             (where / name).unlink()
-        with pytest.raises(DataError, match=f"{name} is not as it was written: remove"):
+        with pytest.raises(DataError, match=f"{name} has been changed or removed: remove"):
             prepare(request, where)
 
     def test_a_manifest_that_is_none_means_that_nothing_is_there(self, verse, tmp_path):
@@ -333,7 +329,7 @@ class TestPreparing:
     @pytest.mark.parametrize(
         ("content", "context", "message"),
         [
-            ("short", 2, "5 characters of text are too few to hold out a share of 0.1"),
+            ("short", 2, "5 characters of text are too few to hold out a fraction of 0.1"),
             (VERSE * 10, 200, r"\d+ tokens of validation text are fewer than --seq-len 200"),
             (VERSE * 10, 2000, r"\d+ tokens of training text are fewer than --seq-len 2000"),
         ],
@@ -395,10 +391,9 @@ class TestRow:
     def test_the_highest_id_is_read_back(self, tmp_path, highest, dtype):
         assert row(tmp_path / "t.bin", [1, highest], dtype).read(0, 2).tolist() == [1, highest]
 
-    def test_shards_are_one_row(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(token_files, "SHARD", 7)
+    def test_shards_are_one_row(self, tmp_path):
         parts = [np.arange(i, i + 3, dtype=np.uint16) for i in range(0, 24, 3)]
-        written = token_files.write_shards(tmp_path, "training", iter(parts))
+        written = token_files.write_shards(tmp_path, "training", iter(parts), size=7)
         assert [count for _, count in written] == [9, 9, 6]
         tokens = TokenArray([tmp_path / name for name, _ in written], np.dtype(np.uint16))
         assert len(tokens) == 24
@@ -407,32 +402,34 @@ class TestRow:
                 assert tokens.read(start, count).tolist() == list(range(24))[start : start + count]
 
 
-class TestWindows:
+class TestSequences:
     @pytest.mark.parametrize("extra", [0, 1, 2, 5])
-    def test_every_start_is_drawn_and_no_other(self, tmp_path, extra):
+    def test_every_start_is_sequencesand_no_other(self, tmp_path, extra):
         context = 4
         tokens = row(tmp_path / "t.bin", range(context + extra))
-        windows = data.random_windows(tokens, 500, context, seed=0, step=0)
-        assert windows.shape == (500, context)
-        assert set(windows[:, 0].tolist()) == set(range(extra + 1))
-        assert torch.equal(windows, windows[:, :1] + torch.arange(context))
+        sequences = data.random_sequences(tokens, 500, context, seed=0, step=0)
+        assert sequences.shape == (500, context)
+        assert set(sequences[:, 0].tolist()) == set(range(extra + 1))
+        assert torch.equal(sequences, sequences[:, :1] + torch.arange(context))
 
-    def test_windows_are_a_function_of_seed_and_step(self, tmp_path):
+    def test_sequences_are_a_function_of_seed_and_step(self, tmp_path):
         tokens = row(tmp_path / "t.bin", range(10_000))
-        drawn = {(seed, step): data.random_windows(tokens, 4, 3, seed, step) for seed in range(3) for step in range(20)}
+        drawn = {
+            (seed, step): data.random_sequences(tokens, 4, 3, seed, step) for seed in range(3) for step in range(20)
+        }
         assert len({tuple(w.flatten().tolist()) for w in drawn.values()}) == 60
-        for (seed, step), windows in drawn.items():
-            assert torch.equal(data.random_windows(tokens, 4, 3, seed, step), windows)
+        for (seed, step), sequences in drawn.items():
+            assert torch.equal(data.random_sequences(tokens, 4, 3, seed, step), sequences)
 
     def test_too_little_text_is_said(self, tmp_path):
         with pytest.raises(DataError, match="3 tokens of text are fewer than the context of 4"):
-            data.random_windows(row(tmp_path / "t.bin", range(3)), 1, 4, 0, 0)
+            data.random_sequences(row(tmp_path / "t.bin", range(3)), 1, 4, 0, 0)
 
     @pytest.mark.parametrize("length", range(2, 30))
     @pytest.mark.parametrize("batch", [1, 3])
     def test_every_token_but_the_first_is_a_target_once(self, tmp_path, length, batch):
         targets = []
-        for inputs, labels in data.all_windows(row(tmp_path / "t.bin", range(length)), batch, context=5):
+        for inputs, labels in data.all_sequences(row(tmp_path / "t.bin", range(length)), batch, context=5):
             assert torch.equal(inputs[labels != IGNORED], labels[labels != IGNORED])
             targets += [int(t) for t in labels[:, 1:].flatten() if t != IGNORED]
         assert targets == list(range(1, length))

@@ -16,7 +16,8 @@ import pytest
 import transformers
 
 from llama_scratch import Tokenizer, data
-from llama_scratch.data import CorpusConfig, DataError, prepare, records, sources
+from llama_scratch.data import CorpusConfig, DataError, prepare, sources
+from llama_scratch.data.sizes import SIZES
 from tests.ours.test_data import VERSE, documents
 
 CHATML = (
@@ -56,17 +57,14 @@ class TestEncodings:
     @pytest.mark.parametrize("name", ["utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be"])
     @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json", ".txt.gz"])
     @pytest.mark.parametrize("block", [7, 1 << 18])
-    def test_a_byte_order_mark_says_the_encoding_and_is_not_part_of_the_text(
-        self, tmp_path, monkeypatch, name, suffix, block
-    ):
-        monkeypatch.setattr(sources, "BLOCK", block)  # 7: in the middle of characters
+    def test_a_byte_order_mark_says_the_encoding_and_is_not_part_of_the_text(self, tmp_path, name, suffix, block):
         text = "zwei ü, 日本 and 😀\nthree"
         mark = "\ufeff" if name.endswith(("le", "be")) else ""
         written = {".jsonl": json.dumps({"text": text}), ".json": json.dumps([{"text": text}])}.get(suffix, text)
         content = (mark + written).encode(name)
         path = tmp_path / f"a{suffix}"
         path.write_bytes(gzip.compress(content) if suffix.endswith(".gz") else content)
-        assert documents(path) == [text]
+        assert documents(path, block=block) == [text]  # 7: in the middle of characters
 
     def test_a_mark_inside_a_text_stays(self, tmp_path):
         (tmp_path / "a.txt").write_text("one\ufefftwo", encoding="utf-8-sig")
@@ -86,13 +84,10 @@ class TestEncodings:
         assert documents(tmp_path / "my text.utf8.txt") == [VERSE]
 
     @pytest.mark.parametrize("block", [5, 1 << 18])
-    def test_what_is_no_character_is_named_by_byte_and_line_and_the_command_mends_it(
-        self, tmp_path, monkeypatch, block
-    ):
-        monkeypatch.setattr(sources, "BLOCK", block)
+    def test_what_is_no_character_is_named_by_byte_and_line_and_the_command_mends_it(self, tmp_path, block):
         (tmp_path / "a.txt").write_bytes(b"one\ntwo\nth\xe9")
         with pytest.raises(DataError, match="not UTF-8: byte 10 is 0xe9, in line 3") as refused:
-            documents(tmp_path / "a.txt")
+            documents(tmp_path / "a.txt", block=block)
         subprocess.run(str(refused.value).partition("for instance: ")[2], shell=True, check=True)
         assert documents(tmp_path / "a.utf8.txt") == ["one\ntwo\nthé"]
 
@@ -146,7 +141,7 @@ class TestRefused:
 
     def test_a_pipe_is_refused_before_it_is_read(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
-        with pytest.raises(DataError, match="pipe is not a regular file, and is read several times"):
+        with pytest.raises(DataError, match="pipe is not a regular file, and must be read several times"):
             data.find_files([tmp_path / "pipe"])
 
 
@@ -163,7 +158,7 @@ class TestFolders:
 
     def test_a_folder_of_empty_files_is_refused(self, tmp_path):
         (tmp_path / "a.txt").touch()
-        with pytest.raises(DataError, match="stands for 1 files, and all of them are empty"):
+        with pytest.raises(DataError, match="has 1 text files, and all of them are empty"):
             documents(tmp_path)
 
 
@@ -173,11 +168,10 @@ class TestJson:
     @pytest.mark.parametrize("block", [1, 13, 1 << 18])
     @pytest.mark.parametrize("indent", [None, 2])
     @pytest.mark.parametrize("ascii", [True, False])
-    def test_an_array_of_objects_is_as_many_documents(self, tmp_path, monkeypatch, block, indent, ascii):
-        monkeypatch.setattr(sources, "BLOCK", block)
+    def test_an_array_of_objects_is_as_many_documents(self, tmp_path, block, indent, ascii):
         rows = [{"id": 7, "text": text, "more": [1.5, {"a": None}]} for text in self.TEXTS]
         (tmp_path / "a.json").write_text(json.dumps(rows, indent=indent, ensure_ascii=ascii), encoding="utf-8")
-        assert documents(tmp_path / "a.json") == list(self.TEXTS)
+        assert documents(tmp_path / "a.json", block=block) == list(self.TEXTS)
 
     @pytest.mark.parametrize("separator", ["\n", "\r\n", "\n\n", " "])
     def test_objects_one_after_another_are_as_many_documents(self, tmp_path, separator):
@@ -227,15 +221,13 @@ class TestJson:
             documents(tmp_path / name)
 
     def test_an_object_without_end_is_not_read_into_memory(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(records, "LINE", 100)
-        monkeypatch.setattr(sources, "BLOCK", 50)
         path = tmp_path / "a.json"
         read = []
-        decode = sources._decode
-        monkeypatch.setattr(sources, "_decode", lambda *a: (read.append(block) or block for block in decode(*a)))
+        decode = sources.decode
+        monkeypatch.setattr(sources, "decode", lambda *a: (read.append(block) or block for block in decode(*a)))
         path.write_text('[{"text": "' + "x" * 10_000)
         with pytest.raises(DataError, match=r"a.json is not JSON in line 1: Unterminated string"):
-            documents(path)
+            documents(path, line=100, block=50)
         assert sum(map(len, read)) < 1000
 
 
@@ -264,11 +256,15 @@ def their_text(directory, turns) -> str:
 class TestConversations:
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("processes", [1, 2])
-    def test_the_ids_are_those_of_apply_chat_template(self, chatty, tmp_path, monkeypatch, shape, processes):
-        monkeypatch.setattr("llama_scratch.data.corpus.SMALL", 0)
+    def test_the_ids_are_those_of_apply_chat_template(self, chatty, tmp_path, shape, processes):
         path = tmp_path / "a.jsonl"
         path.write_text(f"{json.dumps(SHAPES[shape])}\n" * 20)
-        made = prepare(CorpusConfig((path,), tokenizer=chatty), tmp_path / "tokens", processes)
+        made = prepare(
+            CorpusConfig((path,), tokenizer=chatty),
+            tmp_path / "tokens",
+            processes,
+            sizes=SIZES._replace(single_process=0),
+        )
         expected = their_ids(chatty, TURNS)
         assert made.training.read(0, 10**6).tolist() == expected * (len(made.training) // len(expected))
         assert made.validation.read(0, 10**6).tolist() == expected * 2
@@ -315,7 +311,7 @@ class TestConversations:
         with pytest.raises(DataError, match=r"a.jsonl, line 2 is a conversation: .*--init-from .*--text-field"):
             prepare(CorpusConfig((path,)), tmp_path / "tokens")
         Tokenizer.train([VERSE * 30], 280).save_pretrained(tmp_path / "plain")
-        with pytest.raises(DataError, match=r"plain has no chat template to write it with; .*--init-from"):
+        with pytest.raises(DataError, match=r"plain has no chat template to render it; .*--init-from"):
             prepare(CorpusConfig((path,), tokenizer=tmp_path / "plain"), tmp_path / "tokens")
 
     def test_what_the_template_refuses_is_named(self, chatty, tmp_path):

@@ -65,7 +65,7 @@ TOPICS = {
     "llama": ["How many parameters", "Llama 2 7B", "Llama 3.1 405B"],
     "kv_cache": ["bytes a token", "flat", "Prefill and decode"],
     "tokenizer": ["Byte-pair encoding", "byte fallback"],
-    "training": ["windows", "schedule", "loss"],
+    "training": ["sequences", "schedule", "loss"],
     "sampling": ["temperature", "top-k", "top-p", "min-p", "repetition penalty"],
     "how_we_know": ["### Tiers", "### Budgets", "### Mistakes", "kill matrix", "## What a green test does not prove"],
     "speed": ["bytes", "operations", "roofline", "## Measured"],

@@ -9,11 +9,13 @@ import llama_scratch
 from llama_scratch import convert, train
 from llama_scratch.data import __main__ as data
 from llama_scratch.errors import MESSAGE, LlamaScratchError
+from llama_scratch.generate import command
 
 COMMANDS = {
     "train": (train, "train", ["--out", "OUT"]),
     "convert": (convert, "convert", ["SOURCE", "OUT"]),
     "data": (data, "prepare", ["--tokens-dir", "OUT"]),
+    "generate": (command, "run", ["SOURCE", "--prompt", "x"]),
 }
 
 
@@ -29,7 +31,8 @@ def exception_classes():
 def test_every_exception_class_has_the_one_base():
     found = exception_classes()
     named = {each.__name__ for each in found}
-    assert named >= {"CheckpointError", "TokenizerError", "DataError", "TrainingError", "ConfigError", "ChatError"}
+    assert named >= {"CheckpointError", "TokenizerError", "DataError", "TrainingError", "ConfigError", "ChatError",
+                     "PromptError", "GenerationError", "CompileError"}  # fmt: skip
     assert [each for each in found if not issubclass(each, LlamaScratchError)] == []
 
 

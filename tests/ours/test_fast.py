@@ -15,25 +15,25 @@ from llama_reference.standard.cases import Case
 from llama_scratch import Llama, Tokenizer, fast, generate
 from llama_scratch.checkpoint import config_file
 from llama_scratch.fast import FastLlama, compiled, llama
-from llama_scratch.fast.compiled import Kind
+from llama_scratch.fast.compiled import StepKey
 from llama_scratch.fast.pages import use_large_pages
 from tests.profiles import is_thorough
 
-pytestmark = pytest.mark.skipif(not fast.can_compile(), reason="needs g++ or clang++")
+pytestmark = pytest.mark.skipif(not fast.has_cpp_compiler(), reason="needs g++ or clang++")
 
 PROMPT, STEPS = 5, 12
 
 
 @pytest.fixture(autouse=True)
-def kinds(monkeypatch, request) -> set[Kind]:
+def keys(monkeypatch, request) -> set[StepKey]:
     """What the test decodes with. Compiled steps are kept from run to run beside pytest's own notes."""
     used = set()
 
-    def noted(kind: Kind):
-        used.add(kind)
-        return compiled.load(kind)
+    def noted(key: StepKey):
+        used.add(key)
+        return compiled.load(key)
 
-    monkeypatch.setenv(compiled.STEPS, str(request.config.cache.mkdir("steps")))
+    monkeypatch.setenv(compiled.CACHE_DIR_VARIABLE, str(request.config.cache.mkdir("steps")))
     monkeypatch.setattr(llama, "load", noted)
     return used
 
@@ -55,11 +55,11 @@ def step_by_step(model: FastLlama, tokens: torch.Tensor, room: int, mask: torch.
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_logits_are_within_budget_of_the_formula(dtype, kinds):
+def test_logits_are_within_budget_of_the_formula(dtype, keys):
     tokens = Case().tokens[:1, : PROMPT + STEPS]
     model = textbook(dtype)
     found = step_by_step(FastLlama(model), tokens, 24)
-    assert len(kinds) == 1, "one compilation, however the text grows"
+    assert len(keys) == 1, "one compilation, however the text grows"
     with torch.no_grad():
         theirs, exact = model(tokens), textbook(dtype).double()(tokens)
     single = slice(PROMPT, None)
@@ -68,11 +68,11 @@ def test_logits_are_within_budget_of_the_formula(dtype, kinds):
     assert not verdict.bitwise, "the compiled step was not used"
 
 
-def test_a_cache_of_another_length_needs_no_other_compilation(kinds):
+def test_a_cache_of_another_length_needs_no_other_compilation(keys):
     model = FastLlama(textbook(torch.float32))
     tokens = Case().tokens[:1, : PROMPT + 3]
     assert torch.equal(step_by_step(model, tokens, 200), step_by_step(model, tokens, 24))
-    assert len(kinds) == 1
+    assert len(keys) == 1
 
 
 def padded(tokens: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ def exactly(dtype: torch.dtype, tokens: torch.Tensor, mask: torch.Tensor) -> tor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_batches_of_any_size_and_padding_are_within_budget(dtype, kinds):
+def test_batches_of_any_size_and_padding_are_within_budget(dtype, keys):
     tokens = Case().tokens[:, : PROMPT + STEPS].repeat(2, 1)  # rows that differ by their padding alone
     model, mask = textbook(dtype), padded(tokens)
     theirs, exact = model(tokens, None, mask).detach(), exactly(dtype, tokens, mask)
@@ -102,12 +102,11 @@ def test_batches_of_any_size_and_padding_are_within_budget(dtype, kinds):
         verdict = budget.judge("fast", found, theirs[rows][compared[rows]], exact[rows][compared[rows]], dtype)
         assert verdict.within, verdict
         assert not verdict.bitwise, "the compiled step was not used"
-    assert len(kinds) == 1, "another batch, compiled again"
+    assert len(keys) == 1, "another batch, compiled again"
 
 
-def test_a_prompt_in_chunks_is_the_whole_prompt(monkeypatch):
-    monkeypatch.setattr(llama, "CHUNK", 3)
-    model, tokens = FastLlama(textbook(torch.float32)), Case().tokens[:, : PROMPT + 3]
+def test_a_prompt_in_chunks_is_the_whole_prompt():
+    model, tokens = FastLlama(textbook(torch.float32), chunk=3), Case().tokens[:, : PROMPT + 3]
     for mask in (torch.ones_like(tokens), padded(tokens)):
         given, real = None if mask.all() else mask, mask == 1
         theirs, exact = model.model(tokens, None, mask).detach(), exactly(torch.float32, tokens, mask)
@@ -158,15 +157,15 @@ def test_one_token_may_be_the_whole_prompt():
 def test_it_compiles_where_that_is_expected_to_pay(monkeypatch, tmp_path):
     model = textbook(torch.float32)
     with monkeypatch.context() as nothing_kept:
-        nothing_kept.setenv(compiled.STEPS, str(tmp_path))
-        nothing_kept.setattr(llama, "load", lambda kind: kind)
-        needed = llama.pays_from(model)
+        nothing_kept.setenv(compiled.CACHE_DIR_VARIABLE, str(tmp_path))
+        nothing_kept.setattr(llama, "load", lambda key: key)
+        needed = llama.break_even_tokens(model)
         assert needed > 1000, "a tiny model is decoded sooner than compiled"
-        choice = [type(fast.for_decoding(model, None, n, 1, padded=False)) for n in (needed - 1, needed)]
+        choice = [type(fast.choose_decoder(model, None, n, 1, padded=False)) for n in (needed - 1, needed)]
         assert choice == [Llama, FastLlama]
     FastLlama(model).compiled(several=False, padded=False)
-    assert llama.pays_from(model) == 1, "what is compiled already costs nothing"
-    assert type(fast.for_decoding(model, False, 9999, 1, padded=False)) is Llama
+    assert llama.break_even_tokens(model) == 1, "what is compiled already costs nothing"
+    assert type(fast.choose_decoder(model, False, 9999, 1, padded=False)) is Llama
 
 
 def test_what_is_compiled_is_kept_for_later_processes(monkeypatch):
@@ -181,7 +180,7 @@ def test_what_is_kept_is_for_this_torch_and_this_number_of_threads(monkeypatch):
     config = textbook(torch.float32).config
 
     def path():
-        return compiled.kind(config, torch.float32, several=False, padded=False).path
+        return compiled.step_key(config, torch.float32, several=False, padded=False).path
 
     here = path()
     with monkeypatch.context() as other:
@@ -200,7 +199,7 @@ def test_where_compiling_fails_it_says_so_and_goes_on(trouble, monkeypatch, capl
     compiler.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(compiler))
     home = tmp_path / "steps" if trouble == "the compiler fails" else compiler / "below a file"
-    monkeypatch.setenv(compiled.STEPS, str(home))
+    monkeypatch.setenv(compiled.CACHE_DIR_VARIABLE, str(home))
     assert torch.equal(generate(model, tokens, 4, fast=True), generate(model, tokens, 4, fast=False))
     expected = "no header, no kernel" if trouble == "the compiler fails" else str(compiler)
     assert expected in next(r.getMessage() for r in caplog.records if r.levelname == "WARNING")
@@ -210,11 +209,11 @@ def test_where_compiling_fails_it_says_so_and_goes_on(trouble, monkeypatch, capl
 def test_a_kept_file_that_is_no_step_is_named_and_decoding_goes_on(monkeypatch, caplog, tmp_path):
     model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
     compiled.load.cache_clear()
-    monkeypatch.setenv(compiled.STEPS, str(tmp_path))
-    broken = compiled.kind(model.config, torch.float32, several=False, padded=False).path
+    monkeypatch.setenv(compiled.CACHE_DIR_VARIABLE, str(tmp_path))
+    broken = compiled.step_key(model.config, torch.float32, several=False, padded=False).path
     broken.write_bytes(b"")
     assert torch.equal(generate(model, tokens, 4, fast=True), generate(model, tokens, 4, fast=False))
-    assert f"{broken} is no compiled step, delete it" in caplog.records[-1].getMessage()
+    assert f"{broken} is not a valid compiled step; delete it" in caplog.records[-1].getMessage()
 
 
 ANOTHER_PROCESS = """
@@ -227,8 +226,8 @@ assert "torch._inductor" not in sys.modules, "the compiler is in memory"
 
 def test_a_process_that_decodes_leaves_no_files(request, tmp_path):
     FastLlama(textbook(torch.float32)).compiled(several=False, padded=False)
-    surroundings = {"TMPDIR": str(tmp_path), compiled.STEPS: str(request.config.cache.mkdir("steps"))}
-    surroundings["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # or it is another kind of step
+    surroundings = {"TMPDIR": str(tmp_path), compiled.CACHE_DIR_VARIABLE: str(request.config.cache.mkdir("steps"))}
+    surroundings["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # or the key is another
     subprocess.run([sys.executable, "-c", ANOTHER_PROCESS], env=os.environ | surroundings, check=True)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
@@ -269,7 +268,7 @@ def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, caplog):
 @pytest.mark.parametrize("other", [torch.float64, "meta"], ids=str)
 def test_elsewhere_the_textbook_decodes_and_says_so(other, caplog):
     model = textbook(torch.float32).to(other)
-    assert fast.for_decoding(model, True, 9999, 1, padded=False) is model
+    assert fast.choose_decoder(model, True, 9999, 1, padded=False) is model
     assert caplog.records[-1].getMessage().startswith("decoding without compiling: torch.float")
 
 

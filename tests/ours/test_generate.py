@@ -12,7 +12,7 @@ from llama_reference.standard.cases import Case
 from llama_scratch import Llama, LlamaConfig, generate
 from llama_scratch.checkpoint import config_file
 from llama_scratch.generate import GenerationError, choose, sampling
-from llama_scratch.generate.sampling import Sampling
+from llama_scratch.generate.sampling import SamplingParams
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_no_step_of_sampling_writes_into_the_logits():
 def test_sampling_follows_softmax_of_logits_over_temperature():
     logits, tokens = torch.tensor([[2.0, 1.0, 0.0, -30.0]]).expand(200_000, -1), torch.zeros(200_000, 1).long()
     generator = torch.Generator().manual_seed(0)
-    drawn = choose(logits, tokens, Sampling(0.5), generator=generator).bincount(minlength=4) / 200_000
+    drawn = choose(logits, tokens, SamplingParams(0.5), generator=generator).bincount(minlength=4) / 200_000
     expected = (logits[0] / 0.5).softmax(-1)
     standard_error = (expected * (1 - expected) / 200_000).sqrt()
     assert ((drawn - expected).abs() <= 4 * standard_error).all()

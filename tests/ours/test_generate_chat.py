@@ -240,7 +240,7 @@ def test_a_template_runs_in_a_sandbox_and_its_failure_is_one_error(plain, templa
 
 
 def test_what_is_no_template_is_refused(plain):
-    with pytest.raises(ChatError, match="no chat template: "):
+    with pytest.raises(ChatError, match="not a chat template: "):
         ChatTemplate("{% for %}", plain)
 
 
@@ -265,9 +265,9 @@ def test_it_is_found_where_transformers_finds_it(tmp_path):
     ("name", "content", "error", "message"),
     [
         ("tokenizer_config.json", b'{"chat_template": 3}', TokenizerError, "tokenizer_config.json: chat_template is 3"),
-        ("tokenizer_config.json", b'{"chat_template": "{% if"}', ChatError, "tokenizer_config.json: no chat template"),
+        ("tokenizer_config.json", b'{"chat_template": "{% if"}', ChatError, "json: not a chat template"),
         ("chat_template.jinja", b"{{ \xff }}", TokenizerError, "chat_template.jinja is not UTF-8: .* at byte 3"),
-        ("chat_template.jinja", b"{% x %}", ChatError, "chat_template.jinja: no chat template"),
+        ("chat_template.jinja", b"{% x %}", ChatError, "chat_template.jinja: not a chat template"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, plain, name, content, error, message):

@@ -85,7 +85,7 @@ def test_json_is_one_object_and_all_there_is(directory, call):
     assert (status, err) == (0, "")
     found = json.loads(out)
     ids, text = written(directory, "The cat", 12)
-    assert (found["ids"], found["text"], found["stopped"]) == (ids, text, "max_new_tokens")
+    assert (found["ids"], found["text"], found["finish_reason"]) == (ids, text, "max_new_tokens")
     model, tokenizer = Llama.from_pretrained(directory), Tokenizer.from_pretrained(directory)
     prompt = tokenizer.encode("The cat", bos=True)
     steps = stream(model, torch.tensor([prompt]), 12)
@@ -167,9 +167,7 @@ def test_a_checkpoint_without_a_tokenizer_says_so(directory, call, tmp_path):
         (tmp_path / name).symlink_to(directory / name)
     status, _, err = call(tmp_path, "--prompt", "x")
     assert status == 1
-    assert (
-        err == f"error: {tmp_path} has neither tokenizer.json nor tokenizer.model: there is no way from text to tokens"
-    )
+    assert err == f"error: {tmp_path} has neither tokenizer.json nor tokenizer.model: cannot tokenize text"
 
 
 def test_without_a_template_each_line_is_a_prompt(directory, call):
@@ -240,7 +238,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(chatting, monkeypatch, 
 
 
 def test_ctrl_c_on_one_text_keeps_what_there_is_and_exits_with_130(directory, call, monkeypatch):
-    monkeypatch.setattr(command.Writing, "__iter__", lambda _self: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(command.TextStream, "__iter__", lambda _self: (_ for _ in ()).throw(KeyboardInterrupt))
     status, out, err = call(directory, "--prompt", "x")
     assert (status, out) == (130, "\n")
     assert "interrupted" in err
@@ -298,12 +296,12 @@ def test_logits_that_stop_being_finite_end_the_text_there(directory, call, monke
 def test_what_is_said_of_compiling_is_said_once_and_not_where_it_cannot_pay(directory, call, caplog, monkeypatch):
     from llama_scratch.fast import llama
 
-    monkeypatch.setattr(llama, "can_compile", lambda: True)
+    monkeypatch.setattr(llama, "has_cpp_compiler", lambda: True)
     lines = "The cat\nThe dog\n"
     _, _, err = call(directory, "--interactive", "--max-new-tokens", 3, stdin=lines)
     assert "compiling" not in err
     assert not caplog.messages, "it would pay from more tokens on than the context has"
-    monkeypatch.setattr(llama, "pays_from", lambda *_: CONTEXT - 1)
+    monkeypatch.setattr(llama, "break_even_tokens", lambda *_: CONTEXT - 1)
     _, _, err = call(directory, "--interactive", "--max-new-tokens", 3, stdin=lines)
-    assert err.count("3 tokens") == 2
+    assert err.count("[3 tokens, ") == 2
     assert err.count("would pay from 95 new tokens on") + len(caplog.messages) == 1

@@ -11,7 +11,7 @@ from llama_reference.standard.cases import Case, weights
 from llama_scratch import Llama, LlamaConfig, Tokenizer, generate
 from llama_scratch.checkpoint import config_file
 from llama_scratch.generate import choose, context_length, pad_left, stream
-from llama_scratch.generate.sampling import Sampling, next_token_probabilities, penalised
+from llama_scratch.generate.sampling import SamplingParams, next_token_probabilities, penalised
 
 PROMPT = Case().tokens[:3, :6]
 MASK = (torch.arange(6) >= torch.tensor([[0], [2], [4]])).long()
@@ -45,9 +45,9 @@ def test_the_steps_are_what_generate_writes(model, use_cache, mask):
 def test_a_steps_logits_are_the_models_own_and_its_log_probabilities_their_log_softmax():
     """In bfloat16, and under every knob: neither temperature nor filters nor the penalty are in them."""
     model, text = hard_model(seed=0).bfloat16(), PROMPT
-    knobs = Sampling(1.5, top_k=20, top_p=0.9, repetition_penalty=1.5)
+    params = SamplingParams(1.5, top_k=20, top_p=0.9, repetition_penalty=1.5)
     dice = torch.Generator().manual_seed(0)
-    for step in stream(model, PROMPT, 5, knobs, use_cache=False, stop_ids=[], generator=dice):
+    for step in stream(model, PROMPT, 5, params, use_cache=False, stop_ids=[], generator=dice):
         logits = model(text)[:, -1]
         assert torch.equal(step.logits, logits)
         own = logits.float().log_softmax(-1)
@@ -83,7 +83,7 @@ def test_greedy_takes_the_likeliest_of_the_whole_distribution(seed, penalty, pad
     dice = torch.Generator().manual_seed(seed)
     logits = torch.randn(3, 12, generator=dice).mul(3).round().bfloat16().requires_grad_()  # with ties
     tokens = torch.randint(12, (3, 6), generator=dice)
-    asked = logits, tokens, Sampling(0.0, repetition_penalty=penalty), MASK if padded else None
+    asked = logits, tokens, SamplingParams(0.0, repetition_penalty=penalty), MASK if padded else None
     expected = penalised(*asked).argmax(-1)
     assert torch.equal(choose(*asked), expected)
     assert torch.equal(next_token_probabilities(*asked).argmax(-1), expected)

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llama_scratch import Llama, LlamaConfig, Tokenizer
-from llama_scratch.generate import Writing
-from llama_scratch.generate.text import HeldBack, Stopped
+from llama_scratch.generate import TextStream, stop_ids
+from llama_scratch.generate.text import FinishReason, StopStringFilter
 
 
 class Reciting(Llama):
@@ -39,7 +39,7 @@ PROMPT = "The cat"
 def recited(tokenizer, text, new=500, context=512, eos=None, **how):
     prompt = tokenizer.encode(PROMPT, bos=True)
     model = Reciting(tokenizer, tokenizer.encode(text), len(prompt), context, eos)
-    return Writing(model, tokenizer, prompt, new, **how)
+    return TextStream(model, tokenizer, prompt, new, **how)
 
 
 @given(text=st.text(st.sampled_from("Tt hecat\né日🙂\u0301"), min_size=1, max_size=30))
@@ -49,7 +49,7 @@ def test_pieces_are_whole_characters_and_together_the_text(tokenizer, text):
     assert "".join(pieces) == writing.text == text
     assert all(pieces)
     assert writing.ids == [*tokenizer.encode(text), tokenizer.eos_id]
-    assert writing.stopped == Stopped.TOKEN
+    assert writing.finish_reason == FinishReason.TOKEN
 
 
 def test_a_piece_comes_with_the_token_that_completes_it(tokenizer):
@@ -67,7 +67,7 @@ def test_spaces_are_those_of_the_whole_text(shared):
     model = Llama.from_pretrained(shared / "stories260K")
     for prompt in ("", "Once upon a time", "Once upon a time,"):
         ids = tokenizer.encode(prompt, bos=True)
-        writing = Writing(model, tokenizer, ids, 40)
+        writing = TextStream(model, tokenizer, ids, 40)
         assert "".join(writing) == tokenizer.decode(ids + writing.ids).removeprefix(prompt)
         assert writing.text.startswith(" ") == (prompt[-1:] == ",")
     assert writing.text.startswith(" there was a little girl named Lily.")
@@ -83,15 +83,15 @@ TEXTS = st.text(st.sampled_from("ab<"), max_size=14)
 def test_the_cut_is_before_the_stop_string_that_is_complete_first_whatever_the_pieces(text, stop, cuts):
     ends = [(n, -len(s)) for n in range(len(text) + 1) for s in stop if text[:n].endswith(s)]
     expected = text if not ends else text[: min(ends)[0] + min(ends)[1]]
-    held, shown, given_ = HeldBack(stop), "", ""
+    held, shown, given_ = StopStringFilter(stop), "", ""
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     for start, end in pairwise(edges):
         shown, given_ = shown + held.add(text[start:end]), text[:end]
-        if held.stopped:
+        if held.found_stop:
             break
         waiting = given_.removeprefix(shown)
         assert waiting == "" or any(s.startswith(waiting) and s != waiting for s in stop), "held back without need"
-    assert held.stopped == bool(ends)
+    assert held.found_stop == bool(ends)
     assert shown + held.rest() == expected
 
 
@@ -101,7 +101,7 @@ def test_a_stop_string_is_found_across_tokens_and_is_not_in_the_text(tokenizer):
     assert "".join(whole) == text
     writing = recited(tokenizer, text, stop=["zzz", "t.\n  T"])
     assert "".join(writing) == " sat on the ma"
-    assert writing.stopped == Stopped.STRING
+    assert writing.finish_reason == FinishReason.STRING
     assert len(writing.ids) < len(whole.ids)
 
 
@@ -113,20 +113,30 @@ def test_a_stop_string_in_the_prompt_ends_nothing(tokenizer):
 def test_it_ends_after_as_many_tokens_as_asked_or_where_the_context_is_full(tokenizer):
     text = " sat on the mat.\n  The dog did not."
     prompt = len(tokenizer.encode(PROMPT, bos=True))
-    for new, context, length, why in ((3, 512, 3, Stopped.LENGTH), (3, prompt + 3, 3, Stopped.LENGTH),
-                                      (4, prompt + 3, 3, Stopped.CONTEXT)):  # fmt: skip
+    for new, context, length, why in ((3, 512, 3, FinishReason.LENGTH), (3, prompt + 3, 3, FinishReason.LENGTH),
+                                      (4, prompt + 3, 3, FinishReason.CONTEXT)):  # fmt: skip
         writing = recited(tokenizer, text, new, context)
         assert tokenizer.decode(tokenizer.encode(text)[:length]) == "".join(writing)
-        assert writing.stopped == why
+        assert writing.finish_reason == why
     with pytest.raises(ValueError, match=f"the prompt has {prompt} tokens, expected fewer than .* context of {prompt}"):
         recited(tokenizer, text, context=prompt)
+
+
+@pytest.mark.parametrize(
+    ("eos", "joined"), [(None, [2]), (2, [2]), (7, [7, 2]), ([7, 2, 9], [7, 2, 9]), ([], [2])], ids=str
+)
+def test_stop_ids_are_the_configurations_and_the_tokenizers(eos, joined, tokenizer):
+    config = LlamaConfig(eos_token_id=eos)
+    assert tokenizer.stop_ids == [2]
+    assert stop_ids(config, tokenizer) == joined
+    assert stop_ids(config) == [i for i in joined if i in (eos if isinstance(eos, list) else [eos])]
 
 
 def test_the_configurations_stop_ids_stop_too_and_are_not_shown(tokenizer):
     ids = tokenizer.encode(" sat on the mat.")
     writing = recited(tokenizer, " sat on the mat.", eos=ids[4])
     text, end = "".join(writing), ids.index(ids[4])
-    assert writing.stopped == Stopped.TOKEN
+    assert writing.finish_reason == FinishReason.TOKEN
     assert writing.ids == ids[: end + 1]
     assert tokenizer.decode(ids[:end]) == text != tokenizer.decode(ids[: end + 1])
 
@@ -134,7 +144,7 @@ def test_the_configurations_stop_ids_stop_too_and_are_not_shown(tokenizer):
 def test_it_leaves_the_mode_as_it_was_when_a_stop_string_ends_it(tokenizer):
     prompt = tokenizer.encode(PROMPT, bos=True)
     model = Reciting(tokenizer, tokenizer.encode(" sat on the mat."), len(prompt), 512, None).train()
-    writing = Writing(model, tokenizer, prompt, 100, stop=["on"])
+    writing = TextStream(model, tokenizer, prompt, 100, stop=["on"])
     for _ in writing:
         assert not model.training
     assert model.training

@@ -69,7 +69,7 @@ def test_it_may_lie_elsewhere_and_be_of_any_kind(source, tokenizer_bin, shared, 
 def test_without_one_the_weights_are_converted_and_it_is_said(source, tmp_path):
     config = ConvertConfig(source, tmp_path / "new")
     said = summary(config, convert(config)).splitlines()
-    beside = "none of tokenizer.json, tokenizer.model, tok512.bin, tokenizer.bin lies beside"
+    beside = "none of tokenizer.json, tokenizer.model, tok512.bin, tokenizer.bin is next to"
     assert said[-1] == f"no tokenizer: {beside} {source}; give one with --tokenizer, a file or a directory"
     assert not list((tmp_path / "new").glob("tokenizer*"))
 
@@ -91,7 +91,7 @@ DAMAGED = {
     "half an entry": (lambda content: content + b"\0\0\0", "it ends at byte [0-9]+, inside the entry of token 512"),
     "a length beyond the end": (lambda content: content + struct.pack("<fi", 0, 9), "token 512 has 9 bytes, expected"),
     "a negative length": (lambda content: content + struct.pack("<fi", 0, -9), "token 512 has -9 bytes, expected 1"),
-    "no UTF-8": (lambda content: content + struct.pack("<fi", 0, 1) + b"\xff", "token 512 is no UTF-8: invalid start"),
+    "no UTF-8": (lambda content: content + struct.pack("<fi", 0, 1) + b"\xff", "token 512 is not UTF-8: invalid start"),
     "no number": (lambda content: content + struct.pack("<fi", float("nan"), 1) + b"~", "score .* is nan|defined"),
     "no tokenizer": (lambda _: b"\x89PNG" * 30, "token 0 has [0-9-]+ bytes, expected 1 to 2048"),
 }  # fmt: skip

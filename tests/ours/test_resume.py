@@ -154,13 +154,13 @@ def test_an_interruption_saves_after_its_step_and_says_how_to_go_on(text, tmp_pa
     out = tmp_path / "a folder"
     at_step(8, lambda: os.kill(os.getpid(), number))
     history = train.train(settings(text, out))
-    assert history[-1]["step"] == 8
+    assert history[-1].step == 8
     assert max(checkpoints.saved_steps(out)) == 8
-    _, _, line = capsys.readouterr().out.partition("stopped after step 8; to go on: ")
+    _, _, line = capsys.readouterr().out.partition("stopped after step 8; to resume: ")
     assert Llama.from_pretrained(out)
-    told, *_ = line.splitlines()
-    assert told.endswith(f" -m llama_scratch.train --resume --out '{out}'")
-    done = subprocess.run(told, shell=True, capture_output=True, text=True, timeout=120)
+    resume, *_ = line.splitlines()
+    assert resume.endswith(f" -m llama_scratch.train --resume --out '{out}'")
+    done = subprocess.run(resume, shell=True, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert (out / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
 
@@ -172,7 +172,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(text, tmp_path,
         at_step(8, lambda size=size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard)))
         try:
             with pytest.raises(
-                TrainingError, match=r"cannot be written: .*File too large.*step-0000\d+ is whole; make room"
+                TrainingError, match=r"cannot be written: .*File too large.*step-0000\d+ is complete; make room"
             ):
                 train.train(settings(text, out))
         finally:
@@ -200,8 +200,8 @@ def test_a_run_that_is_over_may_be_told_to_go_further(text, tmp_path):
     out = tmp_path / "out"
     train.train(settings(text, out))
     history = train.train(train.read_command_line(["--resume", "--out", str(out), "--steps", "30"]))
-    assert history[-1]["step"] == 30
-    assert [row["step"] for row in history].count(STEPS) == 1
+    assert history[-1].step == 30
+    assert [row.step for row in history].count(STEPS) == 1
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def stopped(text, tmp_path, at_step):
 
 def test_a_new_run_does_not_bury_one_that_was_stopped(text, stopped):
     with pytest.raises(
-        ConfigError, match=r"stopped after 10 of 24 steps: go on with it by .* --resume --out .*, replace it by --over"
+        ConfigError, match=r"stopped after 10 of 24 steps: resume it by .* --resume --out .*, replace it by --over"
     ):
         train.train(TrainConfig(data=(text,), out=stopped, **SETTINGS))
 
@@ -238,8 +238,8 @@ def test_a_run_does_not_go_on_as_another(text, stopped, name, value):
 
 
 def test_a_run_does_not_go_on_with_another_text(text, stopped):
-    told = read_json(stopped / "run.json")
-    write_json(stopped / "run.json", told | {"text": "0" * 64})
+    record = read_json(stopped / "run.json")
+    write_json(stopped / "run.json", record | {"text": "0" * 64})
     with pytest.raises(ConfigError, match=r"the text, its tokenizer or its split is not what the run in"):
         train.train(settings(text, stopped))
 

@@ -63,7 +63,7 @@ def test_the_same_run_again_is_shown_and_changes_nothing(name, tmp_path, monkeyp
     before = state(tmp_path / "out")
     capsys.readouterr()
     assert train.train(of(name, tmp_path, monkeypatch)) == history
-    assert "out/ holds this run already, at its end; --overwrite trains it anew" in capsys.readouterr().out
+    assert "out/ holds this run already, finished; --overwrite trains it again" in capsys.readouterr().out
     assert state(tmp_path / "out") == before
 
 
@@ -72,7 +72,7 @@ def test_a_run_on_each_text_is_killed_and_resumed_to_the_same_bytes(name, tmp_pa
     config = of(name, tmp_path, monkeypatch)
     train.train(of(name, tmp_path, monkeypatch, out=tmp_path / "unbroken"))
     killed_at(5, config)
-    with pytest.raises(ConfigError, match=r"stopped after 4 of 6 steps: go on with it by .* --resume --out"):
+    with pytest.raises(ConfigError, match=r"stopped after 4 of 6 steps: resume it by .* --resume --out"):
         train.train(config)
     train.train(of(name, tmp_path, monkeypatch, resume=True))
     weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("out", "unbroken")]
@@ -104,7 +104,7 @@ def test_a_run_on_another_text_says_what_is_there_and_takes_its_place_when_told_
     with pytest.raises(ConfigError, match=r"out holds a finished run that is not this one, --data .* instead of"):
         train.train(of(second, tmp_path, monkeypatch))
     history = train.train(of(second, tmp_path, monkeypatch, overwrite=True))
-    assert history[-1]["step"] == 6
+    assert history[-1].step == 6
     assert list(checkpoints.saved_steps(tmp_path / "out")) == [4, 6]
 
 
@@ -115,7 +115,7 @@ def test_settings_that_differ_are_named(tmp_path, monkeypatch):
             train.train(of("file", tmp_path, monkeypatch, **change))
     with pytest.raises(ConfigError, match="--steps is 4, expected at least the 6 that the run in"):
         train.train(of("file", tmp_path, monkeypatch, steps=4, resume=True))
-    with pytest.raises(ConfigError, match="--overwrite is True, expected left out beside --resume"):
+    with pytest.raises(ConfigError, match="--overwrite is True, expected left out together with --resume"):
         of("file", tmp_path, monkeypatch, overwrite=True, resume=True)
 
 
@@ -123,7 +123,7 @@ def test_a_run_that_was_told_to_overwrite_goes_on_by_resume_alone(tmp_path, monk
     killed_at(5, of("file", tmp_path, monkeypatch, overwrite=True))
     config = train.read_command_line(["--resume", "--out", str(tmp_path / "out")])
     assert not config.overwrite
-    assert train.train(config)[-1]["step"] == 6
+    assert train.train(config)[-1].step == 6
 
 
 @pytest.mark.parametrize("there", ["model", "tokenizer", "log", "checkpoints"])
@@ -138,7 +138,7 @@ def test_what_somebody_else_left_in_out_is_not_replaced(there, tmp_path, monkeyp
     (out / "notes.txt").write_text("mine")
     before = state(out)
     with pytest.raises(
-        ConfigError, match=r"out holds .*, which is not of a run that could go on: replace it by --over"
+        ConfigError, match=r"out holds .*, which does not belong to a run that can be resumed: replace it by --over"
     ):
         train.train(of("file", tmp_path, monkeypatch))
     assert state(out) == before
@@ -159,7 +159,7 @@ def test_other_files_in_out_and_in_its_checkpoints_are_no_hindrance_and_stay(tmp
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_is_started_anew(tmp_path, monkeypatch):
     killed_at(2, of("file", tmp_path, monkeypatch))
-    assert train.train(of("file", tmp_path, monkeypatch, seed=1))[-1]["step"] == 6
+    assert train.train(of("file", tmp_path, monkeypatch, seed=1))[-1].step == 6
 
 
 def test_out_may_not_be_a_file(tmp_path, monkeypatch):
@@ -198,7 +198,7 @@ def test_the_built_in_text_interrupted_and_continued_as_it_says_killed_and_done_
     first.send_signal(signal.SIGINT)
     said, errors = first.communicate(timeout=60)
     assert first.returncode == 0, errors
-    (told,) = [line.partition("to go on: ")[2] for line in said.splitlines() if "to go on: " in line]
+    (told,) = [line.partition("to resume: ")[2] for line in said.splitlines() if "to resume: " in line]
     stopped = max(checkpoints.saved_steps(tmp_path / "out"))
 
     again = subprocess.Popen(["sh", "-c", f"exec {told}"], cwd=tmp_path, stderr=subprocess.DEVNULL)
@@ -209,7 +209,7 @@ def test_the_built_in_text_interrupted_and_continued_as_it_says_killed_and_done_
     again.wait()
 
     refused = started()
-    assert "steps: go on with it by " in refused.communicate(timeout=60)[1]
+    assert "steps: resume it by " in refused.communicate(timeout=60)[1]
     steps = str(max(checkpoints.saved_steps(tmp_path / "out")) + 20)
     for _ in range(2):
         done = started("--resume", "--steps", steps)
@@ -217,6 +217,6 @@ def test_the_built_in_text_interrupted_and_continued_as_it_says_killed_and_done_
     twice = started("--steps", steps)
     said, errors = twice.communicate(timeout=60)
     assert twice.returncode == 0, errors
-    assert said.startswith("out/ holds this run already, at its end")
+    assert said.startswith("out/ holds this run already, finished")
     assert "bits/byte" in said
     assert not [path for path in (tmp_path / "out").rglob(".*") if atomic.LEFTOVER.fullmatch(path.name)]

@@ -92,7 +92,7 @@ def test_a_team_trains_as_one_process_does_and_comes_back_when_one_of_it_is_kill
         for ours, theirs in zip(losses(out)[step], values, strict=True):
             assert abs(ours - theirs) <= LOSSES[optimizer] * theirs, step
     if parallel == "fsdp":
-        assert "goes on after step 5" in done.stdout, done.stdout + done.stderr
+        assert "resumed after step 5" in done.stdout, done.stdout + done.stderr
         opens_and_goes_on(out, Path(shutil.copytree(expected, tmp_path / "alone")), LOSSES[optimizer])
 
 
@@ -107,8 +107,8 @@ def opens_and_goes_on(out: Path, alone: Path, budget: float) -> None:
         train.train(train.read_command_line(["--resume", "--out", str(o), "--steps", "25"])) for o in (out, alone)
     ]
     ours, theirs = (history[-1] for history in histories)
-    assert ours["step"] == theirs["step"] == 25
-    assert abs(ours["loss"] - theirs["loss"]) <= budget * theirs["loss"]
+    assert ours.step == theirs.step == 25
+    assert abs(ours.loss - theirs.loss) <= budget * theirs.loss
 
 
 def test_the_parts_of_a_team_are_the_batch(monkeypatch):

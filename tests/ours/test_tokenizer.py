@@ -84,8 +84,7 @@ def test_the_saved_model_is_sentencepieces(tokenizer, tmp_path):
         assert library.encode(text) == tokenizer.encode(text)
 
 
-def test_training_from_a_stream_keeps_no_more_than_its_sample(monkeypatch):
-    monkeypatch.setattr(training, "SAMPLE", 100)
+def test_training_from_a_stream_keeps_no_more_than_its_sample():
     held = []
 
     def stream():
@@ -96,7 +95,8 @@ def test_training_from_a_stream_keeps_no_more_than_its_sample(monkeypatch):
     sample = training.sample(stream(), 100)
     assert len(held) == 3000
     assert len(sample) == 100
-    assert Tokenizer.train(stream(), 275).vocab_size == 275
+    model = training.train_model(stream(), 275, sample_size=100)
+    assert sentencepiece.SentencePieceProcessor(model_proto=model).vocab_size() == 275
 
 
 def test_a_sample_is_drawn_from_all_of_a_stream_evenly():

@@ -162,7 +162,7 @@ def test_a_bos_that_is_a_name_only_is_put_nowhere(byte_level, tmp_path):
 @pytest.mark.parametrize(("puts", "expected"), [("$A", "xE"), ("<s> $A", "BxE"), ("<s> $A </s>", "BxE")])
 def test_documents_start_as_the_tokenizer_says_and_end_once(puts, expected, byte_level, tmp_path):
     from llama_scratch.data.encoding import Encoder
-    from llama_scratch.data.sources import Piece
+    from llama_scratch.data.sources import TextChunk
 
     library = tokenizers.Tokenizer.from_str(byte_level.to_str())
     special = [(name, library.token_to_id(name)) for name in ("<s>", "</s>")]
@@ -170,8 +170,8 @@ def test_documents_start_as_the_tokenizer_says_and_end_once(puts, expected, byte
     ours = Tokenizer.from_pretrained(directory(tmp_path, library.to_str(), tokenizer_config=FAST))
     ids = {"B": [ours.bos_id], "x": ours.encode("some text"), "E": [ours.eos_id]}
     encode = Encoder(ours)
-    assert encode(Piece("some text", True), True).tolist() == [i for part in expected for i in ids[part]]
-    assert encode(Piece("some text", False), False).tolist() == ids["x"]
+    assert encode(TextChunk("some text", True), True).tolist() == [i for part in expected for i in ids[part]]
+    assert encode(TextChunk("some text", False), False).tolist() == ids["x"]
 
 
 # added tokens

@@ -195,19 +195,9 @@ def test_tokenizer_config_names_the_ends_and_makes_them_special(trained, tmp_pat
     assert loaded.decode([400]) == ""
 
 
-@pytest.mark.parametrize(("ids", "stops"), [(7, [2, 7]), ([7, 2, 9], [2, 7, 9]), (None, [2]), ([], [2])])
-def test_stop_ids_hold_those_of_generation_config(ids, stops, trained, tmp_path):
-    trained.save_pretrained(tmp_path)
-    write(tmp_path, generation_config={"eos_token_id": ids, "temperature": 0.6})
-    assert Tokenizer.from_pretrained(tmp_path).stop_ids == stops
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("generation_config", {"eos_token_id": 400}, "eos_token_id is 400, expected ids below 400"),
-        ("generation_config", {"eos_token_id": [2, "x"]}, "eos_token_id is .2, 'x'., expected ids below 400"),
-        ("generation_config", {"eos_token_id": True}, "eos_token_id is True, expected ids"),
         ("tokenizer_config", {"eos_token": "<none>"}, "eos_token is '<none>', expected one of the tokens"),
         ("tokenizer_config", {"bos_token": 1}, "bos_token is 1, expected a token"),
     ],

@@ -17,6 +17,7 @@ import transformers
 from safetensors.torch import load_file
 
 from llama_scratch import Llama, Tokenizer, data, train
+from llama_scratch.command_line import flag
 from llama_scratch.data import __main__ as data_command
 from llama_scratch.data import baselines
 from llama_scratch.generate import ChatTemplate
@@ -24,7 +25,6 @@ from llama_scratch.model.config_rules import ConfigError
 from llama_scratch.tokenizer import TokenizerError
 from llama_scratch.train import TrainConfig, TrainingError
 from llama_scratch.training import checkpoints, evaluation, metrics, objective, optimizer, presets, setup, speed
-from llama_scratch.training.metrics import VALIDATION
 from tests.profiles import is_thorough
 
 SMALL = {"steps": 60, "batch_size": 4, "seq_len": 32, "vocab_size": 300, "hidden_size": 48, "layers": 2, "heads": 4,
@@ -50,7 +50,7 @@ def weights(directory) -> bytes:
 
 
 def flags(settings) -> list[str]:
-    return [part for name, value in settings.items() for part in (setup.flag(name), str(value))]
+    return [part for name, value in settings.items() for part in (flag(name), str(value))]
 
 
 def command(*arguments: str, cwd, **options) -> subprocess.CompletedProcess[str]:
@@ -62,19 +62,19 @@ def command(*arguments: str, cwd, **options) -> subprocess.CompletedProcess[str]
 class TestARun:
     def test_it_learns(self, run):
         _, history = run
-        bits = [row[VALIDATION] for row in history if VALIDATION in row]
+        bits = [row.validation_bits_per_byte for row in history if row.validation_bits_per_byte is not None]
         assert len(bits) == 3
         assert bits[0] > bits[1] > bits[2]
         assert bits[2] < baselines.unigram_bits_per_byte((VERSE * 30).encode())
-        assert history[-1]["loss"] < history[0]["loss"] / 2
+        assert history[-1].loss < history[0].loss / 2
 
     def test_the_history_is_the_log(self, run):
         config, history = run
         log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
-        assert log == history
-        assert [row["step"] for row in history] == [10, 20, 30, 40, 50, 60]
-        assert all(row["gradient_norm"] > 0 and 0 < row["share_of_peak"] < 2 for row in history)
-        assert [bool(row.get("sample")) for row in history] == [False, True] * 3
+        assert log == [row.to_json() for row in history]
+        assert [row.step for row in history] == [10, 20, 30, 40, 50, 60]
+        assert all(row.gradient_norm > 0 and 0 < row.share_of_peak < 2 for row in history)
+        assert [bool(row.sample) for row in history] == [False, True] * 3
 
     def test_training_bits_per_byte_are_the_loss_by_the_bytes_of_a_token(self, run):
         config, history = run
@@ -82,7 +82,7 @@ class TestARun:
         held_out = (VERSE * 300)[-len(VERSE) * 30 :]
         share = (len(tokenizer.encode(held_out)) + 2) / len(held_out)
         for row in history:
-            assert row["bits_per_byte"] == pytest.approx(row["loss"] / math.log(2) * share)
+            assert row.bits_per_byte == pytest.approx(row.loss / math.log(2) * share)
 
     def test_it_leaves_a_checkpoint_and_a_plot_and_nothing_half_written(self, run):
         config, _ = run
@@ -123,7 +123,7 @@ class TestARun:
                 window = tokens[start : start + config.seq_len]
                 nats -= model(window[None])[0, :-1].log_softmax(-1).gather(1, window[1:, None]).sum().item()
         expected = nats / math.log(2) / len(held_out.encode())
-        assert history[-1][VALIDATION] == pytest.approx(expected, rel=torch.finfo(torch.float32).eps * 100)
+        assert history[-1].validation_bits_per_byte == pytest.approx(expected, rel=torch.finfo(torch.float32).eps * 100)
 
     def test_evaluating_is_without_dropout_and_leaves_the_model_as_it_was(self, run):
         config, _ = run
@@ -151,15 +151,17 @@ class TestARun:
     def test_bfloat16_learns_and_leaves_float32(self, run, tmp_path):
         config, history = run
         rows = train.train(TrainConfig(data=config.data, out=tmp_path, dtype="bfloat16", **SMALL))
-        assert rows[-1][VALIDATION] != history[-1][VALIDATION]
-        assert rows[-1][VALIDATION] < 1.1 * history[-1][VALIDATION]
+        assert rows[-1].validation_bits_per_byte != history[-1].validation_bits_per_byte
+        assert rows[-1].validation_bits_per_byte < 1.1 * history[-1].validation_bits_per_byte
         assert {w.dtype for w in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
 
     def test_fine_tuning_starts_from_the_checkpoint_and_its_tokenizer(self, run, tmp_path):
         config, history = run
         again = SMALL | {"steps": 5, "warmup": 1, "learning_rate": 1e-5}
         rows = train.train(TrainConfig(data=config.data, out=tmp_path / "out", init_from=config.out, **again))
-        assert rows[-1][VALIDATION] == pytest.approx(history[-1][VALIDATION], rel=torch.finfo(torch.bfloat16).eps * 2)
+        assert rows[-1].validation_bits_per_byte == pytest.approx(
+            history[-1].validation_bits_per_byte, rel=torch.finfo(torch.bfloat16).eps * 2
+        )
         assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (config.out / "tokenizer.json").read_bytes()
         assert Llama.from_pretrained(tmp_path / "out").config == Llama.from_pretrained(config.out).config
 
@@ -191,11 +193,10 @@ def test_fine_tuning_keeps_what_came_with_the_tokenizer(run, tmp_path, form):
         assert chat.render([{"role": "user", "content": "x"}]) == "<s>x</s>"
 
 
-def test_what_is_compiled_computes_short_windows_by_the_formula(run, monkeypatch):
-    monkeypatch.setattr(objective, "SHORT", 8)
+def test_what_is_compiled_computes_short_sequences_by_the_formula(run, monkeypatch):
     model = Llama.from_pretrained(run[0].out)
     attentions = [layer.self_attn for layer in model.model.layers]
-    compiled = objective.Objective(model, compiled=True)
+    compiled = objective.Objective(model, compiled=True, short=8)
     monkeypatch.setattr(compiled, "_compiled", lambda *_: [attention.sdpa for attention in attentions])
     for attention in attentions:
         attention.sdpa = True
@@ -234,8 +235,8 @@ def test_compiled_it_learns_the_same(run, tmp_path):
     assert ", compiled;" in done.stdout
     rows = metrics.read_log(tmp_path / "out" / "log.jsonl", SMALL["steps"])
     assert weights(tmp_path / "out") != weights(config.out)
-    assert rows[0]["loss"] == pytest.approx(history[0]["loss"], rel=torch.finfo(torch.float16).eps)
-    assert rows[-1][VALIDATION] < 1.1 * history[-1][VALIDATION]
+    assert rows[0].loss == pytest.approx(history[0].loss, rel=torch.finfo(torch.float16).eps)
+    assert rows[-1].validation_bits_per_byte < 1.1 * history[-1].validation_bits_per_byte
 
 
 class TestParts:
@@ -316,12 +317,14 @@ class TestParts:
         monkeypatch.setattr(metrics, "is_installed", lambda name: name == "tensorboard")
         config, _ = run
         history = train.train(TrainConfig(data=config.data, out=tmp_path, **SMALL))
-        numbers = [(n, v, row["step"]) for row in history for n, v in row.items() if not isinstance(v, str)]
+        numbers = [(n, v, row.step) for row in history for n, v in row.to_json().items() if not isinstance(v, str)]
         assert found == [*numbers, "closed"]
 
     def test_a_log_that_was_cut_short_is_read_up_to_there(self, tmp_path):
-        (tmp_path / "log.jsonl").write_text('{"step": 10}\n{"step": 20}\n{"step": 30}\n{"st')
-        assert metrics.read_log(tmp_path / "log.jsonl", 20) == [{"step": 10}, {"step": 20}]
+        rows = [metrics.Metrics(step, 2.0, 3.0, 0.1, 1.0, 1000, 0.5, step / 10) for step in (10, 20, 30)]
+        lines = "\n".join(json.dumps(row.to_json()) for row in rows)
+        (tmp_path / "log.jsonl").write_text(lines + '\n{"st')
+        assert metrics.read_log(tmp_path / "log.jsonl", 20) == rows[:2]
 
 
 class TestBadInput:
@@ -332,7 +335,7 @@ class TestBadInput:
             ({"keep_checkpoints": 0}, ConfigError, "--keep-checkpoints is 0, expected 1 or more"),
             ({"seed": -1}, ConfigError, "--seed is -1, expected 0 or more"),
             ({"seq_len": 1}, ConfigError, "--seq-len is 1, expected 2 or more"),
-            ({"val_fraction": 1.0}, ConfigError, "--val-fraction is 1.0, expected a share"),
+            ({"val_fraction": 1.0}, ConfigError, "--val-fraction is 1.0, expected a fraction"),
             ({"learning_rate": 0.0}, ConfigError, "--learning-rate is 0.0"),
             ({"heads": 3}, ConfigError, "--heads is 3, expected an even number"),
             (
@@ -361,7 +364,7 @@ class TestBadInput:
             train.train(TrainConfig(**settings))
 
     def test_a_loss_that_is_no_number_ends_the_run_and_its_batch_is_kept(self, text, tmp_path, monkeypatch):
-        draw = train.random_windows
+        draw = train.random_sequences
         seen = []
 
         def poisoned(*arguments):
@@ -369,7 +372,7 @@ class TestBadInput:
             return seen[-1]
 
         loss = objective.next_token_loss
-        monkeypatch.setattr(train, "random_windows", poisoned)
+        monkeypatch.setattr(train, "random_sequences", poisoned)
         monkeypatch.setattr(objective, "next_token_loss", lambda *a: loss(*a) * (math.nan if len(seen) == 28 else 1))
         with pytest.raises(TrainingError, match=r"step 28 has loss nan .*batch-28.safetensors.*--learning-rate"):
             train.train(TrainConfig(data=(text,), out=tmp_path, **(SMALL | {"save_every": 27})))
@@ -400,7 +403,7 @@ class TestTheCommandLine:
         assert subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120).returncode == 0
         numbers = json.loads(done.stdout.splitlines()[-1])
         assert numbers["step"] == 60
-        assert numbers[VALIDATION] < 3
+        assert numbers["validation_bits_per_byte"] < 3
         assert Llama.from_pretrained(tmp_path / "out")
 
     @pytest.mark.parametrize("wanted", [False, True])

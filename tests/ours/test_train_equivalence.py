@@ -96,7 +96,7 @@ def both(pair, tokens, steps: int) -> list[float]:
     optimizers = make_optimizers(ours, config.optimizer, config.weight_decay)
     team, norms = Distributed("cpu"), []
     for step in range(steps):
-        batch = data.random_windows(tokens, config.batch_size, config.seq_len, seed=0, step=step)
+        batch = data.random_sequences(tokens, config.batch_size, config.seq_len, seed=0, step=step)
         rate = learning_rate(step, config.learning_rate, config.warmup, config.steps)
         norms.append(train.take_step(objective, optimizers, batch, rate, config, team)[1].item())
         plain_step(theirs, their_optimizers, batch, rate, config)
@@ -129,7 +129,7 @@ def test_parts_of_a_batch_count_by_their_tokens(tokens):
         torch.manual_seed(0)
         model = Llama(SIZES).train()
         config = dataclasses.replace(CONFIG, grad_accum_steps=accumulate, max_grad_norm=1e9)
-        batch = data.random_windows(tokens, config.batch_size, config.seq_len, 0, 0)
+        batch = data.random_sequences(tokens, config.batch_size, config.seq_len, 0, 0)
         optimizers = make_optimizers(model, "adamw", 0.1)
         loss, _ = train.take_step(Objective(model), optimizers, batch, 0.0, config, Distributed("cpu"))
         gradients.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))

@@ -72,7 +72,8 @@ def test_this_project_agrees_with_transformers(stories, dtype, capsys):
         f"dtype: {dtype}",
     ):
         assert line in text.splitlines()
-    assert "verdict: all answers agree: 55 bitwise" in text
+    asked = 13 * 5 + 5  # and the first layer again, in float32
+    assert f"verdict: all answers agree: {asked + (13 + 5) * (dtype != 'float32')} bitwise" in text
     assert "through the checkpoint's tokenizer" in text
 
 
@@ -88,6 +89,39 @@ def test_one_number_changed_in_handling_names_layer_and_component(stories, wrong
     assert "NOT all answers agree" in text
 
 
+MISTAKEN = """
+from llama_reference import mistakes
+from llama_reference.implementation import Implementation
+[one] = [mistake for mistake in mistakes.of({component!r}) if mistake.name == {name!r}]
+offered = (name for name in dir(Implementation) if not name.startswith("_") and hasattr(one.implementation, name))
+globals().update({{name: getattr(one.implementation, name) for name in offered}})
+"""
+LLAMA_3_2 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0} | {
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@pytest.mark.parametrize(
+    ("component", "name"),
+    [
+        ("rotary", "scaling_ignored"),
+        ("rotary", "theta_fixed_at_10000"),
+        ("rotary", "positions_in_low_precision"),
+        ("rms_norm", "eps_missing"),
+    ],
+)
+def test_what_bfloat16_hides_at_the_first_positions_is_found_and_named(copy, wrong, component, name, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"rope_parameters": LLAMA_3_2, "max_position_embeddings": 131072, "dtype": "bfloat16"}
+    (copy / "config.json").write_text(json.dumps(config))
+    wrong.write_text(MISTAKEN.format(component=component, name=name))
+    assert main(["verify", str(copy), str(wrong), "--dtype", "bfloat16"]) == 1
+    text = capsys.readouterr().out
+    assert {blamed.split()[0] for blamed in re.findall(r"^culprits: (.*?):", text, re.MULTILINE)} == {component}
+    assert f"known mistake: {component} looks like `{name}`" in text
+
+
 def test_findings_are_written_as_json_and_as_a_page(stories, wrong, tmp_path):
     json_file, html_file = tmp_path / "out.json", tmp_path / "out.html"
     html_file.write_text("an older page")
@@ -96,7 +130,8 @@ def test_findings_are_written_as_json_and_as_a_page(stories, wrong, tmp_path):
     values = json.loads(json_file.read_text())
     assert values["agrees"] is False
     assert [(finding["name"], finding["layer"]) for finding in values["culprits"]] == [("swiglu", LAYER)]
-    assert len(values["findings"]) == 55
+    assert len(values["findings"]) == 70
+    assert values["looks_like"] == {"swiglu": "looks like no known mistake"}
     assert len(values["running"]) == 5 * 5 + 2
     assert "transformers 5." in values["versions"]
     text = html_file.read_text()

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llama_reference.implementation import Cache, Handle
+
 
 class HeldCache:
     """The cache of a model that keeps it inside, in its modules' attributes of one name: modules with buffers, or
@@ -56,7 +58,7 @@ class HeldCache:
         """The same cache, whose row i is what row rows[i] was."""
         for part in self.parts.values():
             kept = part._buffers if isinstance(part, nn.Module) else part
-            kept |= {key: x[rows] for key, x in kept.items() if x.dim() == 4}
+            kept |= {key: x[rows] for key, x in kept.items() if x is not None and x.dim() == 4}
         return self
 
 
@@ -123,11 +125,11 @@ def token_by_token(step: Callable[[int, int], Sequence[float]], tokens: Tensor, 
     return row_by_row(row, tokens, tokens, mask)
 
 
-def crop(_handle: Any, cache: Any, length: int) -> Any:
+def crop(_handle: Handle, cache: Cache, length: int) -> Cache:
     """An adapter's function of this name."""
     return cache.crop(length)
 
 
-def reorder(_handle: Any, cache: Any, rows: Tensor) -> Any:
+def reorder(_handle: Handle, cache: Cache, rows: Tensor) -> Cache:
     """An adapter's function of this name."""
     return cache.reorder(rows)

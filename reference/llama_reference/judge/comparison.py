@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import torch
 
+from llama_reference.implementation import Implementation
 from llama_reference.questions import properties
 from llama_reference.questions.checks import CHECKS, gradients
 from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.budget import Verdict
-from llama_reference.standard.cases import Case
+from llama_reference.standard.cases import Case, dtypes, within
+from llama_reference.standard.profile import FULL, PARTS, Profile
 from llama_reference.standard.random_rounding import RandomRounding
 from llama_reference.standard.stepwise import StepwiseLlama
 
@@ -22,18 +23,23 @@ from llama_reference.standard.stepwise import StepwiseLlama
 NO_GRADIENTS = {name: check.no_gradients for name, check in CHECKS.items() if check.no_gradients}
 
 
-def variants(component: str) -> tuple[str, ...]:
-    """The variants of the hard model that a component is asked about, the most telling first."""
-    return CHECKS[component].variants
+def is_asked(component: str, profile: Profile) -> bool:
+    """Whether there is anything to ask of the component within the profile."""
+    return profile.cache if component == "kv_cache" else component not in PARTS or component in profile.parts
 
 
-def cases(component: str, seed: int = 0) -> Iterator[Case]:
-    """Every case that a component is asked about, the most telling first."""
-    check = CHECKS[component]
-    return (Case(variant, dtype, seed) for variant in check.variants for dtype in check.dtypes)
+def variants(component: str, profile: Profile = FULL) -> tuple[str, ...]:
+    """The variants of the hard model that a component is asked about within the profile, the most telling first."""
+    return within(CHECKS[component].variants, profile) if is_asked(component, profile) else ()
 
 
-def ask(component: str, implementation: Any, case: Case) -> Answers:
+def cases(component: str, seed: int = 0, profile: Profile = FULL) -> Iterator[Case]:
+    """Every case that a component is asked about within the profile, the most telling first."""
+    asked = [dtype for dtype in CHECKS[component].dtypes if dtype in dtypes(profile)]
+    return (Case(variant, dtype, seed, profile=profile) for variant in variants(component, profile) for dtype in asked)
+
+
+def ask(component: str, implementation: Implementation, case: Case) -> Answers:
     """The implementation's answers."""
     with torch.no_grad():
         return CHECKS[component].ask(implementation, case)
@@ -52,10 +58,13 @@ def reference_answers(component: str, case: Case) -> tuple[Answers, Answers]:
 
 
 @cache
-def reference_gradients(component: str, variant: str, dtype: torch.dtype, seed: int = 0) -> tuple[Answers, Answers]:
+def reference_gradients(
+    component: str, variant: str, dtype: torch.dtype, seed: int = 0, profile: Profile = FULL
+) -> tuple[Answers, Answers]:
     """transformers' gradients, and the exact ones, by autograd in float64."""
-    theirs = gradients.ask(component, oracle, Case(variant, dtype, seed))
-    return theirs, gradients.ask(component, StepwiseLlama(torch.float64), Case(variant, dtype, seed, exact=True))
+    case = Case(variant, dtype, seed, profile=profile)
+    theirs = gradients.ask(component, oracle, case)
+    return theirs, gradients.ask(component, StepwiseLlama(torch.float64), replace(case, exact=True))
 
 
 def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
@@ -87,12 +96,29 @@ def chance_errors(component: str, case: Case, seed: int) -> dict[str, float]:
 
 
 def gradient_verdicts(
-    component: str, implementation: Any, variant: str, dtype: torch.dtype, seed: int = 0
+    component: str,
+    implementation: Implementation,
+    variant: str,
+    dtype: torch.dtype,
+    seed: int = 0,
+    profile: Profile = FULL,
 ) -> list[Verdict]:
     """One verdict a gradient. Raises ValueError where one is missing."""
-    theirs, exact = reference_gradients(component, variant, dtype, seed)
-    answers = gradients.ask(component, implementation, Case(variant, dtype, seed))
-    return _judged(answers, theirs, exact, dtype, whole=True)
+    case = Case(variant, dtype, seed, profile=profile)
+    # First, since building transformers' model draws random numbers, which an implementation may draw from, too.
+    answers = gradients.ask(component, implementation, case)
+    return judged_gradients(component, case, answers, *reference_gradients(component, variant, dtype, seed, profile))
+
+
+def judged_gradients(component: str, case: Case, answers: Answers, theirs: Answers, exact: Answers) -> list[Verdict]:
+    """One verdict a gradient, given transformers' and the exact ones."""
+    judged = _judged(answers, theirs, exact, case.dtype, whole=True)
+
+    def chance(seed: int) -> dict[str, float]:
+        rounded = gradients.ask(component, RandomRounding(seed), case)
+        return {k: budget.ulps(rounded[k], exact[k], case.dtype, whole=True).max().item() for k in rounded}
+
+    return budget.second_opinion(judged, chance)
 
 
 def _judged(
@@ -103,20 +129,20 @@ def _judged(
     return [budget.judge(label, answers[label], theirs[label], exact[label], dtype, whole) for label in theirs]
 
 
-def rejections(component: str, implementation: Any) -> set[str]:
+def rejections(component: str, implementation: Implementation, profile: Profile = FULL) -> set[str]:
     """Which sections reject the implementation: "formula", "oracle", "gradients", "properties"."""
-    found = _answers_reject(component, implementation)
-    if component not in NO_GRADIENTS and _gradients_reject(component, implementation):
+    found = _answers_reject(component, implementation, profile)
+    if component not in NO_GRADIENTS and _gradients_reject(component, implementation, profile):
         found.add("gradients")
     with torch.no_grad():
-        if not all(claim.holds(implementation) for claim in properties.of(component)):
+        if not all(claim.holds(implementation, profile=profile) for claim in properties.of(component)):
             found.add("properties")
     return found
 
 
-def _answers_reject(component: str, implementation: Any) -> set[str]:
+def _answers_reject(component: str, implementation: Implementation, profile: Profile) -> set[str]:
     found: set[str] = set()
-    for case in cases(component):
+    for case in cases(component, profile=profile):
         try:
             judged = verdicts(component, case, ask(component, implementation, case))
         except (ValueError, RuntimeError, IndexError, TypeError):  # it breaks, or answers another question
@@ -128,18 +154,20 @@ def _answers_reject(component: str, implementation: Any) -> set[str]:
     return found
 
 
-def _gradients_reject(component: str, implementation: Any) -> bool:
+def _gradients_reject(component: str, implementation: Implementation, profile: Profile) -> bool:
     try:
         return not all(
             verdict.bitwise
-            for variant in gradient_variants(component)
-            for verdict in gradient_verdicts(component, implementation, variant, torch.float32)
+            for variant in gradient_variants(component, profile)
+            for verdict in gradient_verdicts(component, implementation, variant, dtypes(profile)[0], profile=profile)
         )
     except (ValueError, RuntimeError, IndexError, TypeError):
         return True
 
 
-def gradient_variants(component: str) -> tuple[str, ...]:
+def gradient_variants(component: str, profile: Profile = FULL) -> tuple[str, ...]:
     """The variants whose gradients a known mistake is asked about."""
     check = CHECKS[component]
-    return check.gradient_variants[: check.telling_gradients]
+    if not is_asked(component, profile):
+        return ()
+    return within(check.gradient_variants, profile)[: check.telling_gradients]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama_reference.implementation import Handle, Implementation
 from llama_reference.judge.localization import Finding, judged
 from llama_reference.questions.activations import ATTENTION, MLP, NORM1, NORM2, Inputs
 from llama_reference.questions.layer_checks import LayerChecks
@@ -21,7 +22,7 @@ Step = tuple[int | None, str, str, Tensor | None]  # layer, NAME, module, what i
 
 
 @torch.no_grad()
-def running(implementation: Any, exam: LayerChecks) -> list[Finding]:
+def running(implementation: Implementation, exam: LayerChecks) -> list[Finding]:
     """The activations of a run by the implementation's own components, in the order of execution.
 
     The run starts from transformers' embeddings. It ends early at a block that does not answer; another component that
@@ -44,7 +45,7 @@ def running(implementation: Any, exam: LayerChecks) -> list[Finding]:
     return steps
 
 
-def _run(implementation: Any, handle: Any, inputs: Inputs, x: Tensor, layers: int) -> Iterator[Step]:
+def _run(implementation: Implementation, handle: Handle, inputs: Inputs, x: Tensor, layers: int) -> Iterator[Step]:
     around = inputs.positions, inputs.mask
 
     def ask(name: str, x: Tensor | None, *after: Any, which: tuple[Any, ...] = ()) -> Tensor | None:

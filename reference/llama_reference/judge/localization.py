@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama_reference.implementation import Handle, Implementation
 from llama_reference.judge import comparison
 from llama_reference.questions import properties
 from llama_reference.questions.activations import Inputs
@@ -64,7 +65,7 @@ class Finding:
         return str(self.verdict) if self.verdict else f"{self.where}, {self.how}: {self.problem}"
 
 
-def find(implementation: Any, exam: LayerChecks) -> list[Finding]:
+def find(implementation: Implementation, exam: LayerChecks) -> list[Finding]:
     """The implementation's result on every question: a failure to answer is a finding too, never an exception."""
     about = (None, "build", "build", "of the model")
     if getattr(implementation, "build", None) is None:
@@ -92,7 +93,7 @@ def culprits(findings: list[Finding], bitwise: bool = False) -> list[Finding]:
 
 
 def _causes(failed: list[Finding]) -> list[Finding]:
-    """All but failures over a cache of what fails without one, or of what is cached: they tell nothing of the cache."""
+    """Drop kv_cache failures explained by a failure without the cache or by a wrong rotary: they say nothing of it."""
     others = {(f.name, f.layer) for f in failed if f.how == ONE_PASS or f.name == "rotary"}
     turned = {name for name, _ in others if name == "rotary"}
 
@@ -128,7 +129,7 @@ def judged(layer: int | None, name: str, where: str, how: str, answer: Tensor, t
 
 
 @torch.no_grad()
-def _find(implementation: Any, handle: Any, question: Question, dtype: torch.dtype) -> Finding:
+def _find(implementation: Implementation, handle: Handle, question: Question, dtype: torch.dtype) -> Finding:
     about = (question.layer, question.name, question.where, question.how)
     asked = question.name if question.name != "kv_cache" else "llama" if question.layer is None else "attention"
     needed = (asked, "new_cache") if question.how in (IN_CHUNKS, STEP_BY_STEP) else (asked,)
@@ -203,7 +204,7 @@ ALONE, ABOVE = ("loss", "sampling"), ("kv_cache", "generate")
 DIFFERENTIATED = ("rms_norm", "rotary", "attention", "swiglu", "block", "llama", "loss")
 
 
-def localize_by_suite(implementation: Any, seed: int = 0) -> list[Finding]:
+def localize_by_suite(implementation: Implementation, seed: int = 0) -> list[Finding]:
     """The culprits of anything that the suite rejects: of answers, else gradients, else properties, else bits.
 
     Each kind is asked about only where the one before shows nothing, and stops at the first case that does.
@@ -235,7 +236,7 @@ def _first(findings: Iterable[Finding], bitwise: bool = False) -> list[Finding]:
     return next(([f] for f in findings if f.status == Outcome.WRONG or (bitwise and f.status == Outcome.WITHIN)), [])
 
 
-def _own(names: Iterable[str], implementation: Any, seed: int) -> Iterator[Finding]:
+def _own(names: Iterable[str], implementation: Implementation, seed: int) -> Iterator[Finding]:
     """Each by the questions of its own NAME."""
     for name in names:
         for case in comparison.cases(name, seed):
@@ -243,14 +244,14 @@ def _own(names: Iterable[str], implementation: Any, seed: int) -> Iterator[Findi
             yield from _put(name, f"{case.variant}, {case.dtype}", asked, partial(comparison.verdicts, name, case))
 
 
-def _gradients(implementation: Any, seed: int) -> Iterator[Finding]:
+def _gradients(implementation: Implementation, seed: int) -> Iterator[Finding]:
     for name in DIFFERENTIATED:
         for variant in comparison.gradient_variants(name):
             judged = partial(comparison.gradient_verdicts, name, implementation, variant, torch.float32, seed)
             yield from _put(name, f"gradients, {variant}", lambda: None, lambda _, judged=judged: judged())
 
 
-def _properties(implementation: Any) -> Iterator[Finding]:
+def _properties(implementation: Implementation) -> Iterator[Finding]:
     """Every claim about every component, the innermost first."""
     for name in (*DIFFERENTIATED[:-1], *ABOVE, *ALONE):
         for claim in properties.of(name):

@@ -19,11 +19,13 @@ from typing import Any
 
 import torch
 
-from llama_reference.implementation import Config, State
+from llama_reference.implementation import Config, Implementation, State
+from llama_reference.judge.comparison import is_asked
 from llama_reference.questions.checks import CHECKS, gradients
 from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget, formula, oracle
-from llama_reference.standard.cases import HARD, ROPES, VARIANTS, Case, weights
+from llama_reference.standard.cases import HARD, ROPES, Case, configuration, lacking, weights
+from llama_reference.standard.profile import FULL, Profile
 from llama_reference.standard.stepwise import StepwiseLlama
 
 ENOUGH = 100  # times what the budget allows
@@ -53,7 +55,10 @@ class Altered(Case):
 
     @property
     def config(self) -> Config:
-        return HARD | VARIANTS[self.variant] | self.changed
+        config = configuration(self.variant, self.profile) | self.changed
+        rope, planes = config["rope_parameters"], config["head_dim"] // 2
+        fitted = {key: (rope[key] * 2)[:planes] for key in ("short_factor", "long_factor") if key in rope}
+        return config | {"rope_parameters": rope | fitted}
 
     @property
     def state(self) -> State:
@@ -114,7 +119,7 @@ def before_and_tolerances(component: str, case: Case, differentiated: bool = Fal
     return answers, {label: budget.FACTOR * error + budget.ULPS for label, error in errors.items()}
 
 
-def ask(component: str, implementation: Any, case: Case, differentiated: bool = False) -> Answers:
+def ask(component: str, implementation: Implementation, case: Case, differentiated: bool = False) -> Answers:
     """The answers to the component's question, or their gradients."""
     if differentiated:
         with torch.enable_grad():
@@ -142,61 +147,91 @@ def component_of(key: str) -> str:
     return next((component for part, component in parts.items() if part in key), "llama")
 
 
-def tensor_probes(state: State | None = None) -> Iterator[Probe]:
-    """Both perturbations of every tensor of the hard case, or of other tensors for it."""
-    before = Altered(tensors=weights(HARD, 0) if state is None else state)
+def within(component: str, profile: Profile) -> str:
+    """The component, or the whole model where it does not answer alone."""
+    return component if is_asked(component, profile) else "llama"
+
+
+def tensor_probes(state: State | None = None, profile: Profile = FULL) -> Iterator[Probe]:
+    """Both perturbations of every tensor of the hard case within the profile, or of other tensors for it."""
+    tensors = weights(configuration("hard", profile), 0) if state is None else state
+    before = Altered(tensors=tensors, profile=profile)
     for key, tensor in before.state.items():
         for how, other in (("five percent larger", tensor * LARGER), ("shifted by a row", tensor.roll(1, 0))):
-            after = Altered(tensors=before.state | {key: other})
-            yield Probe(f"{key}, {how}", component_of(key), before, after)
+            after = replace(before, tensors=before.state | {key: other})
+            yield Probe(f"{key}, {how}", within(component_of(key), profile), before, after)
 
 
 # the fields
 
-_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 40}  # the same tensors, cut otherwise
 # field -> (variant, what it becomes, the component that reads it)
-FIELDS: dict[str, tuple[str, Config, str]] = {
-    "rms_norm_eps": ("hard", {"rms_norm_eps": 1e-6}, "rms_norm"),
-    "hidden_act": ("hard", {"hidden_act": "gelu"}, "swiglu"),
-    "hidden_act, gelu's approximation": ("gelu", {"hidden_act": "gelu_pytorch_tanh"}, "swiglu"),
-    "attention_bias": ("hard", {"attention_bias": False}, "attention"),
-    "mlp_bias": ("hard", {"mlp_bias": False}, "swiglu"),
-    "tie_word_embeddings": ("hard", {"tie_word_embeddings": True}, "llama"),
-    "num_hidden_layers": ("hard", {"num_hidden_layers": 2}, "llama"),
-    "intermediate_size": ("hard", {"intermediate_size": 91}, "swiglu"),
-    "num_attention_heads": ("hard", _HEADS, "attention"),
-    "num_key_value_heads": ("hard", {"num_key_value_heads": 1}, "attention"),
-    "head_dim": ("hard", {"head_dim": 18}, "attention"),
-    "max_position_embeddings": ("rope dynamic", {"max_position_embeddings": 257}, "rotary"),
-    "pad_token_id": ("hard", {"pad_token_id": 7}, "llama"),
-}
+Fields = dict[str, tuple[str, Config, str]]
+
+
+def fields(profile: Profile = FULL) -> Fields:
+    """Every field of the hard case within the profile, but for rotary ones."""
+    config = configuration("hard", profile)
+    N, G, H = (config[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    others = {"num_attention_heads": N // 2, "num_key_value_heads": G // 2, "head_dim": 2 * H}  # the same tensors
+    another = "gelu" if config["hidden_act"] == "silu" else "silu"
+    found: Fields = {
+        "rms_norm_eps": ("hard", {"rms_norm_eps": 1e-6}, "rms_norm"),
+        "hidden_act": ("hard", {"hidden_act": another}, "swiglu"),
+        "num_hidden_layers": ("hard", {"num_hidden_layers": 2}, "llama"),
+        "intermediate_size": ("hard", {"intermediate_size": 91}, "swiglu"),
+        "num_attention_heads": ("hard", others, "attention"),
+        "num_key_value_heads": ("hard", {"num_key_value_heads": 1}, "attention"),
+        "head_dim": ("hard", {"head_dim": H - 2}, "attention"),
+        "pad_token_id": ("hard", {"pad_token_id": 7}, "llama"),
+    }
+    if "gelu" in profile.hidden_act:
+        approximated = {"hidden_act": "gelu_pytorch_tanh"}
+        found["hidden_act, gelu's approximation"] = ("gelu", approximated, "swiglu")
+    for name, component in (("attention_bias", "attention"), ("mlp_bias", "swiglu")):
+        if config[name]:
+            found[name] = ("hard", {name: False}, component)
+    if profile.tie_word_embeddings:
+        found["tie_word_embeddings"] = ("hard", {"tie_word_embeddings": True}, "llama")
+    if "dynamic" in profile.rope_type:
+        trained = configuration("rope dynamic", profile)["max_position_embeddings"]
+        found["max_position_embeddings"] = ("rope dynamic", {"max_position_embeddings": trained + 1}, "rotary")
+    return found
+
+
 SEEN_IN_GRADIENTS = {"pad_token_id"}  # of its embedding, which answers show nothing of
 
 
-def field_probes(state: State | None = None) -> Iterator[Probe]:
+def field_probes(state: State | None = None, profile: Profile = FULL) -> Iterator[Probe]:
     """Every field that can move an answer, on the hard case's tensors or on others, and every rotary key."""
+    tensors = weights(configuration("hard", profile), 0) if state is None else state
     cases: dict[str, Altered] = {}
-    for what, (variant, changed, component) in {**FIELDS, **dict(rope_fields())}.items():
-        before = cases.setdefault(variant, Altered(variant, tensors=weights(HARD, 0) if state is None else state))
-        after = Altered(variant, changed=changed)
+    for what, (variant, changed, component) in {**fields(profile), **dict(rope_fields(profile))}.items():
+        before = cases.setdefault(variant, Altered(variant, tensors=tensors, profile=profile))
+        after = replace(before, changed=changed)
         after = replace(after, tensors=fitted(before.state, after.config))
-        yield Probe(what, component, before, after, gradients=what in SEEN_IN_GRADIENTS)
+        yield Probe(what, within(component, profile), before, after, gradients=what in SEEN_IN_GRADIENTS)
 
 
-def rope_fields() -> Iterator[tuple[str, tuple[str, Config, str]]]:
-    """Every key of every rotary type, perturbed, as entries of FIELDS."""
-    for name, rope in ROPES.items():
+def rope_fields(profile: Profile = FULL) -> Iterator[tuple[str, tuple[str, Config, str]]]:
+    """Every key of every rotary type, perturbed, as entries of `fields`."""
+    hardest = configuration("hard", profile)["rope_parameters"]
+    for name, standard in ROPES.items():
         variant = "hard" if name == "llama3" else f"rope {name}"
-        for key in rope:
-            yield f"{name}: {key}", (variant, {"rope_parameters": _perturbed(rope, key)}, "rotary")
+        if standard["rope_type"] in profile.rope_type and not lacking(variant, profile):
+            config = configuration(variant, profile)
+            rope = config["rope_parameters"]
+            variant = "hard" if rope == hardest else variant
+            longest = HARD["max_position_embeddings"]
+            for key in rope:
+                yield f"{name}: {key}", (variant, {"rope_parameters": _perturbed(rope, key, longest)}, "rotary")
 
 
-def _perturbed(rope: Config, key: str) -> Config:
+def _perturbed(rope: Config, key: str, longest: int) -> Config:
     value = rope[key]
     if key == "rope_type":  # forgotten, or taken for another one
         return {**rope, key: "linear", "factor": LARGER} if value == "default" else ROPES["default"]
     if key == "original_max_position_embeddings":
-        return {**rope, key: HARD["max_position_embeddings"]}
+        return {**rope, key: longest}
     return {**rope, key: [LARGER * v for v in value] if isinstance(value, list) else LARGER * value}
 
 

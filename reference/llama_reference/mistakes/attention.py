@@ -74,6 +74,33 @@ def _k_permuted(heads):
     return project
 
 
+def _reordered(parts, order):
+    """The rows of some projections in another order within each head, as a conversion leaves them that permutes
+    for Meta's pairing where it should not, or does not where it should.
+    """
+
+    def project(self, handle, at, x):
+        q, k, v = StepwiseLlama.project(self, handle, at, x)
+        rows = order(q.shape[-1])
+        return q[..., rows] if "q" in parts else q, k[..., rows] if "k" in parts else k, v
+
+    return {"project": project}
+
+
+def _neighbours_to_halves(H):
+    return torch.arange(H).view(H // 2, 2).T.flatten()
+
+
+def _halves_to_neighbours(H):
+    return torch.arange(H).view(2, H // 2).T.flatten()
+
+
+def _permutation(name, why, seen, parts):
+    return mistake(
+        name, why, seen, [_reordered(parts, _halves_to_neighbours)], **_reordered(parts, _neighbours_to_halves)
+    )
+
+
 def _no_transpose(_self, x, H):
     B, T, _ = x.shape
     return x.reshape(B, -1, T, H)
@@ -97,9 +124,8 @@ MISTAKES = [
             scale=lambda _s, c: (c["hidden_size"] / c["num_attention_heads"]) ** -0.5),
     mistake("scale_from_hidden_size", "the scale is √hidden_size instead of √head_dim",
             scale=lambda _s, c: c["hidden_size"] ** -0.5),
-    mistake("scale_without_root", "scores are divided by head_dim instead of its root",
+    mistake("scaled_twice", "scores are divided by head_dim instead of its root, as when both q and the scores are scaled",
             scale=lambda _s, c: 1 / c["head_dim"]),
-    mistake("scaled_twice", "scores are scaled twice, as when q is and the scores are", scale=lambda _s, c: 1 / c["head_dim"] ** 0.75),
     mistake("sees_one_ahead", "a query also sees the next token", causal=_columns(lambda q, k: k <= q + 1)),
     mistake("does_not_see_itself", "a query does not see its own token", causal=_columns(lambda q, k: (k < q) | (k == 0))),
     mistake("not_causal", "queries see every token, later ones too",
@@ -134,6 +160,11 @@ MISTAKES = [
     mistake("k_permuted_as_q", "converted from Meta's pairing, k's rows are permuted by the number of query heads",
             "llama.cpp#3018, TinyLlama#24, transformers#31788", project=_k_permuted(lambda N, _G: N),
             ways=[{"project": _k_permuted(lambda N, G: max(N // G, 1))}]),
+    _permutation("permutation_forgotten", "q and k are paired in one layout and their weights are in the other: the rows that "
+                 "go from Meta's neighbours to HF's halves were not permuted, or twice",
+                 "llama2.c#286, torchtitan#1441, nurl#584", "qk"),
+    _permutation("k_permutation_forgotten", "k's rows are in the other pairing's layout, q's are not", "nanotron#214", "k"),
+    _permutation("q_permutation_forgotten", "q's rows are in the other pairing's layout, k's are not", "transformers#30755", "q"),
     mistake("queries_normalised", "queries and keys are normalised first, as in Qwen 3",
             project=_projected(lambda _s, _h, q, k, v: (_unit(q), _unit(k), v))),
     mistake("heads_not_transposed_back", "the output is flattened without bringing positions before heads",

@@ -239,6 +239,7 @@ MISTAKES = [
     mistake("crop_keeps_one_less", "a crop leaves one position less than asked for",
             **_cropped(lambda _filled, wanted: wanted - 1)),
     mistake("crop_counts_from_the_end", "a crop takes away as many positions as it should leave", "transformers 4 to 5",
+            ways=[_cropped(lambda filled, wanted: filled - wanted if wanted else 0)],
             **_cropped(lambda filled, wanted: filled - wanted)),
     mistake("crop_does_nothing", "a crop leaves everything: the cache goes on behind it", "litgpt#1595",
             **_cropped(lambda filled, _wanted: filled)),

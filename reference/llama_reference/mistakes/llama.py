@@ -72,6 +72,8 @@ MISTAKES = [
     mistake("last_layer_skipped", "the last layer is left out", layers=_layers_of(lambda n: n[:-1])),
     mistake("first_layer_skipped", "the first layer is left out", layers=_layers_of(lambda n: n[1:])),
     mistake("first_layer_for_all", "all layers share the weights of the first", layers=_layers_of(lambda n: [0] * len(n))),
+    mistake("last_layer_for_all", "all layers share the weights of the last, as of one layer that is loaded again and again",
+            layers=_layers_of(lambda n: [n[-1]] * len(n))),
     mistake("last_layer_twice", "the last layer runs twice", layers=_layers_of(lambda n: [*n, n[-1]])),
     mistake("two_layers_exchanged", "the first two layers are exchanged", layers=_layers_of(lambda n: [n[1], n[0], *n[2:]])),
     mistake("logits_capped", "logits are softly capped at 30, as in Gemma 2", head=_headed(lambda y: 30 * (y / 30).tanh())),

@@ -1,7 +1,7 @@
 """Known mistakes, executable: each is llama_reference.standard.stepwise.StepwiseLlama with one step done wrong.
 
 `why` says what is done instead of what, `seen` where that was reported or found ("own": thought of, no public source).
-`ways` are other forms of the same mistake, where a right program written otherwise turns into another wrong one by it.
+`ways` are variants of the mistake, for programs whose correct code is arranged differently.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ class Mistake:
     name: str
     why: str
     seen: str
-    implementation: Any
-    ways: tuple[Any, ...] = ()
+    implementation: StepwiseLlama
+    ways: tuple[StepwiseLlama, ...] = ()
+    parts: tuple[Mistake, ...] = ()
+    """Of two mistakes at once: which."""
+    number: float | None = None
+    """Of a family's member: its number."""
 
     @property
     def forms(self) -> tuple[Mistake, ...]:
@@ -37,9 +41,9 @@ class Mistake:
 
 def mistake(
     name: str, why: str, seen: str = "own", ways: Iterable[Steps] = (), **steps: Callable[..., Any]
-) -> tuple[str, str, str, Any, tuple[Any, ...]]:
+) -> tuple[str, str, str, StepwiseLlama, tuple[StepwiseLlama, ...]]:
     """A mistake whose `steps` replace methods of StepwiseLlama; other `ways` replace others."""
-    first, *others = (_with(name, form) for form in (steps, *ways))
+    first, *others = (with_steps(name, form) for form in (steps, *ways))
     return name, why, seen, first, tuple(others)
 
 
@@ -48,8 +52,10 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _with(name: str, steps: Steps) -> Any:
+def with_steps(name: str, steps: Steps) -> StepwiseLlama:
+    """StepwiseLlama with other steps."""
     assert all(hasattr(StepwiseLlama, step) for step in steps), (
         f"{name} replaces a step that StepwiseLlama does not have"
     )
-    return type(name, (StepwiseLlama,), dict(steps))()
+    wrong: type[StepwiseLlama] = type(name, (StepwiseLlama,), dict(steps))
+    return wrong()

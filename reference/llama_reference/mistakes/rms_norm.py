@@ -9,6 +9,11 @@ def _scaled(x, mean, wide):
     return x.to(wide) * torch.rsqrt(mean)
 
 
+def _eps_on_the_norm(self, x, eps):
+    x = x.to(self.wide)
+    return x.shape[-1] ** 0.5 * x / (x.norm(dim=-1, keepdim=True) + eps)
+
+
 def _low_precision(_self, x, eps):
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
 
@@ -30,6 +35,7 @@ MISTAKES = [
     mistake("eps_fixed_at_1e-5", "eps is 1e-5 whatever the configuration says", "lit-llama#322, gpt4all#1946",
             eps=lambda _s, _c: 1e-5),
     mistake("eps_outside_the_root", "eps is added to the root instead of under it", "scratch-llm",
+            ways=[{"normalise": _eps_on_the_norm}],
             normalise=lambda s, x, eps: x.to(s.wide) / (x.to(s.wide).pow(2).mean(-1, keepdim=True).sqrt() + eps)),
     mistake("eps_missing", "nothing is added to the mean square", normalise=lambda s, x, _eps: _scaled(
         x, x.to(s.wide).pow(2).mean(-1, keepdim=True), s.wide)),

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_reference.implementation import Config, State
+from llama_reference.implementation import Config, Generate, Handle, State
 from llama_reference.standard import budget, formula, oracle
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.outcome import Outcome
@@ -34,7 +34,7 @@ class Prompt:
     new: int
     stop: Sequence[int] = ()
 
-    def ask(self, implementation: Any, handle: Any, use_cache: bool, **changed: Any) -> Tensor:
+    def ask(self, implementation: Generate, handle: Handle, use_cache: bool, **changed: Any) -> Tensor:
         """What it answers, settled; arguments are copied, so that nobody spoils the next one's question."""
         prompt = replace(self, **changed)
         mask = None if prompt.mask is None else prompt.mask.clone()

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llama_reference.implementation import Config, State
-from llama_reference.questions import chunks
+from llama_reference.implementation import Config, Handle, Implementation, State
+from llama_reference.questions import chunks, far
 from llama_reference.questions.activations import ATTENTION, MLP, NORM1, NORM2, Inputs, Recording, record
+from llama_reference.questions.far import KEYS, QUERIES, Ask, Asked
 from llama_reference.standard import formula, oracle
 
 ONE_PASS, IN_CHUNKS = "one pass", "in chunks"
 STEP_BY_STEP = "a prompt, then one by one, without padding"  # where no mask is needed, so that the cache alone can err
 SILENCED = "with silent layers"  # that add nothing to the stream: embedding, last norm and head alone
 STEPS = 4
-Ask = Callable[[Any, Any], Tensor]  # (implementation, its handle) -> an answer, rows of real tokens only
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class LayerChecks:
 
 
 @torch.no_grad()
-def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, handle: Any = None) -> LayerChecks:
+def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, handle: Handle = None) -> LayerChecks:
     """The questions about the model of this configuration and these weights, on these tokens.
 
     handle: transformers' model, where there is one already; it must hold the same weights in the same dtype.
@@ -64,21 +63,30 @@ def prepare(config: Config, state: State, dtype: torch.dtype, inputs: Inputs, ha
     return LayerChecks(config, state, dtype, recording, questions)
 
 
-def _questions(
-    config: Config, state: State, dtype: torch.dtype, recording: Recording
-) -> Iterator[tuple[int | None, str, str, str, Ask]]:
-    """(layer, NAME, module, how, the question), in the order of execution."""
+def first_layer(config: Config, state: State, inputs: Inputs) -> tuple[Config, State, Inputs]:
+    """A model of the first layer and of the tokens that are used: small enough to be asked in another dtype, too."""
+    used, tokens = inputs.tokens.unique(return_inverse=True)
+    vocabulary = {"vocab_size": len(used), "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    part = {key: w for key, w in state.items() if ".layers." not in key or key.startswith("model.layers.0.")}
+    for key in part.keys() & {"model.embed_tokens.weight", "lm_head.weight"}:
+        part[key] = part[key][used]
+    return config | {"num_hidden_layers": 1} | vocabulary, part, replace(inputs, tokens=tokens)
+
+
+def _questions(config: Config, state: State, dtype: torch.dtype, recording: Recording) -> Iterator[Asked]:
+    """In the order of execution."""
     inputs = recording.inputs
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}"
         part = {name: f"{at}.{name}" for name in (NORM1, ATTENTION, NORM2, MLP)}
         yield layer, "rms_norm", part[NORM1], ONE_PASS, partial(_norm, recording, part[NORM1])
-        for i, how in enumerate(("queries", "keys")):
+        for i, how in enumerate((QUERIES, KEYS)):
             yield layer, "rotary", part[ATTENTION], how, partial(_rotary, recording, layer, i)
         for name, where in (("attention", part[ATTENTION]), ("block", at)):
             x = recording.into[where]
             yield layer, name, where, ONE_PASS, partial(_whole, inputs, name, (layer,), x)
             yield layer, name, where, IN_CHUNKS, partial(_in_chunks, inputs, name, (layer,), x)
+        yield from far.questions(config, recording, layer)
         x = recording.into[part[ATTENTION]]
         yield layer, "kv_cache", part[ATTENTION], STEP_BY_STEP, partial(_stepwise, inputs, "attention", (layer,), x)
         yield layer, "rms_norm", part[NORM2], ONE_PASS, partial(_norm, recording, part[NORM2])
@@ -93,27 +101,29 @@ def _questions(
 # Arguments are copied for every call: whoever writes into them must not spoil the next one's question.
 
 
-def _norm(recording: Recording, where: str, implementation: Any, handle: Any) -> Tensor:
+def _norm(recording: Recording, where: str, implementation: Implementation, handle: Handle) -> Tensor:
     return implementation.rms_norm(handle, where, recording.into[where].clone())[recording.inputs.real]
 
 
-def _rotary(recording: Recording, layer: int, i: int, implementation: Any, handle: Any) -> Tensor:
+def _rotary(recording: Recording, layer: int, i: int, implementation: Implementation, handle: Handle) -> Tensor:
     q, k = (recording.heads(layer, projection).clone() for projection in ("q_proj", "k_proj"))
     turned = implementation.rotary(handle, q, k, recording.inputs.positions.clone())[i]
     return turned.transpose(1, 2)[recording.inputs.real]
 
 
-def _swiglu(recording: Recording, layer: int, where: str, implementation: Any, handle: Any) -> Tensor:
+def _swiglu(recording: Recording, layer: int, where: str, implementation: Implementation, handle: Handle) -> Tensor:
     return implementation.swiglu(handle, layer, recording.into[where].clone())[recording.inputs.real]
 
 
-def _whole(inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Any, handle: Any) -> Tensor:
+def _whole(
+    inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Implementation, handle: Handle
+) -> Tensor:
     mask = None if inputs.mask is None else inputs.mask.clone()
     return getattr(implementation, name)(handle, *layer, x.clone(), inputs.positions.clone(), mask)[inputs.real]
 
 
 def _in_chunks(
-    inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Any, handle: Any
+    inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Implementation, handle: Handle
 ) -> Tensor:
     """A prompt, one token, several, several, over a cache: mistakes with queries behind cached keys show here only."""
     T = inputs.tokens.shape[1]
@@ -121,8 +131,10 @@ def _in_chunks(
     return _over_a_cache(inputs, edges, name, layer, x, implementation, handle)
 
 
-def _stepwise(inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Any, handle: Any) -> Tensor:
-    """Every query sees all that there is, or is part of a prompt: what goes wrong here is what the cache gives back."""
+def _stepwise(
+    inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, implementation: Implementation, handle: Handle
+) -> Tensor:
+    """A prompt, then one token at a time, unpadded: no mask is needed, so a failure here is the cache's."""
     T = inputs.tokens.shape[1]
     edges = [0, *range(max(T - STEPS, 1), T + 1)]
     unpadded = Inputs(inputs.tokens, inputs.positions)
@@ -130,7 +142,13 @@ def _stepwise(inputs: Inputs, name: str, layer: tuple[int, ...], x: Tensor, impl
 
 
 def _over_a_cache(
-    inputs: Inputs, edges: list[int], name: str, layer: tuple[int, ...], x: Tensor, implementation: Any, handle: Any
+    inputs: Inputs,
+    edges: list[int],
+    name: str,
+    layer: tuple[int, ...],
+    x: Tensor,
+    implementation: Implementation,
+    handle: Handle,
 ) -> Tensor:
     cache = implementation.new_cache(handle, *inputs.tokens.shape)
 
@@ -142,7 +160,9 @@ def _over_a_cache(
     return chunks.in_chunks(call, edges, x, inputs.positions, inputs.mask)[inputs.real]
 
 
-def _silenced(inputs: Inputs, config: Config, state: State, dtype: torch.dtype, implementation: Any, _: Any) -> Tensor:
+def _silenced(
+    inputs: Inputs, config: Config, state: State, dtype: torch.dtype, implementation: Implementation, _: Handle
+) -> Tensor:
     """Logits of a model whose layers add nothing, be they right or wrong."""
     silent = {key: torch.zeros_like(w) if "o_proj" in key or "down_proj" in key else w for key, w in state.items()}
     handle = implementation.build(config, silent, dtype)

@@ -16,7 +16,7 @@ BEGIN, END = "<!-- the table of a run: make report -->", "<!-- until here -->"
 
 
 def block(results: Results) -> str:
-    """What stands between the marks in the page."""
+    """The text between the marks of the page."""
     about, known = results.about, sum(map(len, results.kills.values()))
     versions = f"torch {about['torch']} and transformers {about['transformers']}".replace("+cpu", "")
     note = f"""*(Numbers are answers compared, with {versions} on a CPU, in float32, bfloat16

@@ -32,8 +32,9 @@ def junit(results: Results) -> str:
         cases = _cases(results, name)
         failures = sum(case.find("failure") is not None for case in cases)
         skipped = sum(case.find("skipped") is not None for case in cases)
-        counts = {"tests": str(len(cases)), "failures": str(failures), "skipped": str(skipped)}
-        suite = SubElement(root, "testsuite", {"name": name, **counts})
+        errors = sum(case.find("error") is not None for case in cases)
+        counts = {"tests": len(cases), "failures": failures, "errors": errors, "skipped": skipped}
+        suite = SubElement(root, "testsuite", {"name": name} | {key: str(n) for key, n in counts.items()})
         suite.extend(cases)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
@@ -51,7 +52,7 @@ def _cases(results: Results, component: str) -> list[Element]:
     for trouble in results.troubles:
         if (
             trouble.component == component
-            and trouble.kind in (Outcome.RAISED, Outcome.NOT_OFFERED)
+            and trouble.kind in (Outcome.RAISED, Outcome.NOT_OFFERED, Outcome.TROUBLE)
             and trouble.section != "properties"
         ):
             found.append(_case(component, trouble.where, trouble.kind, trouble.message))
@@ -62,6 +63,8 @@ def _case(component: str, name: str, outcome: Outcome, message: str) -> Element:
     case = Element("testcase", classname=component, name=name)
     if outcome in (Outcome.BROKEN, Outcome.RAISED):
         SubElement(case, "failure", message=message)
+    elif outcome == Outcome.TROUBLE:
+        SubElement(case, "error", message=message)
     elif outcome in (Outcome.NOT_OFFERED, Outcome.KNOWN_FAILURE):
         SubElement(case, "skipped", message=message)
     return case

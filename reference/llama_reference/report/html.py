@@ -23,11 +23,16 @@ h1 { font-size: 1.35rem; margin: 0 0 .5rem; } h2 { font-size: 1.05rem; margin: 2
 dl { margin: 1rem 0; } dt { color: var(--quiet); font-size: .85rem; } dd { margin: 0 0 .5rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .8rem; font-variant-numeric: tabular-nums; }
-th, td { border: 1px solid var(--line); padding: .3rem .2rem; text-align: center; }
+th, td { border: 1px solid var(--line); padding: .3rem .2rem; text-align: center; white-space: pre-line; }
 th { font-weight: 500; color: var(--quiet); }
 td.same { background: var(--good-bg); color: var(--good); } td.near { background: var(--near-bg); }
 td.wrong { background: var(--bad-bg); color: var(--bad); font-weight: 700; } td.none { color: var(--quiet); }
 p.note { color: var(--quiet); font-size: .85rem; margin: .4rem 0; }
+@media (max-width: 40rem) {
+  .stack tr { display: block; margin-bottom: .8rem; } .stack tr:first-child { display: none; }
+  .stack th, .stack td { display: flex; justify-content: space-between; gap: 1rem; padding: .3rem .5rem; }
+  .stack th { font-weight: 600; } .stack td { text-align: right; border-top: 0; }
+  .stack td::before { content: attr(data-heading); color: var(--quiet); font-weight: 400; } }
 svg { width: 100%; max-width: 36rem; height: auto; display: block; } svg text { fill: var(--quiet); font-size: 11px; }
 """
 CLASSES = {
@@ -38,17 +43,18 @@ CLASSES = {
 }  # of cells; all others have "none"
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 360, 210, 44, 34, 20
 BEYOND = 1e12  # where errors that are not finite are drawn
-LEGEND = """<p class="note">Error of the hidden state behind each layer, in units in the last place, when the model
+LEGEND = """<p class="note">Error of the hidden state after each layer, in units in the last place, when the model
 runs on its own activations. <span style="color:var(--mine)">●</span> the implementation; the broad grey line is
 transformers, the dashed one the budget.</p>"""
 
 
-def document(title: str, verdict: str, good: bool, body: str, style: str = "") -> str:
-    """A whole page; the title and the verdict are text, the body is markup."""
+def document(title: str, verdict: str, good: bool, body: str, style: str = "", how: str = "") -> str:
+    """A whole page. Title, verdict and `how` it was reached are text, the body is markup."""
+    told = f'<p class="note">{escape(how)}</p>' if how else ""
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title><style>{STYLE}{style}</style>
-<h1>{escape(title)}</h1>
+<h1>{escape(title)}</h1>{told}
 <p class="verdict {"yes" if good else "no"}">{escape(verdict)}</p>
 {body}
 </html>
@@ -59,8 +65,10 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{''.join(f'<dt>{escape(title)}</dt><dd>{escape(text)}</dd>' for title, text in pairs)}</dl>"
 
 
-def cell(shown: str, outcome: Outcome = Outcome.NOT_JUDGED, title: str = "", span: int = 1) -> str:
+def cell(shown: str, outcome: Outcome = Outcome.NOT_JUDGED, title: str = "", span: int = 1, heading: str = "") -> str:
+    """A cell of a table. `heading` is that of its column, shown next to it where a narrow screen stacks the cells."""
     wide, told = f' colspan="{span}"' if span > 1 else "", f' title="{escape(title)}"' if title else ""
+    told += f' data-heading="{escape(heading)}"' if heading else ""
     return f'<td{wide} class="{CLASSES.get(outcome, "none")}"{told}>{escape(shown)}</td>'
 
 
@@ -69,10 +77,10 @@ def row(head: str, cells: Iterable[str]) -> str:
     return f'<tr><th scope="row">{escape(head)}</th>{"".join(cells)}</tr>'
 
 
-def table(head: Sequence[str], rows: Iterable[str]) -> str:
-    """It scrolls by itself where the screen is too narrow."""
+def table(head: Sequence[str], rows: Iterable[str], stacks: bool = False) -> str:
+    """Where the screen is too narrow a table scrolls by itself, or its cells are stacked."""
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    return f'<div class="wide"><table><tr>{titles}</tr>\n{chr(10).join(rows)}</table></div>'
+    return f'<div class="{"stack" if stacks else "wide"}"><table><tr>{titles}</tr>\n{chr(10).join(rows)}</table></div>'
 
 
 def growth(steps: Sequence[tuple[int, float, float]], layers: int, label: str = "error by layer") -> str:

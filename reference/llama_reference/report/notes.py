@@ -20,6 +20,18 @@ Remark = tuple[str, str]  # what it is about, and what is said
 UNKNOWN = "no known mistake"  # how the diagnosis begins that knows nothing
 
 
+def on_trouble(results: Results) -> list[Remark]:
+    """What kept questions from being judged, each once, with the first question and the number of the others."""
+    found: dict[str, list[str]] = {}
+    for trouble in results.troubles:
+        if trouble.kind == Outcome.TROUBLE:
+            found.setdefault(_line(trouble), []).append(trouble.where)
+    return [
+        (Outcome.TROUBLE, f"{line} (asked: {where[0]}{f'; and {len(where) - 1} more' if len(where) > 1 else ''})")
+        for line, where in found.items()
+    ]
+
+
 def on_failures(results: Results) -> list[Remark]:
     """On every wrong component, those first in which nothing else is wrong; the others only where there is news."""
     inner = suspects(results)
@@ -74,18 +86,51 @@ def on_gaps(results: Results) -> list[Remark]:
     about = asked(results)
     lacking: dict[str, list[str]] = {}
     for trouble in results.troubles:
-        if trouble.kind == Outcome.NOT_OFFERED:
-            components = lacking.setdefault(trouble.message.removeprefix(f"{Outcome.NOT_OFFERED}: "), [])
+        message = trouble.message.removeprefix(f"{Outcome.NOT_OFFERED}: ")
+        if trouble.kind == Outcome.NOT_OFFERED and not _is_lacking(results, trouble.component, message):
+            components = lacking.setdefault(message, [])
             components += [trouble.component] if trouble.component not in components else []
-    remarks: list[Remark] = []
+    remarks: list[Remark] = _outside(results)
+    remarks += [
+        (component, f"differs by convention, which is no fault: {told}; it was asked in its own layout")
+        for component, told in results.conventions.items()
+    ]
     if lacking:
         told = (f"{name} ({', '.join(filter(None, components))})" for name, components in lacking.items())
         remarks.append((Outcome.NOT_OFFERED, ", ".join(told)))
     if known := [trouble for trouble in results.troubles if trouble.kind == Outcome.KNOWN_FAILURE]:
         reasons = dict.fromkeys(_line(trouble) for trouble in known)
         remarks.append(("known failures", f"{len(known)}, as the adapter declares: {'; '.join(reasons)}"))
+    remarks += [("remark", f"{component} {text}") for component, told in results.remarks.items() for text in told]
+    for component, unasked in results.unasked.items():
+        remarks += [("not asked", f"{component}: {len(those)} questions: {why}") for why, those in unasked.items()]
     without = [f"{name} ({NO_GRADIENTS[name]})" for name in about if name in NO_GRADIENTS]
     return remarks + ([("– no gradients", ", ".join(without))] if without else [])
+
+
+def _is_lacking(results: Results, component: str, message: str) -> bool:
+    """Whether the profile of the component says so already."""
+    return message.partition(" (")[0] in results.lacking.get(component, {})
+
+
+def _outside(results: Results) -> list[Remark]:
+    """What the profiles leave out, draws that were refused, and which known mistakes none of the rest can show."""
+    reasons: dict[str, list[str]] = {}
+    for features in results.lacking.values():
+        for feature, reason in features.items():
+            told = reasons.setdefault(reason.removeprefix(f"{Outcome.NOT_OFFERED}: "), [])
+            told += [feature] if feature not in told else []
+    remarks: list[Remark] = []
+    if reasons:
+        lacking = (", ".join(features) + (f" ({reason})" if reason else "") for reason, features in reasons.items())
+        remarks.append(("not asked", "; ".join(lacking)))
+    if refused := [(name, claims) for name, claims in results.left_out.items() if claims]:
+        told = [f"{name} {len(claims)}" for name, claims in refused]
+        remarks.append(("properties of which some draws were refused", ", ".join(told)))
+    if any(results.unseen.values()):
+        counts = (f"{name} {len(unseen)}" for name, unseen in results.unseen.items() if unseen)
+        remarks.append(("known mistakes that could not have been seen", ", ".join(counts)))
+    return remarks
 
 
 def on_numbers(results: Results) -> list[Remark]:

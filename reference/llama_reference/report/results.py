@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.outcome import Outcome
 
-WORST_LAST = (Outcome.HOLDS, Outcome.NOT_OFFERED, Outcome.KNOWN_FAILURE, Outcome.BROKEN)
+WORST_LAST = (Outcome.HOLDS, Outcome.NOT_OFFERED, Outcome.KNOWN_FAILURE, Outcome.TROUBLE, Outcome.BROKEN)
 ANSWERS, GRADIENTS, PROPERTIES = "answers", "gradients", "properties"
 BIT_FOR_BIT, BY_BUDGET = "bit for bit", "by budget"  # how answers are judged: about["judged"]
+VERSIONS = ("llama_reference", "torch", "transformers", "python")  # of these, about has the version
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What did not simply pass. kind: BROKEN, KNOWN_FAILURE or NOT_OFFERED of a test, RAISED of a comparison."""
+    """What did not simply pass. kind: BROKEN, KNOWN_FAILURE or NOT_OFFERED of a test, RAISED of a comparison, or
+    TROUBLE.
+    """
 
     kind: Outcome
     component: str  # empty where a test belongs to none
@@ -45,20 +52,31 @@ class Trouble:
 class Results:
     """Everything by component.
 
-    properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE or NOT_OFFERED. kills: component -> mistake -> the
-    sections that reject it. diagnoses: component -> the known mistakes that its wrong answers look like, in words.
-    equivalents: (component, mistake, why nothing can tell it from right). depth: dtype -> the errors of the hidden
-    state behind each layer of the hard model, the implementation's and transformers'.
+    properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE, TROUBLE or NOT_OFFERED. left_out: component -> claim
+    -> how many of its draws were refused. kills: component -> mistake -> the sections that reject it. equivalents:
+    (component, mistake, why nothing can tell it from right). lacking: component -> the features that it lacks, and why.
+    unseen: component -> the known mistakes that nothing rejects which it was asked. diagnoses: component -> the known
+    mistakes that its wrong answers look like, in words. conventions: component -> how it differs from ours and is
+    right. depth: dtype -> the errors of the hidden state after each layer of the hard model, the implementation's and
+    transformers'. remarks: component -> what is no fault but worth knowing. unasked: component -> a reason -> the
+    questions that were not asked for it. cut_short: what ended the run before all was asked, if it did.
     """
 
-    about: dict[str, str] = field(default_factory=dict)  # implementation, how it is judged, versions
+    about: dict[str, str] = field(default_factory=dict)  # what `about` returns
     rows: list[Row] = field(default_factory=list)
     properties: dict[str, dict[str, Outcome]] = field(default_factory=dict)
     kills: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     equivalents: list[tuple[str, str, str]] = field(default_factory=list)
+    lacking: dict[str, dict[str, str]] = field(default_factory=dict)
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
+    unseen: dict[str, list[str]] = field(default_factory=dict)
     diagnoses: dict[str, list[str]] = field(default_factory=dict)
+    conventions: dict[str, str] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
     depth: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+    unasked: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    cut_short: str = ""
 
     def add(self, component: str, section: str, variant: str, verdicts: Iterable[Verdict]) -> None:
         for v in verdicts:
@@ -78,6 +96,26 @@ class Results:
         if trouble not in self.troubles:
             self.troubles.append(trouble)
 
+    def add_remark(self, component: str, remark: str) -> None:
+        """Once."""
+        told = self.remarks.setdefault(component, [])
+        told += [remark] if remark not in told else []
+
+    def leave_out(self, component: str, why: str, question: str) -> None:
+        """A question that is not asked, once."""
+        left_out = self.unasked.setdefault(component, {})
+        if not any(question in questions for questions in left_out.values()):
+            left_out.setdefault(why, []).append(question)
+
+    def of_component(self, name: str) -> Results:
+        """What is known of one component."""
+        return Results(
+            rows=[row for row in self.rows if row.component == name],
+            properties={name: self.properties.get(name, {})},
+            lacking={name: self.lacking[name]} if name in self.lacking else {},
+            troubles=[trouble for trouble in self.troubles if trouble.component == name],
+        )
+
     def merge(self, other: Results) -> None:
         """Takes over what another process has found."""
         self.about |= other.about
@@ -88,9 +126,22 @@ class Results:
         for component, kills in other.kills.items():
             self.kills.setdefault(component, {}).update(kills)
         self.equivalents += [known for known in other.equivalents if known not in self.equivalents]
+        self.lacking |= other.lacking
+        self.unseen |= other.unseen
+        for component, claims_left_out in other.left_out.items():
+            self.left_out.setdefault(component, {}).update(claims_left_out)
         self.diagnoses |= other.diagnoses
+        self.conventions |= other.conventions
         self.troubles += [trouble for trouble in other.troubles if trouble not in self.troubles]
         self.depth |= other.depth
+        for component, reasons in other.unasked.items():
+            for why, questions in reasons.items():
+                for question in questions:
+                    self.leave_out(component, why, question)
+        for component, remarks in other.remarks.items():
+            for remark in remarks:
+                self.add_remark(component, remark)
+        self.cut_short = self.cut_short or other.cut_short
 
     def values(self) -> dict[str, Any]:
         """What JSON knows, and no more: errors that are not finite are strings."""
@@ -123,6 +174,19 @@ class Results:
             "equivalents": [(component, name, why) for component, name, why in values["equivalents"]],
             "depth": {d: [(float(e), float(theirs)) for e, theirs in s] for d, s in values["depth"].items()},
         })  # fmt: skip
+
+
+def about(adapter: Path, bitwise: bool) -> dict[str, str]:
+    """What a report says of its run: what is judged, how, when and with which versions."""
+    return {
+        "implementation": str(adapter),
+        "judged": BIT_FOR_BIT if bitwise else BY_BUDGET,
+        "time": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "llama_reference": version("llama_scratch"),  # the distribution that it is a part of
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "python": platform.python_version(),
+    }
 
 
 def _plain(error: float) -> float | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from itertools import groupby
+from pathlib import Path
 
 from llama_reference import mistakes
 from llama_reference.judge.comparison import NO_GRADIENTS
@@ -12,6 +13,7 @@ from llama_reference.report.numbers import short
 from llama_reference.report.results import (
     ANSWERS,
     GRADIENTS,
+    VERSIONS,
     Results,
     Row,
     Trouble,
@@ -45,23 +47,38 @@ def render(results: Results) -> str:
     """The whole document."""
     good, verdict = summary.verdict(results)
     parts = (
+        _remarks("Trouble", notes.on_trouble(results)),
         _remarks("What is wrong", notes.on_failures(results)),
         _conformance(results),
         _by_dtype(results),
         _growth(results),
         _kills(results),
+        _unseen(results),
         _equivalents(results),
         _failures(results),
-        f"<h2>What was compared</h2>{html.facts(results.about.items())}",
     )
-    return html.document("The suite: component by component", verdict, good, "\n".join(filter(None, parts)), STYLE)
+    body = "\n".join(filter(None, parts))
+    return html.document(f"{_name(results)}, component by component", verdict, good, body, STYLE, _how(results))
+
+
+def _name(results: Results) -> str:
+    return Path(results.about.get("implementation", "A Llama")).name
+
+
+def _how(results: Results) -> str:
+    """What was judged, how, when and with which versions, as far as a report of an earlier version says it."""
+    about = results.about
+    told = [
+        text + about[key] for text, key in (("", "implementation"), ("judged ", "judged"), ("", "time")) if key in about
+    ]
+    return ", ".join(told + [f"{name} {about[name]}" for name in VERSIONS if name in about])
 
 
 def _remarks(title: str, said: list[notes.Remark]) -> str:
     if not said:
         return ""
     told = "".join(
-        f"<dt>{escape(about or 'beside')}</dt>" + "".join(f"<dd>{escape(text)}</dd>" for _, text in group)
+        f"<dt>{escape(about or 'other tests')}</dt>" + "".join(f"<dd>{escape(text)}</dd>" for _, text in group)
         for about, group in groupby(said, key=lambda remark: remark[0])
     )
     return f'<h2>{title}</h2><dl class="said">{told}</dl>'
@@ -72,10 +89,15 @@ def _conformance(results: Results) -> str:
     found = {name: summary.cells(results, name) for name in about}
     kept = [i for i in range(len(HEADINGS) - 1) if any(cells[i].text not in ("", "–") for cells in found.values())]
     shown = {name: [cells[i] for i in kept] for name, cells in found.items()}
-    lines = [html.row(name, (html.cell(cell.text, cell.outcome) for cell in cells)) for name, cells in shown.items()]
+    headings = [HEADINGS[i + 1] for i in kept]
+    lines = [html.row(name, _stacking(headings, cells)) for name, cells in shown.items()]
     remarks = [*notes.on_gaps(results), *notes.on_numbers(results)]
     said = "".join(f'<p class="note">{escape(f"{title}: {text}")}</p>' for title, text in remarks)
-    return f"<h2>Conformance</h2>{html.table(['component', *(HEADINGS[i + 1] for i in kept)], lines)}{said}"
+    return f"<h2>Conformance</h2>{html.table(['component', *headings], lines, stacks=True)}{said}"
+
+
+def _stacking(headings: list[str], cells: list[summary.Cell]) -> list[str]:
+    return [html.cell(cell.text, cell.outcome, heading=heading) for heading, cell in zip(headings, cells, strict=True)]
 
 
 def _by_dtype(results: Results) -> str:
@@ -88,8 +110,9 @@ def _by_dtype(results: Results) -> str:
                 head = name if section == ANSWERS else f"{name}, gradients"
                 lines.append(html.row(head, map(_worth, of_each)))
     note = (
-        '<p class="note">bitwise: how many answers were compared. Elsewhere: the worst error in ulps, and in brackets '
-        "transformers' own; ✗ beyond the budget.</p>"
+        '<p class="note">The number of answers where all have transformers\' bits. Elsewhere the worst answer: how far '
+        "it is off the float64 formula, and how far transformers' is, in units in the last place (ulp). ✗: beyond the "
+        "budget.</p>"
     )
     return f"<h2>By dtype</h2>{html.table(['', *dtypes], lines)}{note}" if lines else ""
 
@@ -98,9 +121,9 @@ def _worth(judged: list[Row]) -> str:
     if not judged:
         return html.cell("")
     if all(row.bitwise for row in judged):
-        return html.cell(f"bitwise: {len(judged)}", Outcome.BITWISE)
+        return html.cell(f"{len(judged)} bitwise", Outcome.BITWISE)
     row = summary.nearest([row for row in judged if not row.bitwise])
-    off = f"{short(row.error)} ({short(row.oracle_error)})"
+    off = f"{short(row.error)} ulp\ntransformers {short(row.oracle_error)}"
     told = f"{row.label}, {row.variant}"
     return html.cell(off, Outcome.WITHIN, told) if row.within else html.cell(f"✗ {off}", Outcome.WRONG, told)
 
@@ -150,6 +173,12 @@ def _mark(component: str, section: str, rejected_by: list[str]) -> str:
     if section == "gradients" and component in NO_GRADIENTS:
         return html.cell("–", Outcome.NOT_JUDGED, NO_GRADIENTS[component])
     return html.cell("✓", Outcome.BITWISE, f"rejected by {section}") if section in rejected_by else html.cell("·")
+
+
+def _unseen(results: Results) -> str:
+    told = [(component, ", ".join(names)) for component, names in results.unseen.items() if names]
+    note = '<p class="note">Nothing that was asked rejects these: the adapter lacks what they are mistakes of.</p>'
+    return f"<h2>Known mistakes that could not have been seen</h2>{note}{html.facts(told)}" if told else ""
 
 
 def _equivalents(results: Results) -> str:

@@ -37,7 +37,11 @@ class Cell:
 def asked(results: Results) -> list[str]:
     """The components that the run was about, in the order of the catalogue."""
     seen = {row.component for row in results.rows} | {trouble.component for trouble in results.troubles}
-    return [name for name in COMPONENTS if name in seen | results.properties.keys() | results.kills.keys()]
+    return [
+        name
+        for name in COMPONENTS
+        if name in seen | results.properties.keys() | results.kills.keys() | results.unasked.keys()
+    ]
 
 
 def cells(results: Results, component: str) -> list[Cell]:
@@ -68,6 +72,8 @@ def _gap(results: Results, component: str, section: str, judged: list[Row]) -> C
         return Cell(f"WRONG, {len(raised)} raise", Outcome.WRONG)
     if judged:
         return None
+    if troubles(results, Outcome.TROUBLE, component, section):
+        return Cell(Outcome.TROUBLE)
     return Cell(Outcome.NOT_OFFERED) if troubles(results, Outcome.NOT_OFFERED, component, section) else Cell()
 
 
@@ -113,7 +119,12 @@ def _properties(results: Results, component: str) -> Cell:
     count = Counter(claims.values())
     if count[Outcome.BROKEN]:
         return Cell(f"{count[Outcome.BROKEN]} of {len(claims)} BROKEN", Outcome.WRONG)
-    told = {"hold": Outcome.HOLDS, "known to fail": Outcome.KNOWN_FAILURE, "not offered": Outcome.NOT_OFFERED}
+    told = {
+        "hold": Outcome.HOLDS,
+        "known to fail": Outcome.KNOWN_FAILURE,
+        "in trouble": Outcome.TROUBLE,
+        "not offered": Outcome.NOT_OFFERED,
+    }
     text = ", ".join(f"{count[outcome]} {word}" for word, outcome in told.items() if count[outcome])
     return Cell(text, Outcome.HOLDS if count[Outcome.HOLDS] == len(claims) > 0 else Outcome.NOT_JUDGED)
 
@@ -146,32 +157,59 @@ def suspects(results: Results) -> list[str]:
     return [name for name in found if not within[name] or (name in breaks and not within[name] & breaks)]
 
 
+def is_wrong(results: Results, component: str) -> bool:
+    """Whether it is among the wrong ones."""
+    return component in wrong(results)
+
+
+def in_trouble(results: Results) -> list[str]:
+    """The components of which something could not be judged for trouble."""
+    return [name for name in asked(results) if troubles(results, Outcome.TROUBLE, name)]
+
+
 def verdict(results: Results) -> tuple[bool, str]:
-    """Whether all is well, and the one sentence to read."""
-    about, bad = asked(results), wrong(results)
-    lacking = [name for name in about if not is_judged(results, name)]
+    """True if all is right, and the one sentence to read."""
+    about, bad, troubled = asked(results), wrong(results), in_trouble(results)
+    unjudged = [name for name in about if not is_judged(results, name)]
+    lacking = [name for name in unjudged if name not in {*troubled, *results.unasked}]
     others = len(troubles(results, Outcome.BROKEN, ""))
-    beside = f"; {others} other test{'s' * (others > 1)} failed" if others else ""
+    elsewhere = f"; trouble, and no verdict: {', '.join(troubled)}" if troubled else ""
+    elsewhere += f"; {others} other test{'s' * (others > 1)} failed" if others else ""
+    elsewhere += f"; so far: stopped by {results.cut_short}" if results.cut_short else ""
     if bad:
         inner = suspects(results)
         outer = [name for name in bad if name not in inner]
         parts = f" (and so what contains {'it' if len(inner) == 1 else 'them'}: {', '.join(outer)})" if outer else ""
-        return False, f"WRONG: {', '.join(inner)}{parts}{beside}"
+        return False, f"WRONG: {', '.join(inner)}{parts}{elsewhere}"
     bits = results.rows and all(row.bitwise for row in results.rows)
     how = "transformers' bits" if bits else "within the budget" if results.rows else "nothing compared"
-    right = len(about) - len(lacking)
-    without = f"; not offered: {', '.join(lacking)}" if lacking else ""
+    right = len(about) - len({*unjudged, *troubled})
+    without = f"; NOT JUDGED: {', '.join(lacking)}" if lacking else ""
     text = f"{right} of {len(COMPONENTS)} components judged and right, {len(results.rows)} answers: {how}"
-    return not others and bool(right), text + without + beside
+    stopped = others or troubled or troubles(results, Outcome.TROUBLE, "") or results.cut_short
+    return not stopped and bool(right), text + without + elsewhere
 
 
 def is_right(results: Results, component: str) -> bool:
-    """Whether it was judged, and nothing about it is wrong."""
-    return is_judged(results, component) and component not in wrong(results)
+    """True if the component was judged, and nothing about it is wrong or in trouble."""
+    return is_judged(results, component) and component not in {*wrong(results), *in_trouble(results)}
+
+
+def is_nothing_judged(results: Results) -> bool:
+    """Whether all that was asked for is lacking, or refused: such a run has found nothing right and nothing wrong."""
+    broken = any(trouble.kind != Outcome.NOT_OFFERED for trouble in results.troubles)
+    return not broken and not any(is_judged(results, name) for name in asked(results))
+
+
+def why_nothing(results: Results) -> str:
+    """The adapter's own reasons."""
+    reasons = dict.fromkeys(trouble.message.removeprefix(f"{Outcome.NOT_OFFERED}: ") for trouble in results.troubles)
+    return f"it does not offer {', '.join(reasons)}" if reasons else "nothing was asked"
 
 
 def is_judged(results: Results, component: str) -> bool:
-    """Whether there is anything about it but what it lacks."""
+    """True if at least one answer or claim of the component was judged."""
     return any(row.component == component for row in results.rows) or any(
-        outcome != Outcome.NOT_OFFERED for outcome in results.properties.get(component, {}).values()
+        outcome not in (Outcome.NOT_OFFERED, Outcome.TROUBLE)
+        for outcome in results.properties.get(component, {}).values()
     )

@@ -16,7 +16,12 @@ WIDTH = 100
 
 def table(results: Results) -> str:
     """The verdict, a row for every component that was asked, and below it what a reader needs to go on."""
-    said = [*notes.on_failures(results), *notes.on_gaps(results), *notes.on_numbers(results)]
+    said = [
+        *notes.on_trouble(results),
+        *notes.on_failures(results),
+        *notes.on_gaps(results),
+        *notes.on_numbers(results),
+    ]
     lines = [*_wrapped(summary.verdict(results)[1]), "", *_grid(results), "" if said else None]
     previous = None
     for about, text in said:
@@ -58,7 +63,7 @@ def as_json(results: Results) -> str:
 
 
 def read(path: Path) -> Results:
-    """The inverse. Raises ValueError where the file is no such report."""
+    """Read report.json. Raises ValueError if the file is not such a report."""
     values = json.loads(path.read_text(encoding="utf-8"))
     found = values.pop("schema", None) if isinstance(values, dict) else None
     if found != SCHEMA:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llama_reference.judge.localization import (
@@ -29,19 +29,22 @@ BARS = "▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Verification:
-    """The findings on every component, and those on the run by the implementation's own activations (`running`)."""
+    """The findings on every component, those on the run by the implementation's own activations (`running`), and what
+    each culprit looks like, by component.
+    """
 
     about: dict[str, str]  # directory, implementation, dtype, tokens, versions
     layers: int
     findings: list[Finding]
     running: list[Finding]
+    names: dict[str, str] = field(default_factory=dict)
 
     @property
     def agrees(self) -> bool:
         return bool(self.findings) and all(finding.good for finding in self.findings)
 
     def worst(self, name: str, where: str) -> Finding | None:
-        """Of the findings on one component, the one to show; None when it could not even be asked."""
+        """The finding to show for one component; None if it could not be asked."""
         found = [finding for finding in self.findings if (finding.name, finding.where) == (name, where)]
         return min(found, key=lambda f: (WORST_FIRST.index(f.status), -error(f))) if found else None
 
@@ -49,7 +52,7 @@ class Verification:
         return [self.worst(name, f"model.layers.{layer}{part}") for _, name, part in COLUMNS]
 
     def depth(self) -> list[Finding]:
-        """The residual stream behind every block, on the implementation's own way."""
+        """The residual stream after every block, when the model runs on its own activations."""
         return [step for step in self.running if step.name == "block"]
 
     def summary(self) -> str:
@@ -63,6 +66,7 @@ class Verification:
         beyond = next((step for step in self.running if not step.good), None)
         far = "the same" if beyond is bits and bits is not None else spoken(beyond)
         blamed = [("culprits", line) for line in _grouped(culprits(self.findings))] or [("culprits", "nothing")]
+        blamed += [("known mistake", f"{name} {told}") for name, told in self.names.items()]
         lacking = [finding for finding in self.findings if finding.status in (Outcome.NOT_OFFERED, Outcome.VOID)]
         blamed += [("not judged", line) for line in _grouped(lacking)]
         return [*blamed, ("first difference in one pass", spoken(bits)), ("first beyond the budget in one pass", far)]
@@ -93,13 +97,14 @@ class Verification:
             "agrees": self.agrees,
             "summary": self.summary(),
             "culprits": [_values(finding) for finding in culprits(self.findings)],
+            "looks_like": self.names,
             "findings": [_values(finding) for finding in self.findings],
             "running": [_values(step) for step in self.running],
         }
 
 
 def error(finding: Finding) -> float:
-    """In units in the last place; infinite when there is no number to give."""
+    """The error in units in the last place; infinite if there is no verdict."""
     return finding.verdict.error if finding.verdict else math.inf
 
 

@@ -143,12 +143,19 @@ def second_opinion(verdicts: list[Verdict], chance: Callable[[int], dict[str, fl
     return verdicts
 
 
-def holds(residual: float, oracle_residual: float, dtype: torch.dtype) -> bool:
-    """Whether a property whose residual would be 0 in exact arithmetic holds as well as transformers lets it hold.
+def holds(residual: float, oracle_residual: float, dtype: torch.dtype, chance: Callable[[int], float]) -> bool:
+    """Whether a property whose residual would be 0 in exact arithmetic holds as well as rounding lets it hold.
 
-    Both residuals are relative to the size of what is compared.
+    The residuals are relative to the size of what is compared. chance: that of rounding by chance, called with 0, 1,
+    ... as long as there is doubt, as in second_opinion: transformers' own is one draw, and may be lucky.
     """
-    return residual <= FACTOR * oracle_residual + ULPS * torch.finfo(dtype).eps
+    unit = ULPS * torch.finfo(dtype).eps
+    largest, hopeless = oracle_residual, DOUBTFUL * (FACTOR * oracle_residual + unit)
+    for seed in range(CHANCES):
+        if residual <= FACTOR * largest + unit or not residual <= hopeless:
+            break
+        largest = max(largest, chance(seed))
+    return residual <= FACTOR * largest + unit
 
 
 def is_tie(logits: Tensor, exact: Tensor, one: int, other: int) -> bool:

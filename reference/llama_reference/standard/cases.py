@@ -4,10 +4,13 @@ A small model as it is initialised hides most of them: gains of one, biases of z
 2e-3 make a missing norm, a dropped bias or a wrong head order vanish. So weights are loud, gains and biases distinct,
 embeddings small (eps matters), all dimensions different from each other (a wrong axis does not fit), R unlike G, H
 unlike D / N, positions far out and another offset for every row, some rows padded, every llama3 band populated.
+
+A Llama that lacks some of this is asked the hardest case within its profile: what it has is as loud and as distinct.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor
 
 from llama_reference.implementation import Config, State
+from llama_reference.standard.profile import FULL, Profile
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SCALES = (1e-3, 1.0, 1e3)
@@ -88,6 +92,73 @@ PADS = (3, 0, 6, 1, 11)  # the first row is padded too: its padding must not pas
 OFFSETS = (0, 301, 1777, 5, 40)
 LENGTH = 48
 SPLIT = (5, 3, 1, 30, 9)
+# Where positions are consecutive from 0 the text itself must go past the contexts that scaled rotary looks at.
+SHORT = 40
+# hidden_size = heads × head_dim, and still no two sizes alike
+NARROW_HEADS: Config = {"hidden_size": 96, "head_dim": 12}
+
+
+def configuration(variant: str, profile: Profile = FULL) -> Config:
+    """The variant of the hardest configuration within the profile; the variant must be within it too."""
+    if profile == FULL:
+        return HARD | VARIANTS[variant]
+    return _within(_hardest(profile) | VARIANTS[variant], profile)
+
+
+def _hardest(profile: Profile) -> Config:
+    kinds = [name for kind in profile.rope_type for name in ROPES if ROPES[name]["rope_type"] == kind]
+    return HARD | {"rope_parameters": ROPES[kinds[0]], "hidden_act": profile.hidden_act[0]}
+
+
+def _within(config: Config, profile: Profile) -> Config:
+    """The configuration without what the profile lacks."""
+    if not profile.head_dim:
+        config = config | NARROW_HEADS
+    if not profile.num_key_value_heads:
+        config = config | {"num_key_value_heads": config["num_attention_heads"]}
+    config = config | {
+        name: config[name] and getattr(profile, name) for name in ("attention_bias", "mlp_bias", "tie_word_embeddings")
+    }
+    rope, planes = dict(config["rope_parameters"]), config["head_dim"] // 2
+    rope |= {key: rope[key][:planes] for key in ("short_factor", "long_factor") if key in rope}
+    if not profile.positions:
+        rope |= {key: SHORT for key in _ORIGINAL if key in rope}
+        if rope["rope_type"] == "dynamic":
+            config = config | {"max_position_embeddings": SHORT}
+    return config | {"rope_parameters": rope}
+
+
+def lacking(variant: str, profile: Profile) -> str:
+    """What the variant is about and the profile does not have; nothing where it has it."""
+    asked = VARIANTS[variant]
+    kind = asked.get("rope_parameters", {}).get("rope_type")
+    if kind not in (None, *profile.rope_type):
+        return f"rope_type {kind}"
+    if asked.get("hidden_act") not in (None, *profile.hidden_act):
+        return f"hidden_act {asked['hidden_act']}"
+    if asked.get("num_key_value_heads", 8) < HARD["num_attention_heads"] and not profile.num_key_value_heads:
+        return "num_key_value_heads"
+    if asked.get("tie_word_embeddings") and not profile.tie_word_embeddings:
+        return "tie_word_embeddings"
+    return ""
+
+
+def within(variants: Iterable[str], profile: Profile) -> tuple[str, ...]:
+    """Those of the variants that the profile has, each configuration once; the hard one is never dropped."""
+    asked = tuple(variants)
+    return tuple(v for v in asked if not lacking(v, profile) and twin(v, asked, profile) == v)
+
+
+def twin(variant: str, variants: tuple[str, ...], profile: Profile) -> str:
+    """Of the variants the one that is the same within the profile: the hard one if it is, or else the first."""
+    config = configuration(variant, profile)
+    ordered = sorted((*variants, variant), key=lambda v: v != "hard")
+    return next(v for v in ordered if not lacking(v, profile) and configuration(v, profile) == config)
+
+
+def dtypes(profile: Profile) -> tuple[torch.dtype, ...]:
+    """Those of the profile."""
+    return tuple(dtype for dtype in DTYPES if str(dtype).removeprefix("torch.") in profile.dtype)
 
 
 @dataclass(frozen=True)
@@ -98,29 +169,42 @@ class Case:
     dtype: torch.dtype = torch.float32
     seed: int = 0
     exact: bool = False  # inputs as float64, after rounding to the dtype
+    profile: Profile = FULL
 
     @property
     def config(self) -> Config:
-        return HARD | VARIANTS[self.variant]
+        return configuration(self.variant, self.profile)
 
     @cached_property
     def state(self) -> State:
         return weights(self.config, self.seed)
 
+    @property
+    def rows(self) -> int:
+        return len(PADS) if self.profile.batch else 1
+
     @cached_property
-    def mask(self) -> Tensor:
-        """(B, T): rows padded on the left, each by another length."""
-        return (torch.arange(LENGTH) >= torch.tensor(PADS)[:, None]).long()
+    def mask(self) -> Tensor | None:
+        """(B, T): rows padded on the left, each by another length; None where nothing can be padded."""
+        return self.real.long() if self.profile.padding else None
+
+    @cached_property
+    def real(self) -> Tensor:
+        """(B, T): where there is no padding. What a padded position answers is nobody's business."""
+        pads = torch.tensor(PADS[: self.rows]) if self.profile.padding else torch.zeros(self.rows, dtype=torch.long)
+        return torch.arange(LENGTH) >= pads[:, None]
 
     @cached_property
     def positions(self) -> Tensor:
-        """(B, T): each row from another offset on, far past every original context."""
-        return torch.tensor(OFFSETS)[:, None] + torch.arange(LENGTH)
+        """(B, T): each row from another offset on, far past every original context; or all from 0 on."""
+        if not self.profile.positions:
+            return torch.arange(LENGTH).repeat(self.rows, 1)
+        return torch.tensor(OFFSETS if self.profile.batch else (301,))[:, None] + torch.arange(LENGTH)
 
     @cached_property
     def tokens(self) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
-        return torch.randint(self.config["vocab_size"], (len(PADS), LENGTH), generator=generator)
+        return torch.randint(self.config["vocab_size"], (self.rows, LENGTH), generator=generator)
 
     def normal(self, *shape: int, scale: float = 1.0, salt: int = 0) -> Tensor:
         """Normal activations of the case's dtype; another salt gives other ones."""
@@ -130,7 +214,7 @@ class Case:
 
     def hidden(self, scale: float = 1.0, salt: int = 0) -> Tensor:
         """A residual stream (B, T, D)."""
-        return self.normal(len(PADS), LENGTH, self.config["hidden_size"], scale=scale, salt=salt)
+        return self.normal(self.rows, LENGTH, self.config["hidden_size"], scale=scale, salt=salt)
 
 
 def weights(config: Config, seed: int) -> State:

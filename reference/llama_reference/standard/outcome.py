@@ -20,6 +20,7 @@ class Outcome(StrEnum):
     # of a question that came to no verdict
     NOT_OFFERED = "not offered"
     RAISED = "raised"
+    TROUBLE = "trouble"  # of the adapter or its environment, told as what it is
     NOT_JUDGED = "not judged"
     # of a row of greedy tokens
     IDENTICAL = "identical"

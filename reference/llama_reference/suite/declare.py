@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -53,7 +52,9 @@ def declared(component: str) -> dict[str, type]:
     return classes
 
 
-def parametrize_with_checks(adapter: Any, components: tuple[str, ...] = (), quick: bool = False) -> Any:
+def parametrize_with_checks(
+    adapter: object, components: tuple[str, ...] = (), quick: bool = False
+) -> pytest.MarkDecorator:
     """Parametrise a test of your own with everything that the suite asks of an adapter.
 
     adapter: a module or object with the functions of llama_reference.implementation, or the path of such a file.

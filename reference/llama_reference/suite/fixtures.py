@@ -12,7 +12,8 @@ import torch
 from llama_reference.questions.properties import Claim
 from llama_reference.report.results import Results
 from llama_reference.suite.collector import PROPERTY, Collector
-from llama_reference.suite.session import Comparison, Offered, Session
+from llama_reference.suite.offered import Offered
+from llama_reference.suite.session import Comparison, Session
 
 THOROUGH = 20  # times the examples, under the hypothesis profile of that name
 

@@ -12,7 +12,8 @@ from llama_reference.mistakes import COMPONENTS
 from llama_reference.questions import properties
 from llama_reference.questions.checks import CHECKS
 from llama_reference.questions.properties import Claim
-from llama_reference.report.results import ANSWERS, GRADIENTS, PROPERTIES
+from llama_reference.report.results import ANSWERS, GRADIENTS, PROPERTIES, Results, Row
+from llama_reference.standard.budget import DOUBTFUL, FACTOR, ULPS
 from llama_reference.standard.cases import DTYPES
 
 
@@ -46,7 +47,7 @@ def gradient_cases(component: str) -> list[tuple[str, torch.dtype]]:
 
 
 def is_telling(variant: str, dtype: torch.dtype) -> bool:
-    """Whether a quick run asks it: every variant in float32, and the hard one in every dtype."""
+    """True for what a quick run asks: every variant in float32, and the hard one in every dtype."""
     return dtype == torch.float32 or variant == "hard"
 
 
@@ -60,6 +61,33 @@ def items(component: str, quick: bool = False) -> Iterator[Item]:
     for variant, dtype in gradient_cases(component):
         if not quick or (variant, dtype) == ("hard", torch.float32):
             yield Item(component, GRADIENTS, variant, dtype)
+
+
+BEYOND_DOUBT = "wrong beyond doubt"
+ENOUGH = 12  # answers wrong beyond doubt, of one component
+FEW = 20
+EVERY = 6  # once there are so many, one item in so many is asked
+
+
+def left_out(item: Item, results: Results) -> str:
+    """Why an item need not be asked, by what is known of its component: empty where it is to be asked.
+
+    An answer is wrong beyond doubt where no luck of transformers' could explain it (standard.budget). The sample has
+    the first item of each section; a component of few items is asked them all.
+    """
+    every = [*items(item.component)]
+    wrong = sum(row.component == item.component and is_beyond_doubt(row) for row in results.rows)
+    if wrong < ENOUGH or len(every) <= FEW:
+        return ""
+    section = [one for one in every if one.section == item.section]
+    if section.index(item) % EVERY == 0:
+        return ""
+    known = [why for why in results.unasked.get(item.component, {}) if why.startswith(BEYOND_DOUBT)]
+    return known[0] if known else f"{BEYOND_DOUBT} after {wrong} answers"
+
+
+def is_beyond_doubt(row: Row) -> bool:
+    return not row.within and not row.error <= DOUBTFUL * (FACTOR * row.oracle_error + ULPS)
 
 
 def chosen(names: tuple[str, ...]) -> tuple[str, ...]:

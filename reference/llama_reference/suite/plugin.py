@@ -19,21 +19,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("llama_reference", "a Llama judged component by component")
     group.addoption("--implementation", type=Path, metavar="PATH", help="the adapter of the Llama to test")
     group.addoption("--report", type=Path, metavar="DIR", help="write report.json and index.html there")
+    group.addoption("--time-limit", type=float, metavar="SECONDS", help="ask nothing more after so many seconds")
+    group.addoption(
+        "--question-limit", type=float, metavar="SECONDS", default=300.0, help="end a question that takes longer (300)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the adapter, and collect the results of the run."""
+    """Load the adapter, and collect the results of the run. One that cannot be run ends it, with exit status 2."""
     path: Path | None = config.getoption("implementation")
     if path is None:
         return
-    from llama_reference.adapter_loader import load
+    from llama_reference.adapter_loader import AdapterError, load
     from llama_reference.suite.collector import Collector
+    from llama_reference.suite.worker import must_build
 
     try:
         adapter: ModuleType = load(path)
-    except ImportError as error:
-        raise pytest.UsageError(f"--implementation: {error}") from None
-    collector = Collector(config, path, adapter, config.getoption("report"))
+        if not hasattr(config, "workerinput"):  # the processes that pytest-xdist starts need not try it again
+            must_build(adapter, path)
+    except AdapterError as error:
+        pytest.exit("\n".join(filter(None, (error.details, f"error: --implementation: {error}"))), returncode=2)
+    collector = Collector(config, path, adapter)
     config.pluginmanager.register(collector, Collector.NAME)
 
 

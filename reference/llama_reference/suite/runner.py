@@ -1,136 +1,252 @@
-"""Runs the plan without pytest: a process for each component, several at once, one progress bar.
+"""Runs the plan without pytest: several processes that have the adapter loaded, one progress bar.
 
-An adapter is loaded in the processes that ask it and nowhere else, so that one that crashes ends its component only.
+The clearest question of every component comes first, so that something is known soon; then one component after
+another, the longest first; what is wrong is diagnosed at the end. An adapter is loaded in the processes that ask it
+and nowhere else. One that crashes or does not answer ends the questions about one component: what is known is kept.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
-import torch
-import transformers
 from tqdm import tqdm
 
-from llama_reference.adapter_loader import load
-from llama_reference.command_line import UsageError
-from llama_reference.implementation import Implementation
-from llama_reference.report.results import (
-    BIT_FOR_BIT,
-    BY_BUDGET,
-    Results,
-)
+from llama_reference.adapter_loader import AdapterError
+from llama_reference.report.results import Results, about
+from llama_reference.report.summary import is_wrong, verdict
 from llama_reference.standard.outcome import Outcome
-from llama_reference.suite.plan import items
-from llama_reference.suite.session import Session
+from llama_reference.suite.plan import Item, items, left_out
+from llama_reference.suite.worker import Diagnosis, Survey, Task, Worker
 
 # The longest first, so that the last process does not start when the others are done.
 BY_COST = ("generate", "rotary", "kv_cache", "llama", "attention", "block", "swiglu", "sampling", "rms_norm", "loss")
-PRELOADED = ["llama_reference.suite.session"]
-
-
-class AdapterError(UsageError):
-    """An adapter that cannot be loaded; the message holds its own error."""
+PATIENCE = 120.0  # seconds that a diagnosis may take: what is wrong is known without it
 
 
 @dataclass(frozen=True)
-class Job:
-    """A component to ask, in a process of its own."""
+class Limits:
+    """Seconds: of the whole run, and of one question."""
 
-    adapter: Path
-    component: str
-    quick: bool
-
-    def run(self, answer: Connection) -> None:
-        """Ask everything; send True after each item, and the results at the end."""
-        torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
-        session = Session(load(self.adapter), Results())
-        for item in items(self.component, self.quick):
-            session.ask(item)
-            answer.send(True)
-        answer.send(session.results.values())
+    run: float | None = None
+    question: float = 300.0
 
 
-@dataclass(frozen=True)
-class Child:
-    """A process, and the end of the pipe on which it is heard."""
+class Plan:
+    """What is still to be asked, by component, and who is at it."""
 
-    process: BaseProcess
-    heard: Connection
+    def __init__(self, components: tuple[str, ...], quick: bool, results: Results) -> None:
+        self.results = results
+        self.waiting = {name: deque(items(name, quick)) for name in BY_COST if name in components}
+        self._begun: set[str] = set()
+        self._surveyed: set[str] = set()
+        self._diagnosed: set[str] = set()
 
-    @classmethod
-    def start(cls, target: Any, *arguments: Any) -> Child:
-        """Call target(*arguments, connection) in a clean process that has the suite imported already."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        heard, said = context.Pipe(duplex=False)
-        process = context.Process(target=target, args=(*arguments, said), daemon=True)
-        process.start()
-        said.close()
-        return cls(process, heard)
+    @property
+    def questions(self) -> int:
+        return sum(map(len, self.waiting.values()))
 
-    def receive(self) -> Any:
-        """The next message, or None where the process has ended without one."""
+    def next(self, last: str, busy: set[str]) -> Task | None:
+        """The next task for a process that was at the component `last`; the busy ones have a process each."""
+        free = [name for name in self.waiting if name not in busy]
+        for name in reversed(free):  # the cheapest first
+            if name not in self._begun:
+                self._begun.add(name)
+                return self.waiting[name].popleft()
+        for name in sorted(free, key=lambda name: name != last):
+            if item := self._item(name):
+                return item
+        for name in free:
+            if not self.waiting[name] and name not in self._surveyed:
+                self._surveyed.add(name)
+                if name not in self.results.unasked:
+                    return Survey(name, self.results.of_component(name).values())
+            if not self.waiting[name] and name not in self._diagnosed and is_wrong(self.results, name):
+                self._diagnosed.add(name)
+                return Diagnosis(name)
+        return None
+
+    def _item(self, component: str) -> Item | None:
+        while queue := self.waiting[component]:
+            item = queue.popleft()
+            if not (why := left_out(item, self.results)):
+                return item
+            self.results.leave_out(component, why, str(item))
+        return None
+
+    def put_back(self, task: Task) -> None:
+        """A task that nobody can do yet."""
+        if isinstance(task, Diagnosis):
+            self._diagnosed.discard(task.component)
+        elif isinstance(task, Survey):
+            self._surveyed.discard(task.component)
+        else:
+            self.waiting[task.component].appendleft(task)
+            self._begun.discard(task.component)
+
+    def drop(self, component: str, why: str) -> None:
+        """Ask no more about the component."""
+        for item in self.waiting[component]:
+            self.results.leave_out(component, why, str(item))
+        self.waiting[component].clear()
+
+    def stop(self, why: str, running: list[Task]) -> None:
+        """Ask no more at all."""
+        for task in running:
+            if isinstance(task, Item):
+                self.results.leave_out(task.component, why, str(task))
+        for name in self.waiting:
+            self.drop(name, why)
+        self.results.cut_short = why
+
+
+class Crew:
+    """The processes that ask, and what they find out."""
+
+    def __init__(self, adapter: Path, plan: Plan, limits: Limits, processes: int) -> None:
+        self.adapter, self.plan, self.limits, self.processes = adapter, plan, limits, processes
+        self.workers: list[Worker] = []
+        self.deadline = math.inf if limits.run is None else time.monotonic() + limits.run
+
+    def start(self) -> bool:
+        """Start the first process alone, so that bad adapters are told once. Returns whether it claims bits."""
+        worker = Worker.start(self.adapter)
+        self.workers.append(worker)
+        patience = min(self.limits.question, self.limits.run or math.inf)
+        if not worker.connection.poll(patience):
+            raise AdapterError(f"{self.adapter}: not imported and built within {patience:g} s{worker.end()}")
+        message = worker.receive()
+        if message is None:
+            place = worker.end()
+            raise AdapterError(f"{self.adapter}: the process ended while it was loaded ({worker.ended_by()}){place}")
+        bitwise, error, details = message
+        if error:
+            raise AdapterError(error, details)
+        worker.is_ready = True
+        return bool(bitwise)
+
+    def work(self, after_each: Callable[[Task], None]) -> None:
+        """Ask until nothing is left or the time is up; after_each is called with every task that is done."""
         try:
-            return self.heard.recv()
-        except (EOFError, ConnectionResetError):
-            self.process.join()
+            while self._give_out():
+                for connection in wait([worker.connection for worker in self._occupied], self._until_late()):
+                    worker = next(worker for worker in self.workers if worker.connection is connection)
+                    if task := self._hear(worker):
+                        after_each(task)
+                for worker in [worker for worker in self._occupied if self._is_late(worker)]:
+                    self._lose(worker, f"no answer within {self._limit(worker):g} s: it hangs or is slow")
+                if time.monotonic() >= self.deadline:
+                    self._stop(f"--time-limit {self.limits.run:g}")
+        except KeyboardInterrupt:
+            self._stop("Ctrl-C")
+
+    def end(self) -> None:
+        for worker in self.workers:
+            worker.end()
+
+    @property
+    def _occupied(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.task or not worker.is_ready]
+
+    def _give_out(self) -> bool:
+        """A task for everybody who has none, and processes as long as there are tasks; whether there is work."""
+        while True:
+            idle = next((worker for worker in self.workers if worker.is_ready and not worker.task), None)
+            busy = {worker.component for worker in self.workers if worker.task}
+            task = self.plan.next(idle.component if idle else "", busy) if idle or self._may_grow(busy) else None
+            if task is None:
+                return bool(self._occupied)
+            if idle is None:
+                self.plan.put_back(task)
+                self.workers.append(Worker.start(self.adapter))
+                return True
+            idle.give(task)
+
+    def _may_grow(self, busy: set[str]) -> bool:
+        return len(self.workers) < min(self.processes, len(self.plan.waiting)) and len(busy) < len(self.plan.waiting)
+
+    def _hear(self, worker: Worker) -> Task | None:
+        """Take in what a process has found out about its task."""
+        message, task = worker.receive(), worker.task
+        if message is None:
+            self._lose(worker, f"the adapter's process ended ({worker.ended_by()})")
+            return task
+        if not worker.is_ready:
+            worker.is_ready = True
             return None
+        worker.task = None
+        self.plan.results.merge(Results.of(message))
+        return task
+
+    def _lose(self, worker: Worker, what: str) -> None:
+        """A process that ended, or that has to be ended: its component is asked no more."""
+        self.workers.remove(worker)
+        message, task = what + worker.end(), worker.task
+        if isinstance(task, Diagnosis):
+            self.plan.results.diagnoses[task.component] = [f"not diagnosed: {message}"]
+        elif isinstance(task, Item):
+            results = self.plan.results
+            results.add_trouble(Outcome.TROUBLE, task.component, task.section, str(task), message)
+            if task.claim is not None:
+                results.add_property(task.component, task.claim.name, Outcome.TROUBLE)
+            self.plan.drop(task.component, "trouble at a question before")
+        elif not isinstance(task, Survey):  # one that could not even load the adapter
+            self.processes = max(len(self.workers), 1)
+
+    def _stop(self, why: str) -> None:
+        self.plan.stop(why, [worker.task for worker in self.workers if worker.task])
+        self.end()
+        self.workers.clear()
+
+    def _limit(self, worker: Worker) -> float:
+        return PATIENCE if isinstance(worker.task, Diagnosis | Survey) else self.limits.question
+
+    def _is_late(self, worker: Worker) -> bool:
+        return time.monotonic() - worker.since >= self._limit(worker)
+
+    def _until_late(self) -> float | None:
+        """Seconds until something has to be ended."""
+        moments = [self.deadline, *(worker.since + self._limit(worker) for worker in self._occupied)]
+        return max(min(moments) - time.monotonic(), 0.0)
 
 
-def about(adapter: Path) -> dict[str, str]:
-    """How the adapter is judged, and with which versions. Raises AdapterError; the adapter is loaded elsewhere."""
-    child = Child.start(_describe, adapter)
-    message = child.receive()
-    if message is None:
-        code = child.process.exitcode
-        raise AdapterError(f"{adapter}: the process ended while loading it (exit code {code})")
-    judged, error = message
-    if error:
-        raise AdapterError(error)
-    versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
-    return {"implementation": str(adapter), "judged": judged, **versions}
+def run(
+    adapter: Path,
+    components: tuple[str, ...],
+    quick: bool,
+    processes: int,
+    limits: Limits,
+    show: bool = False,
+) -> Results:
+    """Ask an adapter about the components. Raises AdapterError before anything is asked.
 
-
-def _describe(adapter: Path, answer: Connection) -> None:
+    show: a progress bar, and a first verdict as soon as every component has been asked its clearest question.
+    """
+    results = Results(about(adapter, bitwise=False))
+    plan = Plan(components, quick, results)
+    crew = Crew(adapter, plan, limits, processes)
+    answered: set[str] = set()
     try:
-        module = load(adapter)
-    except ImportError as error:
-        answer.send(("", str(error)))
-        return
-    if not any(hasattr(module, name) for name in vars(Implementation) if not name.startswith("_")):
-        answer.send(("", f"{adapter}: defines none of the functions that llama_reference.implementation describes"))
-        return
-    answer.send((BIT_FOR_BIT if getattr(module, "BITWISE", False) else BY_BUDGET, ""))
+        results.about |= about(adapter, crew.start())
+        with tqdm(total=plan.questions, unit=" questions", disable=not show, leave=False, dynamic_ncols=True) as bar:
 
+            def after_each(task: Task) -> None:
+                bar.update()
+                bar.set_description_str(task.component, refresh=False)
+                if len(answered) < len(plan.waiting):
+                    answered.add(task.component)
+                    if len(answered) == len(plan.waiting) and show:
+                        bar.write(f"by one question each: {verdict(results)[1]}", file=sys.stderr)
 
-def run(adapter: Path, components: tuple[str, ...], quick: bool, processes: int, show: bool) -> Results:
-    """Ask an adapter about the components. Raises AdapterError before anything is asked."""
-    results = Results(about(adapter))
-    waiting = [Job(adapter, name, quick) for name in BY_COST if name in components]
-    total = sum(1 for job in waiting for _ in items(job.component, quick))
-    running: dict[Connection, tuple[Job, Child]] = {}
-    with tqdm(total=total, unit=" questions", disable=not show, leave=False, dynamic_ncols=True) as bar:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                job = waiting.pop(0)
-                child = Child.start(job.run)
-                running[child.heard] = job, child
-            for heard in wait(list(running)):
-                job, child = running[heard]  # type: ignore[index]
-                message = child.receive()
-                if message is True:
-                    bar.update()
-                    bar.set_description_str(job.component, refresh=False)
-                    continue
-                del running[heard]  # type: ignore[arg-type]
-                if message is not None:
-                    results.merge(Results.of(message))
-                    continue
-                lost = f"the process ended before it had answered everything (exit code {child.process.exitcode})"
-                results.add_trouble(Outcome.BROKEN, job.component, "", f"test_{job.component}.py", lost)
+            crew.work(after_each)
+    except KeyboardInterrupt:
+        plan.stop("Ctrl-C", [])
+    finally:
+        crew.end()
     return results

@@ -1,71 +1,68 @@
 """How one item is asked of an implementation and judged, and what a run has found out so far.
 
 A function that an adapter does not have, or that raises NotImplementedError, is not offered: that is neither right nor
-wrong. Everything else that goes wrong in a comparison is kept as a Trouble, so that no answer is silently missing.
+wrong. Neither is trouble (suite.trouble). Everything else that goes wrong in a comparison is kept in the Results too,
+so that no answer is silently missing.
 """
 
 from __future__ import annotations
 
-import unittest
+import reprlib
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, partial, wraps
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
+from unittest import SkipTest
 
 import hypothesis
 import torch
 from hypothesis import strategies as st
 
 from llama_reference import mistakes
-from llama_reference.implementation import Implementation, offers
-from llama_reference.judge import comparison, diagnosis
+from llama_reference.judge import blindness, comparison, description, diagnosis, layouts
+from llama_reference.judge.blindness import Asked
+from llama_reference.questions import finding
+from llama_reference.questions.checks import CHECKS
+from llama_reference.questions.checks.check import Answers
+from llama_reference.questions.finding import Found
 from llama_reference.questions.properties import Claim
 from llama_reference.report.results import (
     ANSWERS,
     GRADIENTS,
+    PROPERTIES,
     Results,
 )
 from llama_reference.standard.budget import Verdict
-from llama_reference.standard.cases import Case
+from llama_reference.standard.cases import Case, dtypes, lacking, twin
 from llama_reference.standard.outcome import Outcome
-from llama_reference.suite.plan import Item
+from llama_reference.standard.profile import Profile
+from llama_reference.suite import trouble
+from llama_reference.suite.offered import NotOffered, Offered
+from llama_reference.suite.plan import Item, answer_cases, left_out
+from llama_reference.suite.trouble import NoVerdict
 
 EXAMPLES = 25  # draws of a claim that does not say how many it wants
 # the tests of answers and of gradients
 TEST_WITHIN, TEST_BITWISE = "is_within_budget_of_the_formula", "equals_transformers_bit_for_bit"
+CONTAINERS = ("attention", "block", "kv_cache", "llama")  # which are asked otherwise where their parts do not answer
 UNKNOWN = "no known mistake gives these answers"
 
 
-class NotOffered(unittest.SkipTest, NotImplementedError):  # noqa: N818  an outcome, not an error
-    """The adapter lacks what was asked for. A SkipTest, which pytest and hypothesis both let through as a skip."""
+class NotAsked(SkipTest):
+    """What is left out, since the component is wrong beyond doubt without it."""
 
 
-class Offered:
-    """An adapter whose missing functions raise NotOffered."""
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Start random numbers anew, and let them go on afterwards as if nothing had been drawn.
 
-    def __init__(self, adapter: Any) -> None:
-        self._adapter = adapter
-        self.bitwise: bool = getattr(adapter, "BITWISE", False)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in vars(Implementation):
-            raise AttributeError(name)
-        function = getattr(self._adapter, name, None)
-        if function is None:
-            raise NotOffered(f"{Outcome.NOT_OFFERED}: {name}")
-
-        @wraps(function)
-        def offered(*arguments: Any, **options: Any) -> Any:
-            if missing := [option for option in options if not offers(self._adapter, name, option)]:
-                raise NotOffered(f"{Outcome.NOT_OFFERED}: {name} with {missing[0]}")
-            try:
-                return function(*arguments, **options)
-            except NotImplementedError as refusal:
-                reason = f" ({refusal})" if str(refusal) else ""
-                raise NotOffered(f"{Outcome.NOT_OFFERED}: {name}{reason}") from None
-
-        return offered
+    An implementation that draws some, which may be its mistake, then answers the same whatever was asked before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 class WrongAnswers(AssertionError):  # noqa: N818  an outcome, not an error
@@ -97,51 +94,150 @@ class Comparison:
         lines = [f"{self.component}: {len(wrong)} of {len(self.verdicts)} answers are wrong", *map(str, wrong[:5])]
         if len(wrong) > 5:
             lines.append(f"and {len(wrong) - 5} more")
-        raise WrongAnswers("\n  ".join([*lines, *self.session.diagnose(self.component)]))
+        raise WrongAnswers("\n  ".join([*lines, *self.session.told(self.component)]))
 
 
 class Drawn:
-    """Choices made by hypothesis."""
+    """Choices made by hypothesis; they are kept, for the message of a claim that does not hold."""
 
-    def __init__(self, data: st.DataObject) -> None:
-        self._data = data
+    def __init__(self, data: st.DataObject, profile: Profile) -> None:
+        self._data, self.profile = data, profile
+        self.choices: list[Any] = []
 
     def integer(self, lowest: int, highest: int) -> int:
         """Draw an integer, both ends included."""
-        return self._data.draw(st.integers(lowest, highest))
+        self.choices.append(self._data.draw(st.integers(lowest, highest)))
+        return self.choices[-1]
 
     def choice(self, options: Sequence[Any]) -> Any:
         """Draw one of the options."""
-        return self._data.draw(st.sampled_from(options))
+        self.choices.append(self._data.draw(st.sampled_from(options)))
+        return self.choices[-1]
 
 
 class Session:
     """One adapter under test: asks it, judges it, and keeps the Results. Comparisons are worked out once."""
 
-    def __init__(self, adapter: Any, results: Results, times: float = 1.0) -> None:
+    def __init__(self, adapter: object, results: Results, times: float = 1.0, driven: bool = False) -> None:
         self.adapter, self.results = adapter, results
         self.implementation = Offered(adapter)
         self._known_failures: dict[str, str] = getattr(adapter, "KNOWN_FAILURES", {})
         self._times = times  # factor on the number of examples of every claim
+        self._driven = driven  # by a runner, which decides what is left out, and when to diagnose
         self.compare = cache(self._compare)
         self.compare_gradients = cache(self._compare_gradients)
+        self.found = cache(self._find)
+        self._answered = cache(self._answer)
+        self._trouble = cache(self._look_for_trouble)
+        self._answers = cache(self._ask_alone)
         self._likenesses = cache(self._look)
+        self._convention = cache(layouts.of_rotary)
+
+    def _find(self, component: str) -> Found:
+        """What the component can be asked."""
+        stated = getattr(self.adapter, "SUPPORTS", {})
+        found = finding.find(component, self.implementation, stated)
+        if component in CONTAINERS:
+            answering = (p for p in found.profile.parts if p == component or self._answers(p))
+            found = replace(found, profile=replace(found.profile, parts=tuple(answering)))
+        if features := found.profile.lacks():
+            said = {name: "as SUPPORTS states" for name in features if name.partition(" ")[0] in stated}
+            self.results.lacking[component] = dict.fromkeys(features, "") | said | found.reasons
+        return found
+
+    def _ask_alone(self, part: str) -> bool:
+        """Whether the part answers alone."""
+        return finding.find(part, self.implementation, getattr(self.adapter, "SUPPORTS", {})).answers
+
+    def survey(self, component: str) -> None:
+        """Note which known mistakes nothing rejects that the component was asked, where it was not asked everything."""
+        refused = any(t.component == component and t.kind == Outcome.NOT_OFFERED for t in self.results.troubles)
+        answers, differentiated = (
+            frozenset((row.variant, row.dtype) for row in self.results.rows if (row.component, row.section) == about)
+            for about in ((component, ANSWERS), (component, GRADIENTS))
+        )
+        claims = self.results.properties.get(component, {}).items()
+        judged = frozenset(name for name, outcome in claims if outcome != Outcome.NOT_OFFERED)
+        if (refused or component in self.results.lacking) and (answers or judged):
+            asked, profile = Asked(answers, differentiated, judged), self.found(component).profile
+            self.results.unseen[component] = blindness.unseen(component, profile, asked, self.implementation.bitwise)
+
+    def _case(self, component: str, variant: str, dtype: torch.dtype) -> Case:
+        """The case within the component's profile. Raises NotOffered where there is none."""
+        profile = self.found(component).profile
+        feature = lacking(variant, profile)
+        if dtype not in dtypes(profile):
+            feature = f"dtype {dtype}".replace("torch.", "")
+        if not comparison.is_asked(component, profile):
+            feature = "cache" if component == "kv_cache" else f"parts {component}"
+        self._must_have(component, feature)
+        return Case(variant, dtype, profile=profile)
+
+    def _must_have(self, component: str, missing: str) -> None:
+        """Raises NotOffered where a feature is missing, with the adapter's own reason."""
+        if missing:
+            reason = self.found(component).reasons.get(missing, "").removeprefix(f"{Outcome.NOT_OFFERED}: ")
+            raise NotOffered(f"{Outcome.NOT_OFFERED}: {missing}" + (f" ({reason})" if reason else ""))
 
     def _compare(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the answers to one case by transformers and the formula."""
-        case = Case(variant, dtype)
+        case = self._case(component, variant, dtype)
+        if (same := twin(variant, CHECKS[component].variants, case.profile)) != variant:
+            return self.compare(component, same, dtype)
+        self._ask_or_not(Item(component, ANSWERS, variant, dtype))
         with self._noted(component, ANSWERS, f"{variant}, {dtype}"):
-            answers = comparison.ask(component, self.implementation, case)
-            verdicts = comparison.verdicts(component, case, answers)
+            answers, verdicts = self._answered(component, case)
+            if not all(verdict.within for verdict in verdicts):
+                self._must_be_sound(component)
+        if others := trouble.other_dtypes(answers, comparison.oracle_answers(component, case)):
+            self.results.add_remark(component, f"answers in {others}")
         self.results.add(component, ANSWERS, variant, verdicts)
         return Comparison(component, self, verdicts)
 
+    def _answer(self, component: str, case: Case) -> tuple[Answers, list[Verdict]]:
+        """The answers to one case, and the verdicts on them. Raises NoVerdict where they have the wrong form."""
+        with seeded():
+            answers = comparison.ask(component, self.in_our_layout(component), case)
+        if CHECKS[component].judge is None:
+            problem = trouble.of_shapes(answers, comparison.oracle_answers(component, case))
+            if problem and not self._is_known(component):
+                raise NoVerdict(f"{component}: {problem}")
+        return answers, comparison.verdicts(component, case, answers)
+
+    def _is_known(self, component: str) -> bool:
+        """Whether a known mistake explains what is wrong."""
+        return not self._likenesses(component)[0].startswith(UNKNOWN)
+
     def _compare_gradients(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the gradients of one case by transformers' and exact ones."""
+        profile = self._case(component, variant, dtype).profile
+        if (same := twin(variant, CHECKS[component].gradient_variants, profile)) != variant:
+            return self.compare_gradients(component, same, dtype)
+        self._ask_or_not(Item(component, GRADIENTS, variant, dtype))
         with self._noted(component, GRADIENTS, f"{variant}, {dtype}"):
-            verdicts = comparison.gradient_verdicts(component, self.implementation, variant, dtype)
+            with seeded():
+                asked = self.in_our_layout(component)
+                verdicts = comparison.gradient_verdicts(component, asked, variant, dtype, profile=profile)
+            if not all(verdict.within for verdict in verdicts):
+                self._must_be_sound(component)
         self.results.add(component, GRADIENTS, variant, verdicts)
         return Comparison(component, self, verdicts)
+
+    def in_our_layout(self, component: str) -> Any:
+        """The implementation, its rotary embedding translated where that differs by convention only."""
+        convention = None
+        if component == "rotary":
+            convention = self._convention(self.implementation, profile=self.found(component).profile)
+        if convention is None:
+            return self.implementation
+        self.results.conventions[component] = convention.told
+        return layouts.Translated(self.implementation, convention)
+
+    def _ask_or_not(self, item: Item) -> None:
+        """Raise NotAsked where the component is wrong beyond doubt and the item is not in the sample."""
+        if not self._driven and (why := left_out(item, self.results)):
+            self.results.leave_out(item.component, why, str(item))
+            raise NotAsked(f"not asked: {item.component} is {why}")
 
     @contextmanager
     def _noted(self, component: str, section: str, case: str) -> Iterator[None]:
@@ -151,10 +247,40 @@ class Session:
         except NotImplementedError:
             raise
         except Exception as error:
+            if problem := trouble.reason(error) if isinstance(error, NoVerdict) else self._trouble(component):
+                raise NoVerdict(problem) from error
             message = f"{type(error).__name__}: {error}"
             self.results.add_trouble(Outcome.RAISED, component, section, case, message)
-            self.diagnose(component)
+            self.told(component)
             raise
+
+    def _must_be_sound(self, component: str) -> None:
+        """Raise NoVerdict where the component's first answer cannot be judged at all."""
+        if problem := self._trouble(component):
+            raise NoVerdict(problem)
+
+    def _look_for_trouble(self, component: str) -> str | None:
+        """Why the first case that the component answers can have no verdict, where no known mistake explains it."""
+        for variant, dtype in answer_cases(component):
+            try:
+                case = self._case(component, variant, dtype)
+                answers, verdicts = self._answered(component, case)
+                again = comparison.ask(component, self.in_our_layout(component), case)
+            except NotImplementedError:
+                continue
+            except NoVerdict as found:
+                return trouble.reason(found)
+            except Exception:  # judged where it is asked
+                return None
+            if all(verdict.within for verdict in verdicts):
+                return None
+            problem = trouble.of_numbers(answers) or trouble.of_repetition(answers, again)
+            return f"{component}: {problem}" if problem and not self._is_known(component) else None
+        return None
+
+    def told(self, component: str) -> list[str]:
+        """What a failure says of the likely mistake."""
+        return [] if self._driven else self.diagnose(component)
 
     def diagnose(self, component: str) -> list[str]:
         """The nearest known mistakes, in words; worked out once, however many items fail."""
@@ -163,12 +289,26 @@ class Session:
         return found
 
     def _look(self, component: str) -> list[str]:
-        known = component in mistakes.COMPONENTS
-        found = diagnosis.looks_like(component, self.implementation) if known else []
-        return [str(likeness) for likeness in found[:3]] or [UNKNOWN]
+        if component not in mistakes.COMPONENTS:
+            return [UNKNOWN]
+        profile = self.found(component).profile
+        with seeded():
+            found = diagnosis.looks_like(component, self.implementation, profile=profile)
+            if found:
+                return [str(likeness) for likeness in found[:3]]
+            told = description.describe(component, self.implementation, profile=profile)
+        return [f"{UNKNOWN}: {told}" if told else UNKNOWN]
 
     def hold(self, claim: Claim) -> None:
-        """Raise AssertionError where hypothesis finds a draw for which the claim does not hold."""
+        """Raise WrongAnswers where hypothesis finds a draw for which the claim does not hold.
+
+        A draw that is refused is left out; where all are, this raises NotOffered.
+        """
+        self._ask_or_not(Item(claim.component, PROPERTIES, claim=claim))
+        profile = self.found(claim.component).profile
+        self._must_have(claim.component, claim.lacking(profile))
+        refusals: list[str] = []
+        answered = 0
         examples = max(1, int(claim.examples * self._times)) if claim.examples > 1 else 1
         settings = hypothesis.settings(
             max_examples=examples,
@@ -177,15 +317,46 @@ class Session:
             database=None,
             phases=[hypothesis.Phase.generate],  # a draw is small already; shrinking it would cost a second
             suppress_health_check=list(hypothesis.HealthCheck),
+            report_multiple_bugs=False,
         )
+
+        implementation = self.in_our_layout(claim.component)
+        draw: Drawn | None = None  # the last one: hypothesis ends with the draw that it reports
 
         @settings
         @hypothesis.given(data=st.data())
         def drawn(data: st.DataObject) -> None:
-            claim.check(self.implementation, Drawn(data))
+            nonlocal answered, draw
+            draw = Drawn(data, profile)
+            try:
+                claim.check(implementation, draw)
+            except NotImplementedError as refusal:
+                refusals.append(str(refusal))
+            else:
+                answered += 1
 
-        with torch.no_grad():
-            drawn()
+        try:
+            with torch.no_grad(), self._told_of_trouble(claim.component), seeded():
+                drawn()
+        except AssertionError as error:
+            drew = f" for {', '.join(map(reprlib.repr, draw.choices))}" if draw is not None and draw.choices else ""
+            raise WrongAnswers(f"{claim} does not hold{drew}: {_asserted(error)}") from error
+        if not answered:
+            raise NotOffered(refusals[0])
+        if refusals:
+            refused = f"{len(refusals)} of {answered + len(refusals)} draws"
+            self.results.left_out.setdefault(claim.component, {})[claim.name] = refused
+
+    @contextmanager
+    def _told_of_trouble(self, component: str) -> Iterator[None]:
+        """Raise NoVerdict instead of what is raised, where the component's first answer cannot be judged at all."""
+        try:
+            yield
+        except (NotImplementedError, NoVerdict):
+            raise
+        except Exception:
+            self._must_be_sound(component)
+            raise
 
     def tests(self, item: Item) -> dict[str, Callable[[], None]]:
         """By pytest's name for it, each test of an item: a call that raises where the implementation is wrong."""
@@ -212,9 +383,11 @@ class Session:
             test()
         except NotImplementedError as refusal:
             outcome, message = Outcome.NOT_OFFERED, str(refusal)
+        except NoVerdict as problem:
+            outcome, message = Outcome.TROUBLE, trouble.reason(problem)
         except Exception as error:
             outcome = Outcome.BROKEN if known is None else Outcome.KNOWN_FAILURE
-            message = known or _line(error)
+            message = known or told(error)
         else:
             if known is None:
                 return Outcome.HOLDS
@@ -231,5 +404,12 @@ def name_of_test(item: Item, name: str = "") -> str:
     return f"{file}::{group}::test_{name}[{item.variant}-{item.dtype}]"
 
 
-def _line(error: Exception) -> str:
+def told(error: BaseException) -> str:
+    """What to say of an error, without its traceback."""
     return str(error) if isinstance(error, WrongAnswers) else f"{type(error).__name__}: {error}"
+
+
+def _asserted(error: AssertionError) -> str:
+    """The message of an assertion, or the assertion itself where it has none; nothing of what pytest adds to either."""
+    text = str(error).partition("assert ")[0].strip()
+    return text or traceback.extract_tb(error.__traceback__)[-1].line or "AssertionError"

@@ -1,12 +1,13 @@
 """Checkpoints on disk, in any format, <-> a Llama.
 
 pretrained     a Hugging Face directory <-> a Llama: Llama.from_pretrained, save_pretrained
-hf_directory   what such a directory holds, weights unread
+hf_directory   such a directory, without reading weights
 config_file    config.json of any vintage <-> LlamaConfig
 weight_files   safetensors and torch.save, one file or many; matching: the weights that a model needs
-hf_files       the files of a directory to be saved; saving: how they are replaced in one instant
-meta_format    Meta's params.json and consolidated.*.pth; llama2c_file, gguf_file: others' formats
-files          files read with care and written whole
+hf_files       the files of a directory to be saved; saving: how they are replaced atomically
+meta_format    Meta's params.json and consolidated.*.pth; llama2c_file, gguf_file: other formats
+files          untrusted files read, files written; atomic: files and directories replaced atomically
+hints          what a path is that is not a checkpoint, and what to do
 """
 
 from llama_scratch.checkpoint.files import CheckpointError

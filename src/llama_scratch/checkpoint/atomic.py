@@ -3,13 +3,13 @@
     with atomic_file(path) as made:           write the file `made`
     with atomic_directory(path) as made:      fill the directory `made`
 
-What is being made stands beside its place, in .NAME.XXXXXXXX.tmp/, is flushed to disk and renamed. Meanwhile .NAME.lock
-is held, so that nobody takes it for the leftovers of a kill, which only the holder of the lock removes. Both names are
-gone afterwards. After a kill they stay until the next making of the same path: the operating system releases the lock
-of a process that is gone.
+A new file or directory is written next to its place, in .NAME.XXXXXXXX.tmp/, flushed to disk and renamed. Meanwhile
+.NAME.lock is held, so that no other process takes it for the leftovers of a kill, which only the holder of the lock
+removes. Both names are removed at the end. After a kill they stay until the same path is written again: the operating
+system releases the lock of a process that has ended.
 
-A file system cannot exchange two directories in one instant in any way that Python offers. A kill between the two
-renames leaves the old one inside .NAME.XXXXXXXX.tmp/, and the next making, or `settle`, puts it back.
+Python has no call that exchanges two directories atomically. A kill between the two renames leaves the old one inside
+.NAME.XXXXXXXX.tmp/, and the next write, or `recover`, restores it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from llama_scratch.errors import LlamaScratchError
 
 LEFTOVER = re.compile(r"\.(.+?)(?:\.[0-9a-f]{8}\.tmp|\.lock)")
 REPLACED = ".replaced"  # the old directory, inside the staging one
-PATIENCE = 1.0  # seconds that a lock is waited for in silence
+PATIENCE = 1.0  # seconds to wait for a lock before logging
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 log = logging.getLogger("llama_scratch")
@@ -46,7 +46,7 @@ class InUseError(LlamaScratchError):
 def atomic_file(path: Path, held: bool | None = None) -> Iterator[Path]:
     """Yield an empty file of the same name to write to, which becomes `path` unless there is an exception.
 
-    Files that are written beside it are removed. held: what `locked(path)` gave, where the caller is inside it. Raises
+    Other files written next to it are removed. held: what `locked(path)` yielded, if the caller holds the lock. Raises
     OSError.
     """
     with _lock(path, held) as alone, _staging(path, alone) as staging:
@@ -64,8 +64,8 @@ def atomic_file(path: Path, held: bool | None = None) -> Iterator[Path]:
 def atomic_directory(path: Path, held: bool | None = None) -> Iterator[Path]:
     """Yield an empty directory of the same name to fill, which becomes `path` unless there is an exception.
 
-    Whatever is at `path` before is replaced as a whole; where `path` is a link, what it leads to. Processes that have
-    its files open keep them. held: what `locked(path)` gave, where the caller is inside it. Raises OSError.
+    What was at `path` is replaced as a whole; if `path` is a link, its target is. Processes that have its files open
+    keep them. held: what `locked(path)` yielded, if the caller holds the lock. Raises OSError.
     """
     path = Path(os.path.realpath(path))
     with _lock(path, held) as alone, _staging(path, alone) as staging:
@@ -87,10 +87,10 @@ def atomic_directory(path: Path, held: bool | None = None) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock on making `path`, and make its parents; those are removed after an exception where they are empty.
+    """Hold the lock for writing `path`, and create its parents; after an exception empty new parents are removed.
 
-    Yields False where the file system has no locks: then nothing of other processes may be removed. wait: False to
-    raise InUseError where another process holds it. Raises OSError where nothing can be written.
+    Yields False if the file system has no locks: then leftovers of other processes must stay. wait: False to raise
+    InUseError if another process holds the lock. Raises OSError if nothing can be written.
     """
     path = Path(os.path.realpath(path.parent), path.name)
     fresh = [parent for parent in path.parents if not parent.exists()]
@@ -110,26 +110,26 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
         raise
 
 
-def settle(folder: Path) -> None:
-    """Remove what killed makings of anything in `folder` have left, and put back what they had moved away.
+def recover(folder: Path) -> None:
+    """Remove what killed processes have left in `folder`, and restore what they had moved away.
 
-    What another process is making at the moment is left alone. Raises OSError.
+    What another process is writing at the moment stays. Raises OSError.
     """
     for name in _unfinished(folder):
         with suppress(InUseError), locked(folder / name, wait=False) as alone:
             if alone:
-                _settle(folder / name)
+                _recover(folder / name)
 
 
 def remove_directory(path: Path) -> None:
-    """Remove it in one instant, as far as its name goes. Raises OSError."""
+    """Rename first, so that the directory disappears atomically, then delete it. Raises OSError."""
     gone = _temporary(path)
     path.rename(gone)
     shutil.rmtree(gone)
 
 
 def flush(path: Path) -> None:
-    """Send a file, or the names in a directory, to the disk."""
+    """Flush a file, or the names in a directory, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -143,9 +143,9 @@ def _lock(path: Path, held: bool | None) -> AbstractContextManager[bool]:
 
 @contextmanager
 def _staging(path: Path, alone: bool) -> Iterator[Path]:
-    """Yield a new directory beside `path`, and remove it."""
+    """Yield a new directory next to `path`, and remove it at the end."""
     if alone:
-        _settle(path)
+        _recover(path)
     staging = _temporary(path)
     staging.mkdir()
     try:
@@ -158,8 +158,8 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-def _settle(path: Path) -> None:
-    """Do what `settle` does for one name whose lock is held."""
+def _recover(path: Path) -> None:
+    """Do what `recover` does for one name whose lock is held."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         match = LEFTOVER.fullmatch(leftover.name)
         if match is None or match[1] != path.name:
@@ -175,7 +175,7 @@ def _unfinished(folder: Path) -> set[str]:
 
 
 def _acquire(lock: FileLock, path: Path, wait: bool) -> bool:
-    """Whether it is held now; False where the file system has no locks."""
+    """Acquire the lock; return False if the file system has no locks."""
     try:
         try:
             lock.acquire(timeout=PATIENCE if wait else 0)
@@ -188,18 +188,18 @@ def _acquire(lock: FileLock, path: Path, wait: bool) -> bool:
         if isinstance(error, Timeout) or error.errno not in NO_LOCKS:
             raise OSError(error.errno, error.strerror, str(path.parent)) from None
         Path(lock.lock_file).unlink(missing_ok=True)
-        _say_that_there_are_no_locks(path.parent, error.strerror)
+        _warn_about_missing_locks(path.parent, error.strerror)
         return False
     return True
 
 
 def _release(lock: FileLock) -> None:
-    """Remove the lock file while it is held: whoever waits for it sees that it is gone, and makes another."""
+    """Remove the lock file while it is held: a waiting process notices that, and creates another."""
     with suppress(OSError):
         Path(lock.lock_file).unlink()
     lock.release()
 
 
 @cache
-def _say_that_there_are_no_locks(folder: Path, reason: str) -> None:
-    log.warning("%s is on a file system without locks (%s): let no two processes write there at once", folder, reason)
+def _warn_about_missing_locks(folder: Path, reason: str) -> None:
+    log.warning("%s is on a file system without locks (%s): no two processes may write there at once", folder, reason)

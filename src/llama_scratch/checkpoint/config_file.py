@@ -1,8 +1,8 @@
 """`config.json` of any vintage <-> LlamaConfig.
 
-transformers 4 wrote `rope_theta`, `rope_scaling` and `torch_dtype`; transformers 5 writes `rope_parameters`, with theta
-inside, and `dtype`; the files of Llama 1 leave out most fields. Both forms are written, since each reader knows one:
-transformers 4 and mlx-lm would open a file of the new form alone with theta 10000 and no scaling, and say nothing.
+transformers 4 wrote `rope_theta`, `rope_scaling` and `torch_dtype`; transformers 5 writes `rope_parameters`, which
+includes theta, and `dtype`; the files of Llama 1 lack most fields. Both forms are written, since each reader knows one:
+transformers 4 and mlx-lm would open a file of the new form only with theta 10000 and no scaling, without a warning.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.config_rules import ORIGINAL_CONTEXT_KEY, ConfigError, check
 from llama_scratch.model.rotary import inverse_frequencies
 
-# Keys of published files that say nothing about the mathematics: provenance, generation defaults, other libraries.
+# Keys of published files without effect on the mathematics: provenance, generation defaults, other libraries.
 HARMLESS = frozenset(
     """architectures transformers_version _name_or_path _from_model_config return_dict output_hidden_states
     output_attentions torchscript use_bfloat16 pruned_heads chunk_size_feed_forward id2label label2id num_labels
@@ -33,16 +33,16 @@ SCALED_FROM_A_LENGTH = ("llama3", "yarn", "longrope")
 FLOATS = {"factor", "low_freq_factor", "high_freq_factor", "attention_factor", "beta_fast", "beta_slow"}
 
 
-# every key that is read, and those that need not be said to be unused
+# keys that are read, and those that are not worth a remark
 KNOWN = HARMLESS | {field.name for field in fields(LlamaConfig)} | {"model_type", "torch_dtype"}
 KNOWN |= {"rope_theta", "rope_scaling", ORIGINAL_CONTEXT_KEY}
 
 
 def from_dict(raw: Mapping[str, Any], ignore: Collection[str] = ()) -> LlamaConfig:
-    """The configuration in a parsed `config.json`, read without the keys to ignore.
+    """Convert a parsed `config.json`, without the keys to ignore.
 
-    Raises ConfigError for a bad value, by name for a field that may change the mathematics and is not supported, and
-    where the old and the new name of one value disagree.
+    Raises ConfigError for an invalid value, for an unsupported field that may change the mathematics, and if the old
+    and the new name of a value disagree.
     """
     check("config.json", raw, "an object", lambda v: isinstance(v, Mapping))
     raw = config_keys.without(raw, KNOWN, ignore)
@@ -56,12 +56,12 @@ def from_dict(raw: Mapping[str, Any], ignore: Collection[str] = ()) -> LlamaConf
 
 
 def unused(raw: Mapping[str, Any]) -> list[str]:
-    """The keys of a parsed `config.json` that say nothing about the mathematics, but for the usual ones."""
+    """List the unusual keys of a parsed `config.json` that have no effect on the mathematics."""
     return config_keys.unused(raw, KNOWN)
 
 
 def _rope_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Merges the rotary keys as transformers does, refusing what that would lose."""
+    """Merge the rotary keys like transformers, and refuse what that would lose."""
     outside = {name: raw[name] for name in ("rope_theta", "partial_rotary_factor") if name in raw}
     found = []
     for name in ("rope_scaling", "rope_parameters"):
@@ -79,33 +79,36 @@ def _rope_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _one_name(rope: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with `rope_type`, which wins over its older name `type`."""
+    """Rename `type` to `rope_type`, which takes precedence."""
     kind = rope.get("rope_type") or rope.get("type") or "default"
     return {name: value for name, value in rope.items() if name != "type"} | {"rope_type": kind}
 
 
 def _refuse_disagreement(found: list[dict[str, Any]], raw: Mapping[str, Any]) -> None:
-    """transformers 4 and 5 would read two models in one file."""
+    """Raise ConfigError if transformers 4 and 5 would read different models."""
     theta = raw.get("rope_theta")
     inside = next((rope["rope_theta"] for rope in found if rope["rope_theta"] != theta), None)
     if theta is not None and inside is not None:
-        raise ConfigError(f"rope_theta is {theta!r}, but {inside!r} in rope_parameters: transformers 4 reads the first "
-                          "and transformers 5 the second; remove one of them")  # fmt: skip
+        raise ConfigError(
+            f"rope_theta is {theta!r}, but {inside!r} in rope_parameters: transformers 4 reads the first "
+            "and transformers 5 the second; remove one of them"
+        )
     if len(found) == 2 and found[0] != found[1]:
         raise ConfigError(f"rope_scaling {found[0]} and rope_parameters {found[1]} disagree: remove one of them")
 
 
 def to_dict(config: LlamaConfig) -> dict[str, Any]:
-    """What is written to `config.json`: transformers 5's names, and transformers 4's with the same values."""
+    """Content of `config.json`: transformers 5's names, and transformers 4's with the same values."""
     new = vars(config) | {"rope_parameters": _sharpened(config)}
     old = _old_names(new)
     return {"architectures": ["LlamaForCausalLM"], "model_type": "llama"} | new | old
 
 
 def _old_names(new: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers 4 and mlx-lm read: theta outside, the rest in `rope_scaling`, null for the default type.
+    """Write the keys of transformers 4 and mlx-lm: theta outside, the rest in `rope_scaling`, null for the default
+    type.
 
-    transformers 4 warns of a factor that is not a float, and takes longrope's original length from outside only.
+    transformers 4 warns of a factor that is not a float, and reads longrope's original length outside only.
     """
     rope = new["rope_parameters"]
     scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
@@ -118,9 +121,9 @@ def _old_names(new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sharpened(config: LlamaConfig) -> dict[str, Any]:
-    """The rotary parameters; with an attention factor where transformers 4 would conclude another.
+    """Add an attention factor to the rotary parameters if transformers 4 would infer another one.
 
-    For longrope it takes the ratio of the two lengths for the factor, whatever `factor` says.
+    For longrope it uses the ratio of the two lengths as the factor, and ignores `factor`.
     """
     rope = config.rope_parameters
     if rope["rope_type"] != "longrope" or rope.get("attention_factor") is not None:

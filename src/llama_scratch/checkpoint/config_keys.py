@@ -1,9 +1,9 @@
-"""The keys of a configuration that a Llama does not read: which cannot change the mathematics, and which might.
+"""The keys of a configuration that a Llama does not read: those that cannot change the mathematics, and others.
 
-transformers keeps any key and, for a Llama, uses none of these. Some belong to bookkeeping: provenance, other tools'
-hints, lengths and tokens that only a tokenizer uses. Others ask for another computation, as `sliding_window` does, and
-a model that ignored them would be another model than its author's: those are refused by name, unless their value asks
-for what a Llama does anyway. A key that nobody here knows is taken for one of the second kind.
+transformers keeps any key and, for a Llama, uses none of these. Some are bookkeeping: provenance, hints for other
+tools, lengths and tokens of the tokenizer. Others describe another computation, for instance `sliding_window`; a model
+that ignored them would differ from its author's. Those are refused by name, unless their value describes what a Llama
+does. An unknown key is refused, too.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 from llama_scratch.model.config_rules import ConfigError
 
-WINDOWS = ("sliding_window", "max_window_layers")  # Qwen's, of no effect where use_sliding_window is false
+WINDOWS = ("sliding_window", "max_window_layers")  # Qwen's, without effect if use_sliding_window is false
 ROTARY = ("rope_scaling", "rope_parameters")
-# Bookkeeping of other programs, by name.
+# Names of keys for bookkeeping.
 _BOOKKEEPING = re.compile(
     r"""_.* | (\w*transformers|torch|library|model|peft|trl|config|format)_version
     | .*\.js_config | unsloth_.* | mergekit_.* | merge_(method|config) | tokenizer_.* | wandb_.*
@@ -43,7 +43,7 @@ def _is_full(value: Any) -> bool:
     return value == "full_attention" or (isinstance(value, list) and set(value) <= {"full_attention"})
 
 
-# Keys that ask for another computation -> whether a value asks for a Llama's own.
+# Keys of other computations -> test for a value that describes a Llama.
 _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(
         """embedding_multiplier residual_multiplier logits_scaling logit_scale logits_scale
@@ -65,33 +65,33 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
 
 
 def is_bookkeeping(name: str) -> bool:
-    """Whether a key of this name says nothing about the mathematics, whatever its value."""
+    """Return True for the name of a key that has no effect on the mathematics, whatever its value."""
     return _BOOKKEEPING.fullmatch(name) is not None
 
 
 def is_neutral(name: str, value: Any) -> bool:
-    """Whether the value, where the key is one of another computation, asks for what a Llama does."""
+    """Return True if the value of a key of another computation describes what a Llama does."""
     return not value or (name in _NEUTRAL and _NEUTRAL[name](value))
 
 
 def unused(values: Mapping[str, Any], known: Collection[str]) -> list[str]:
-    """The keys that are in use and that this model has no use for, because they are bookkeeping or neutral."""
+    """List the keys that have a value, but no effect here, because they are bookkeeping or neutral."""
     names = [name for name in values if name not in known and values[name]]
     return sorted(name for name in names if is_bookkeeping(name) or is_neutral(name, values[name]))
 
 
 def refuse_unknown(values: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raises ConfigError naming every key that might change the mathematics, and how to go on."""
+    """Raise ConfigError naming every key that might change the mathematics, and what to do."""
     off = WINDOWS if values.get("use_sliding_window") is False else ()
     names = [name for name in values if name not in (*known, *off) and not is_neutral(name, values[name])]
     names = sorted(name for name in names if not is_bookkeeping(name))
     if names:
-        found = "; ".join(f"{name} is {_shown(values[name])}" for name in names)
+        listed = "; ".join(f"{name} is {_shown(values[name])}" for name in names)
         flags = " ".join(f"--ignore {name}" for name in names)
-        raise ConfigError(f"{found}, expected absent: {WAY_ON.format(flags)}")
+        raise ConfigError(f"{listed}, expected absent: {REMEDY.format(flags)}")
 
 
-WAY_ON = (
+REMEDY = (
     "this model does not support it, and it may change the mathematics; remove it if it is a leftover, "
     "or load without it, as transformers does: {}"
 )
@@ -103,9 +103,9 @@ def _shown(value: Any) -> str:
 
 
 def without(values: Mapping[str, Any], known: Collection[str], ignore: Collection[str]) -> dict[str, Any]:
-    """The values without the keys to ignore; one of the rotary object, under either name, is `rope_scaling.KEY`.
+    """Drop the keys to ignore; `rope_scaling.KEY` is a key of the rotary object, under either of its names.
 
-    Raises ConfigError for a key that is not there, or that the model reads.
+    Raises ConfigError for a key that does not exist, or that the model reads.
     """
     left = dict(values)
     for name in ignore:

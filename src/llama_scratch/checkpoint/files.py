@@ -1,7 +1,7 @@
-"""Files that may hold anything, read with care; files that are written whole or not at all.
+"""Read untrusted files, and write files atomically.
 
-Whatever is wrong with a checkpoint is a CheckpointError of one line. JSON is refused when it is too large, too deep or
-says a name twice, because then two readers may understand two things.
+Every problem of a checkpoint is a CheckpointError of one line. JSON is refused if it is too large or too deep, or has a
+name twice, because then two readers may understand different things.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class CheckpointError(LlamaScratchError):
 
 
 def unreadable(path: Path, error: BaseException) -> CheckpointError:
-    """What to raise where reading `path` raised `error`."""
+    """Convert an error of reading `path`."""
     if isinstance(error, FileNotFoundError):
         return CheckpointError(f"{path} is missing")
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -31,7 +31,7 @@ def unreadable(path: Path, error: BaseException) -> CheckpointError:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something of that name. Raises CheckpointError where even that cannot be told."""
+    """Return True if the path exists. Raises CheckpointError if that cannot be determined."""
     try:
         return path.exists()
     except OSError as error:
@@ -39,19 +39,19 @@ def exists(path: Path) -> bool:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file. Raises CheckpointError when it is missing or no regular file: a pipe would be waited for."""
+    """Size of a file in bytes. Raises CheckpointError unless it is a regular file: reading a pipe would block."""
     try:
-        found = path.stat().st_size
+        length = path.stat().st_size
         regular = path.is_file()
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
     if not regular:
-        raise CheckpointError(f"{path} cannot be read: it is no regular file")
-    return found
+        raise CheckpointError(f"{path} cannot be read: not a regular file")
+    return length
 
 
 def read_json(path: Path) -> Any:
-    """The parsed file. Raises CheckpointError when it is missing, no JSON, or JSON that nobody writes."""
+    """Read a JSON file. Raises CheckpointError if it is missing or invalid, or exceeds the limits above."""
     if size(path) > JSON_BYTES:
         raise CheckpointError(f"{path} cannot be read: it has {size(path)} bytes, expected at most {JSON_BYTES}")
     try:
@@ -79,11 +79,11 @@ def _depth(content: Any) -> int:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes `content`, indented, through `write_file`."""
+    """Write `content` as indented JSON, atomically."""
     write_file(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file that becomes `path`: all of it or nothing, as atomic.py does it."""
+    """Let `write` fill a file that becomes `path`, atomically."""
     with atomic_file(path) as made:
         write(made)

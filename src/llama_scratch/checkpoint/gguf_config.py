@@ -1,8 +1,8 @@
-"""What a GGUF file says about its model -> LlamaConfig.
+"""The keys of a GGUF file that describe its model -> LlamaConfig.
 
-The context, sizes, epsilon and theta are numbers of the architecture, as float32 where they are no integers. Llama 3's
-scaled rotary is not among them: it is stored as the factor of each frequency, `rope_freqs.weight`, which is compared
-with what Llama 3's parameters give.
+Context, sizes, epsilon and theta are numbers, float32 unless they are integers. Llama 3's scaled rotary is not among
+them: the file has the factor of each frequency, `rope_freqs.weight`, which is compared with the factors of Llama 3's
+parameters.
 
 ggml-org/llama.cpp, convert_hf_to_gguf.py and gguf-py/gguf/constants.py.
 """
@@ -25,15 +25,15 @@ from llama_scratch.model.config_rules import check, is_int
 from llama_scratch.model.rotary import inverse_frequencies
 
 FACTORS = "rope_freqs.weight"
-CLOSE = 1e-4  # of factors: llama.cpp's are rounded, and computed in another order
-# what the architecture may say; anything else that is in use would change the mathematics
+CLOSE = 1e-4  # relative error of factors: llama.cpp's are rounded, and computed in another order
+# supported keys of the architecture; any other key in use would change the mathematics
 KNOWN = frozenset(
     """block_count context_length embedding_length feed_forward_length attention.head_count attention.head_count_kv
     attention.layer_norm_rms_epsilon attention.key_length attention.value_length rope.dimension_count rope.freq_base
     rope.scaling.type rope.scaling.factor rope.scaling.original_context_length rope.scaling.finetuned
     rope.scale_linear rope.scaling.attn_factor tensor_data_layout vocab_size""".split()
 )
-# what else it may say, where it says what a Llama does anyway
+# other keys, with the value that describes a Llama
 NEUTRAL = {
     "attention.causal": True,
     "attention.scale": 0.0,
@@ -44,17 +44,21 @@ NEUTRAL = {
     "rope.scaling.yarn_ext_factor": 0.0,
 }
 LAYOUT = "Meta AI original pth"  # rows of W_q and W_k in Meta's order, as every Llama's are in this format
-LLAMA3: dict[str, Any] = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                          "original_max_position_embeddings": 8192}  # fmt: skip
+LLAMA3: dict[str, Any] = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 STOPS = ("eos", "eot", "eom")
 
 
 def to_config(
     values: dict[str, Any], weights: dict[str, Weight], factors: Tensor | None, ignore: Collection[str] = ()
 ) -> LlamaConfig:
-    """The configuration, read without the keys to ignore.
+    """Convert to a LlamaConfig, without the keys to ignore.
 
-    Raises ConfigError for a value that cannot be, KeyError for one that must be there.
+    Raises ConfigError for an invalid value, and KeyError for a missing key.
     """
     check("general.architecture", values.get("general.architecture"), "'llama'", lambda v: v == "llama")
     check("split.count", values.get("split.count"), "1: put the parts together first", lambda v: v in (None, 0, 1))
@@ -83,7 +87,7 @@ def to_config(
 
 
 def _supported(values: dict[str, Any], ignore: Collection[str]) -> dict[str, Any]:
-    """The values without those to ignore. Raises ConfigError naming what might change the mathematics."""
+    """Drop the keys to ignore. Raises ConfigError naming those that might change the mathematics."""
     known = {f"llama.{name}" for name in KNOWN}
     values = config_keys.without(values, known, ignore)
     neutral = {f"llama.{name}": value for name, value in NEUTRAL.items()}
@@ -95,7 +99,7 @@ def _supported(values: dict[str, Any], ignore: Collection[str]) -> dict[str, Any
 
 
 def _alike(values: dict[str, Any], name: str, *default: Any) -> Any:
-    """A number that may be stored once for all layers or once for each, equal."""
+    """Read a number that is stored once, or once per layer with equal values."""
     value = values.get(name, *default) if default else values[name]
     if isinstance(value, list) and value:
         check(name, value, "the same in every layer", lambda v: len(set(v)) == 1)
@@ -104,7 +108,7 @@ def _alike(values: dict[str, Any], name: str, *default: Any) -> Any:
 
 
 def _short(number: Any) -> Any:
-    """The shortest decimal that is this float32: 1e-05 and not 9.999999747378752e-06."""
+    """Shortest decimal of a float32: 1e-05 and not 9.999999747378752e-06."""
     if not isinstance(number, float) or not math.isfinite(number):
         return number
     return next(
@@ -117,15 +121,17 @@ def _float32(number: float) -> float:
 
 
 def _stop_ids(values: dict[str, Any]) -> int | list[int] | None:
-    found = [values.get(f"tokenizer.ggml.{name}_token_id") for name in STOPS]
-    ids = list(dict.fromkeys(i for i in found if i is not None))
+    stored = [values.get(f"tokenizer.ggml.{name}_token_id") for name in STOPS]
+    ids = list(dict.fromkeys(i for i in stored if i is not None))
     check("tokenizer.ggml.eos_token_id", ids, "integers", lambda v: all(map(is_int, v)))
-    return ids if len(ids) > 1 else ids[0] if ids else None
+    if not ids:
+        return None
+    return ids if len(ids) > 1 else ids[0]
 
 
 def _rope(values: dict[str, Any], config: LlamaConfig, factors: Tensor | None) -> dict[str, Any]:
     rope = {"rope_type": "default", "rope_theta": _short(values.get("llama.rope.freq_base", 10000.0))}
-    kind = values.get("llama.rope.scaling.type", "linear")  # what llama.cpp takes it for where it is not said
+    kind = values.get("llama.rope.scaling.type", "linear")  # llama.cpp's default
     check("llama.rope.scaling.type", kind, "'none' or 'linear'", lambda v: v in ("none", "linear"))
     sharpening = values.get("llama.rope.scaling.attn_factor")
     check("llama.rope.scaling.attn_factor", sharpening, "1.0: only yarn has another", lambda v: v in (None, 0, 1))
@@ -135,15 +141,15 @@ def _rope(values: dict[str, Any], config: LlamaConfig, factors: Tensor | None) -
         rope |= {"rope_type": "linear", "factor": factor}
     if factors is None:
         return rope
-    check("llama.rope.scaling.factor", factor, f"1.0 beside {FACTORS}", lambda v: v in (0, 1))
+    check("llama.rope.scaling.factor", factor, f"1.0 together with {FACTORS}", lambda v: v in (0, 1))
     return _llama3(rope, config, factors)
 
 
 def _llama3(rope: dict[str, Any], config: LlamaConfig, factors: Tensor) -> dict[str, Any]:
-    """The parameters of scaled rotary that give these factors; those of every Llama but for the largest factor.
+    """Find the parameters of scaled rotary with these factors: every Llama has the same, except for `factor`.
 
-    Where no frequency is scaled, as in a model with so few that all of them are high, there are none. Raises
-    ConfigError where none give them.
+    If no frequency is scaled, as in a small head with high frequencies only, rotary is not scaled. Raises ConfigError
+    if no parameters give these factors.
     """
     finite = factors.shape == (config.head_dim // 2,) and bool(torch.isfinite(factors).all())
     check(FACTORS, finite, f"{config.head_dim // 2} finite numbers", bool)
@@ -160,9 +166,9 @@ def _llama3(rope: dict[str, Any], config: LlamaConfig, factors: Tensor) -> dict[
 
 
 def _possible_factors(plain: Tensor, factors: Tensor) -> list[float]:
-    """What the largest factor is, or what it comes from where its frequency lies in the band that is blended.
+    """List candidates for `factor`: the largest stored one, or, if its frequency is in the blended band, its solution.
 
-    There 1 / f = (1 − blend) / factor + blend, which is solved for the factor: as it is, and rounded.
+    There 1 / f = (1 − blend) / factor + blend, which is solved for the factor: rounded, and as it is.
     """
     place = int(factors.argmax())
     largest = _short(factors[place].item())

@@ -1,9 +1,8 @@
-"""GGUF, the format of llama.cpp, as far as it holds a Llama.
+"""GGUF, the format of llama.cpp, for Llamas.
 
-Tensors are F32, F16, BF16 or one of the quantised types, which the `gguf` package turns into float32. Rows of W_q and
-W_k, and their biases, are ordered as in Meta's files. Norms are always stored as float32, so the checkpoint's dtype is
-that of its matrices, where the norms lose nothing by it, and else float32. The tokenizer inside
-is read by tokenizer/gguf_tokenizer.py.
+Tensors are F32, F16, BF16 or one of the quantised types, which the `gguf` package converts to float32. Rows of W_q and
+W_k, and their biases, are in Meta's order. Norms are always stored as float32, so the checkpoint's dtype is that of its
+matrices if the norms are exact in it, and float32 otherwise. tokenizer/gguf_tokenizer.py reads the tokenizer.
 
 ggml-org/llama.cpp, convert_hf_to_gguf.py and gguf-py/gguf/constants.py.
 """
@@ -25,8 +24,9 @@ from torch import Tensor
 from llama_scratch.checkpoint.files import CheckpointError, size, unreadable
 from llama_scratch.checkpoint.gguf_config import FACTORS, to_config
 from llama_scratch.checkpoint.gguf_header import Entry, read_header
-from llama_scratch.checkpoint.meta_format import to_half_split
+from llama_scratch.checkpoint.rotary_layout import to_half_split
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
+from llama_scratch.dtypes import dtype_name
 from llama_scratch.model.config_rules import ConfigError
 
 NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -45,7 +45,7 @@ PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F6
 
 
 def read_gguf(path: Path, ignore: Collection[str] = ()) -> Checkpoint:
-    """The checkpoint in `path`, weights unread. Raises CheckpointError naming file and key."""
+    """Open the checkpoint without reading weights. Raises CheckpointError naming file and key."""
     header = read_header(path)
     weights = {}
     for name, entry in header.tensors.items():
@@ -90,10 +90,10 @@ def _weight(path: Path, name: str, entry: Entry, data: int) -> Weight:
 
 
 def _read(path: Path, name: str, shape: tuple[int, ...], kind: Any, start: int, length: int) -> Tensor:
-    """The numbers: memory-mapped and copied, or, where they are quantised, computed."""
+    """Read the numbers: copied from the memory-mapped file, or dequantised."""
     try:
         every = torch.from_file(str(path), shared=False, size=start + length, dtype=torch.uint8)
-        stored = every[start:].clone()  # wherever it begins, the copy can be seen as numbers
+        stored = every[start:].clone()  # a copy is aligned, so it can be viewed as numbers
         if kind.name in PLAIN:
             return stored.view(PLAIN[kind.name]).view(shape)
         return torch.from_numpy(gguf.dequantize(stored.view(math.prod(shape[:-1]), -1).numpy(), kind)).view(shape)
@@ -108,4 +108,4 @@ def _dtype(weights: dict[str, Weight]) -> str:
     dtype = kinds.pop() if len(kinds) == 1 else torch.float32
     norms = [weight.read() for weight in weights.values() if len(weight.shape) == 1]
     exact = all(torch.equal(norm, norm.to(dtype).to(norm.dtype)) for norm in norms)
-    return str(dtype).removeprefix("torch.") if exact else "float32"
+    return dtype_name(dtype) if exact else "float32"

@@ -1,13 +1,13 @@
-"""The front of a GGUF file: what it says about the model, and where each tensor lies.
+"""The header of a GGUF file: the values that describe the model, and the offset of each tensor.
 
     "GGUF"  version  tensors  entries
     entries × (name, type, value)            value: a number, a string, or an array of them
     tensors × (name, axes, sizes, type, offset)
     padding to a multiple of general.alignment, then the tensors; sizes are in reverse order, the row first
 
-Everything is little-endian. Every length is compared with what is left of the file before anything is made of it, which
-the reader of the `gguf` package does not do. Long arrays and those of strings, which belong to tokenizers, are stepped
-over; `read_array` reads one of them when it is wanted.
+Everything is little-endian. Every length is checked against the rest of the file before memory is allocated, which the
+reader of the `gguf` package does not do: that is why it is not used here. Long arrays and arrays of strings, which
+belong to tokenizers, are skipped; `read_array` reads one of them on demand.
 
 ggml-org/ggml, docs/gguf.md.
 """
@@ -35,7 +35,7 @@ MAX_AXES = 4
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor: its shape, its type's number, and its first byte, counted from the start of the data."""
+    """A tensor: its shape, the number of its type, and its offset from the start of the data."""
 
     shape: tuple[int, ...]
     type: int
@@ -44,7 +44,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Array:
-    """An array that was stepped over: the type of its elements, how many there are, where the first one is."""
+    """A skipped array: the type and number of its elements, and the offset of the first."""
 
     kind: int
     length: int
@@ -53,7 +53,7 @@ class Array:
 
 @dataclass(frozen=True)
 class Header:
-    """The front of the file; `values` leaves out arrays that are long or of strings, which are in `arrays`."""
+    """The header; long arrays and arrays of strings are in `arrays` instead of `values`."""
 
     values: dict[str, Any]
     arrays: dict[str, Array]
@@ -62,10 +62,11 @@ class Header:
 
 
 class _Cursor:
-    """A place in the file, which never goes past its end."""
+    """A position in the file, which cannot pass its end."""
 
     def __init__(self, buffer: mmap.mmap) -> None:
-        self.buffer, self.place = buffer, 0
+        self.buffer = buffer
+        self.place = 0
 
     def skip(self, length: int) -> None:
         if length > len(self.buffer) - self.place:
@@ -92,7 +93,7 @@ class _Cursor:
         return self.string() if kind == STRING else self.number(_code(kind))
 
     def array(self, kind: int, length: int) -> list[Any] | Array:
-        """Its elements, or, where it is long or of strings, only where they are."""
+        """Read the elements, or skip an array that is long or of strings."""
         found = Array(kind, length, self.place)
         if kind == STRING:
             if length > MOST_STRINGS:
@@ -114,12 +115,12 @@ def _code(kind: int) -> str:
 
 
 def read_header(path: Path) -> Header:
-    """The front of the file at `path`. Raises CheckpointError."""
+    """Read the header of the file at `path`. Raises CheckpointError."""
     return _with_cursor(path, _parse)
 
 
 def read_array(path: Path, array: Array) -> list[Any]:
-    """The elements of an array that `read_header` has stepped over. Raises CheckpointError."""
+    """Read the elements of an array that `read_header` has skipped. Raises CheckpointError."""
 
     def elements(cursor: _Cursor) -> list[Any]:
         cursor.skip(array.place)

@@ -1,7 +1,7 @@
 """What a Hugging Face directory holds: a configuration, stop ids, and weights that have not been read yet.
 
 config.json              the configuration, of any vintage
-generation_config.json   more ids to stop at, if it is there
+generation_config.json   more stop ids, if the file exists
 model.safetensors        every parameter under its Hugging Face name; weight_files.py: other forms
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 from llama_scratch.checkpoint import config_file
 from llama_scratch.checkpoint.files import CheckpointError, exists, read_json
-from llama_scratch.checkpoint.found import ADAPTER, adapter, check_directory
 from llama_scratch.checkpoint.hf_files import CONFIG, GENERATION
+from llama_scratch.checkpoint.hints import ADAPTER, adapter, check_directory
 from llama_scratch.checkpoint.weight_files import Checkpoint, read_weights
 from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.config_rules import TOKENS, ConfigError, check
@@ -25,11 +25,13 @@ logger = logging.getLogger(__name__)
 
 
 def read_checkpoint(directory: Path, ignore: Collection[str] = (), strip_prefix: str = "") -> Checkpoint:
-    """What a Hugging Face directory holds, weights unread. Raises CheckpointError."""
+    """Open a Hugging Face directory without reading weights. Raises CheckpointError."""
     check_directory(directory)
-    config, generation = read_config(directory / CONFIG, ignore), _read_generation(directory / GENERATION)
-    if names := config_file.unused(read_json(directory / CONFIG)):
-        logger.warning("%s: not used, since they say nothing about the mathematics: %s", CONFIG, ", ".join(names))
+    config = read_config(directory / CONFIG, ignore)
+    generation = _read_generation(directory / GENERATION)
+    unused = config_file.unused(read_json(directory / CONFIG))
+    if unused:
+        logger.warning("%s: not used, since they say nothing about the mathematics: %s", CONFIG, ", ".join(unused))
     config = dataclasses.replace(config, eos_token_id=_union(config.eos_token_id, generation.get("eos_token_id")))
     if exists(directory / ADAPTER):
         logger.warning("%s is not applied: %s", directory / ADAPTER, adapter(directory))
@@ -38,10 +40,7 @@ def read_checkpoint(directory: Path, ignore: Collection[str] = (), strip_prefix:
 
 
 def read_config(path: Path, ignore: Collection[str] = ()) -> LlamaConfig:
-    """The configuration in a `config.json`, without the keys to ignore.
-
-    Raises CheckpointError naming file and field.
-    """
+    """Read a `config.json` without the keys to ignore. Raises CheckpointError naming file and field."""
     try:
         return config_file.from_dict(read_json(path), ignore)
     except ConfigError as error:
@@ -61,12 +60,16 @@ def _read_generation(path: Path) -> dict[str, Any]:
 
 
 def _union(first: int | list[int] | None, second: int | list[int] | None) -> int | list[int] | None:
-    """Both files' stop ids, the first one's before the second one's; the first as it is, where that says it all.
+    """Join the stop ids of both files, the first one's first; return `first` itself if the second adds nothing.
 
     The instruct models of Llama 3 end a turn with an id that only generation_config.json names (vllm#4180).
     """
-    ids, more = ([v] if isinstance(v, int) else v or [] for v in (first, second))
-    new = [i for i in dict.fromkeys(more) if i not in ids]
+    ids = _as_list(first)
+    new = [i for i in dict.fromkeys(_as_list(second)) if i not in ids]
     if not new:
         return first
     return [*ids, *new] if ids else second
+
+
+def _as_list(ids: int | list[int] | None) -> list[int]:
+    return [ids] if isinstance(ids, int) else ids or []

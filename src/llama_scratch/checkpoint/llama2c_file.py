@@ -1,4 +1,4 @@
-"""The .bin files of llama2.c in their first, headless form: seven int32 and then float32 to the end.
+"""The .bin files of llama2.c in their first form, without a version: seven int32 and then float32 to the end.
 
     dim  hidden_dim  n_layers  n_heads  n_kv_heads  vocab_size  seq_len      (vocab_size < 0: the head is stored)
     embedding, then each of  attention norm, W_q, W_k, W_v, W_o, ffn norm, W_gate, W_down, W_up  for all layers, norm,
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llama_scratch.checkpoint.files import CheckpointError, size, unreadable
 from llama_scratch.checkpoint.matching import EMBEDDING, HEAD
-from llama_scratch.checkpoint.meta_format import to_half_split
+from llama_scratch.checkpoint.rotary_layout import to_half_split
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
 from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.config_rules import ConfigError
@@ -31,11 +31,14 @@ NEWER = 0x616B3432  # "ak42": the versions with a longer header
 
 
 def read_llama2c(path: Path) -> Checkpoint:
-    """The checkpoint in `path`, weights unread. Raises CheckpointError where header and length do not agree."""
+    """Open the checkpoint without reading weights. Raises CheckpointError if header and length do not match."""
     config, context = read_header(path)
-    frequencies = ("", (context, config.head_dim))  # half of a head's channels, for cosines and for sines
+    frequencies = ("", (context, config.head_dim))  # half of a head's channels, once for cosines and once for sines
     places, position = {}, HEADER.size // 4
-    for key, shape in [*_order(config), frequencies, *([] if config.tie_word_embeddings else [(HEAD, _words(config))])]:
+    order = [*_order(config), frequencies]
+    if not config.tie_word_embeddings:
+        order.append((HEAD, _embedding_shape(config)))
+    for key, shape in order:
         places[key] = (position, shape)
         position += math.prod(shape)
     if 4 * position != size(path):
@@ -49,7 +52,7 @@ def read_llama2c(path: Path) -> Checkpoint:
 
 
 def read_header(path: Path) -> tuple[LlamaConfig, int]:
-    """The configuration and the number of positions. Raises CheckpointError for sizes that cannot be."""
+    """Read the configuration and the number of positions. Raises CheckpointError for invalid sizes."""
     if size(path) < HEADER.size:
         raise CheckpointError(f"{path} has {size(path)} bytes, expected at least {HEADER.size}, its header")
     with path.open("rb") as file:
@@ -57,7 +60,7 @@ def read_header(path: Path) -> tuple[LlamaConfig, int]:
     if header[0] == NEWER:
         raise CheckpointError(f"{path}: version {header[1]} of the format, expected the one without a version (legacy)")
     dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len = header
-    if 4 * n_layers * dim * hidden_dim > size(path):  # before as many names are made
+    if 4 * n_layers * dim * hidden_dim > size(path):  # before that many names are generated
         raise CheckpointError(f"{path} has {size(path)} bytes, too few for the sizes in its header: {header}")
     try:
         config = LlamaConfig(
@@ -76,12 +79,12 @@ def read_header(path: Path) -> tuple[LlamaConfig, int]:
     return config, seq_len
 
 
-def _words(config: LlamaConfig) -> tuple[int, int]:
+def _embedding_shape(config: LlamaConfig) -> tuple[int, int]:
     return config.vocab_size, config.hidden_size
 
 
 def _order(config: LlamaConfig) -> list[tuple[str, tuple[int, ...]]]:
-    """Key and shape of everything up to the last norm, in the order of the file."""
+    """List key and shape of everything up to the last norm, in the order of the file."""
     D, F, L = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     layer: dict[str, tuple[int, ...]] = {"input_layernorm": (D,)}
@@ -89,11 +92,11 @@ def _order(config: LlamaConfig) -> list[tuple[str, tuple[int, ...]]]:
     layer |= {"self_attn.o_proj": (D, queries), "post_attention_layernorm": (D,)}
     layer |= {"mlp.gate_proj": (F, D), "mlp.down_proj": (D, F), "mlp.up_proj": (F, D)}
     layers = [(f"model.layers.{i}.{name}.weight", shape) for name, shape in layer.items() for i in range(L)]
-    return [(EMBEDDING, _words(config)), *layers, ("model.norm.weight", (D,))]
+    return [(EMBEDDING, _embedding_shape(config)), *layers, ("model.norm.weight", (D,))]
 
 
 def _read(path: Path, total: int, start: int, shape: tuple[int, ...]) -> Tensor:
-    """Memory-mapped; `total` and `start` count float32, of which the header is seven."""
+    """Read a memory-mapped tensor; `total` and `start` count float32, the seven of the header included."""
     try:
         numbers = torch.from_file(str(path), shared=False, size=total, dtype=torch.float32)
     except (OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Whether weights are exactly those that a configuration asks for.
+"""Match weights with those that a configuration requires.
 
 `tie_word_embeddings`  embedding only    head only         both, equal     both, different
 true                   tied              tied              tied            refused: the two contradict each other
@@ -26,16 +26,17 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SHOWN = 8
 
 
-def fit(
+def match_weights(
     where: Path, config: LlamaConfig, weights: Mapping[str, Weight], shapes: Mapping[str, torch.Size]
 ) -> dict[str, Weight]:
-    """The weights of `shapes`, the model's own, in its order; a tied head is left out.
+    """Return the weights of `shapes`, those of the model, in its order and without a tied head.
 
-    Raises CheckpointError naming every key that is missing, unexpected, misshapen or no floating-point tensor.
+    Raises CheckpointError naming every key that is missing or unexpected, or has a wrong shape or dtype.
     """
-    weights, wanted = dict(weights), dict(shapes)
+    weights = dict(weights)
+    wanted = dict(shapes)
     if config.tie_word_embeddings:
-        _untwin(where, weights)
+        _drop_tied_head(where, weights)
         wanted.pop(HEAD, None)
     missing = [key for key in wanted if key not in weights]
     _refuse_prefix(where, missing, [weight.name for key, weight in weights.items() if key not in wanted])
@@ -56,13 +57,13 @@ def fit(
 
 
 def _both(problems: list[str], missing: int) -> list[str]:
-    """A few of what is missing and of what is there instead, by whose names one sees what the file is."""
+    """Select a few missing and a few unexpected keys, which together show what the file is."""
     there = min(len(problems) - missing, SHOWN // 2)
     return problems[: min(missing, SHOWN - there)] + problems[missing:][: max(there, SHOWN - missing)]
 
 
 def _refuse_prefix(where: Path, missing: list[str], unexpected: list[str]) -> None:
-    """Raises CheckpointError where keys are there with something in front of them."""
+    """Raise CheckpointError if keys have a common prefix."""
     prefix, pairs = prefixes.pairs(missing, unexpected)
     if not pairs:
         return
@@ -74,35 +75,41 @@ def _refuse_prefix(where: Path, missing: list[str], unexpected: list[str]) -> No
     raise CheckpointError(f"{where}: keys have the prefix {prefix!r}: {shown}{more}{rest}; strip it: {how}")
 
 
-def _untwin(where: Path, weights: dict[str, Weight]) -> None:
-    """Leaves one of a tied pair, under the embedding's key."""
+def _drop_tied_head(where: Path, weights: dict[str, Weight]) -> None:
+    """Keep one of a tied pair, under the embedding's key."""
     head = weights.pop(HEAD, None)
     embedding = weights.setdefault(EMBEDDING, head) if head else None
     if head and embedding and not identical(head, embedding):
-        how = "config.json says tie_word_embeddings: make that false to load both"
-        raise CheckpointError(f"{where}: {head.name} differs from {embedding.name}, but {how}")
+        remedy = "config.json says tie_word_embeddings: make that false to load both"
+        raise CheckpointError(f"{where}: {head.name} differs from {embedding.name}, but {remedy}")
 
 
 def identical(a: Weight, b: Weight) -> bool:
-    """Whether two weights are one, byte for byte."""
+    """Return True if two weights are equal byte for byte."""
     if a is b:
         return True
     if (a.shape, a.dtype) != (b.shape, b.dtype):
         return False
-    one, other = (weight.read().reshape(-1).view(torch.uint8) for weight in (a, b))  # as bytes NaN is equal to itself
-    return torch.equal(one, other)
+    return torch.equal(_as_bytes(a), _as_bytes(b))
+
+
+def _as_bytes(weight: Weight) -> Tensor:
+    """Read a weight as bytes, in which NaN equals itself."""
+    return weight.read().reshape(-1).view(torch.uint8)
 
 
 def checkpoint_dtype(config: LlamaConfig, weights: Mapping[str, Weight]) -> torch.dtype:
-    """What config.json says, or else what is stored: transformers' rule."""
+    """Dtype of config.json, or else of the stored embedding: transformers' rule."""
     return getattr(torch, config.dtype) if config.dtype else weights[EMBEDDING].dtype
 
 
 def read(
     weight: Weight, dtype: torch.dtype, device: torch.device | str | None, check_finite: torch.dtype | None
 ) -> Tensor:
-    """The tensor at `dtype` on `device`. With check_finite, the checkpoint's dtype, raises CheckpointError when it was
-    stored as another, or holds NaN or infinity once it is converted.
+    """Read the tensor at `dtype` on `device`.
+
+    check_finite: the checkpoint's dtype, to raise CheckpointError for a weight of another dtype, or if it is not finite
+    after conversion.
     """
     if check_finite is not None and weight.dtype != check_finite:
         raise CheckpointError(f"{weight.path}: {weight.name} holds {weight.dtype}, expected {check_finite}")

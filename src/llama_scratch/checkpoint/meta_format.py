@@ -1,11 +1,9 @@
 r"""Meta's own format: params.json, and consolidated.00.pth, .01, … one for each part of a model-parallel run.
 
-Every part holds every tensor's name and its share of it: rows of what splits its output (wq, wk, wv, w1, w3, output),
-columns of what splits its input (wo, w2), all of a norm. The embedding is split by columns in Llama 1 and 2 and by rows
-in Llama 3, which its shape tells. The head is stored even where it is the embedding; then it is left out.
-
-Rotary turns channels 2i and 2i + 1 of a head, where Hugging Face turns i and i + H/2, so the rows of W_q and W_k are
-put in another order, within each of their own N and G heads.
+Every part holds a shard of every tensor: rows of column-parallel weights (wq, wk, wv, w1, w3, output), columns of
+row-parallel ones (wo, w2), and each norm as a whole. The embedding is split by columns in Llama 1 and 2 and by rows in
+Llama 3, as its shape shows. The head is stored even if it is the embedding; then it is dropped. The rows of W_q and W_k
+are reordered (rotary_layout.py).
 
 Touvron et al. 2023, "Llama 2"; the code published with it as meta-llama/llama, and meta-llama/llama-models.
 """
@@ -22,13 +20,13 @@ from torch import Tensor
 from llama_scratch.checkpoint.files import CheckpointError
 from llama_scratch.checkpoint.matching import EMBEDDING, HEAD, identical
 from llama_scratch.checkpoint.meta_params import PARAMS, read_params, to_config
+from llama_scratch.checkpoint.rotary_layout import to_half_split
 from llama_scratch.checkpoint.torch_file import read_tensors
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
-from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.config_rules import ConfigError
 
 ROWS, COLUMNS, WHOLE = 0, 1, None
-# name in a layer -> Hugging Face's, and the axis that the parts are joined along
+# name in a layer -> Hugging Face's name, and the axis along which the parts are joined
 LAYER = {
     "attention_norm": ("input_layernorm", WHOLE),
     "attention.wq": ("self_attn.q_proj", ROWS),
@@ -44,7 +42,7 @@ EMBEDDINGS, NORM, OUTPUT, FREQUENCIES = "tok_embeddings.weight", "norm.weight", 
 
 
 def read_meta(directory: Path, llama_version: str | None = None, ignore: Collection[str] = ()) -> Checkpoint:
-    """The checkpoint in `directory`, weights unread. Raises CheckpointError naming file and key."""
+    """Open the checkpoint in `directory` without reading weights. Raises CheckpointError naming file and key."""
     params = read_params(directory / PARAMS, ignore)
     parts = _read_parts(directory)
     first = directory / "consolidated.00.pth"
@@ -60,21 +58,6 @@ def read_meta(directory: Path, llama_version: str | None = None, ignore: Collect
     return Checkpoint(first, config, {key: to_half_split(key, weight, config) for key, weight in joined.items()})
 
 
-def to_half_split(key: str, weight: Weight, config: LlamaConfig) -> Weight:
-    """The weight with its rows in Hugging Face's order, if it is one of those that rotary turns."""
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(key.split(".")[-2])
-    if heads is None or weight.shape[0] != heads * config.head_dim:  # a shape that does not fit is said elsewhere
-        return weight
-    return Weight(
-        weight.path, weight.name, weight.shape, weight.dtype, lambda: interleaved_to_half_split(weight.read(), heads)
-    )
-
-
-def interleaved_to_half_split(weight: Tensor, heads: int) -> Tensor:
-    """Row 2i + j of a head becomes row i + jH/2."""
-    return weight.reshape(heads, -1, 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
-
-
 def _read_parts(directory: Path) -> list[dict[str, Tensor]]:
     found = sorted(path.name for path in directory.glob("consolidated*.pth"))
     wanted = [f"consolidated.{i:02}.pth" for i in range(len(found) or 1)]
@@ -83,15 +66,16 @@ def _read_parts(directory: Path) -> list[dict[str, Tensor]]:
         raise CheckpointError(f"{directory / missing} is missing; there are {found}")
     parts = [read_tensors(directory / name) for name in wanted]
     for name, part in zip(wanted, parts, strict=True):
-        if differ := sorted(part.keys() ^ parts[0].keys()):
-            raise CheckpointError(f"{directory / name}: {differ[0]} is not in every part")
+        differences = sorted(part.keys() ^ parts[0].keys())
+        if differences:
+            raise CheckpointError(f"{directory / name}: {differences[0]} is not in every part")
     return parts
 
 
 def meta_names(where: Path, layers: int, parts: list[dict[str, Tensor]]) -> dict[str, tuple[str, int | None]]:
-    """Hugging Face's key -> Meta's, and the axis. Raises CheckpointError naming what is missing or unexpected."""
+    """Map Hugging Face's key to Meta's and the axis. Raises CheckpointError naming what is missing or unexpected."""
     stored = parts[0].keys() - {FREQUENCIES}  # they follow from params.json
-    if layers > len(stored):  # before as many names are made
+    if layers > len(stored):  # before that many names are generated
         raise CheckpointError(f"{where}: there are {len(stored)} tensors, but n_layers is {layers}: most are missing")
     names: dict[str, tuple[str, int | None]] = {EMBEDDING: (EMBEDDINGS, ROWS), "model.norm.weight": (NORM, WHOLE)}
     for i in range(layers):
@@ -108,7 +92,7 @@ def meta_names(where: Path, layers: int, parts: list[dict[str, Tensor]]) -> dict
 
 
 def _embedding_axis(where: Path, part: dict[str, Tensor]) -> int:
-    """Whether the parts have all channels of some words, or some channels of all."""
+    """Axis of the embedding along which the parts are joined."""
     embedding, norm = part[EMBEDDINGS], part[NORM]
     if embedding.ndim != 2 or norm.ndim != 1:
         shapes = f"{tuple(embedding.shape)} and {tuple(norm.shape)}"
@@ -117,16 +101,17 @@ def _embedding_axis(where: Path, part: dict[str, Tensor]) -> int:
 
 
 def _join(where: Path, name: str, parts: list[dict[str, Tensor]], axis: int | None) -> Weight:
-    """One tensor of its shares. Raises CheckpointError where they do not fit together."""
-    shares = [part[name] for part in parts]
-    shape, dtype = list(shares[0].shape), shares[0].dtype
-    if any((share.shape, share.dtype) != (shares[0].shape, dtype) for share in shares):
-        raise CheckpointError(f"{where}: {name} has shapes {[tuple(s.shape) for s in shares]}, expected equal parts")
+    """Join the shards of a tensor. Raises CheckpointError if they do not match."""
+    shards = [part[name] for part in parts]
+    shape = list(shards[0].shape)
+    dtype = shards[0].dtype
+    if any((shard.shape, shard.dtype) != (shards[0].shape, dtype) for shard in shards):
+        raise CheckpointError(f"{where}: {name} has shapes {[tuple(s.shape) for s in shards]}, expected equal parts")
     if axis is None:
-        if any(not torch.equal(share, shares[0]) for share in shares):
+        if any(not torch.equal(shard, shards[0]) for shard in shards):
             raise CheckpointError(f"{where}: {name} differs between the parts, expected the same in each")
-        return Weight(where, name, tuple(shape), dtype, shares[0].clone)
+        return Weight(where, name, tuple(shape), dtype, shards[0].clone)
     if len(shape) != 2:
         raise CheckpointError(f"{where}: {name} has shape {tuple(shape)}, expected two axes")
-    shape[axis] *= len(shares)
-    return Weight(where, name, tuple(shape), dtype, partial(torch.cat, shares, axis))
+    shape[axis] *= len(shards)
+    return Weight(where, name, tuple(shape), dtype, partial(torch.cat, shards, axis))

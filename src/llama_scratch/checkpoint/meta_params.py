@@ -4,9 +4,10 @@ The width of the feed-forward layer is not stored as such:
 
     F = multiple_of ⌈⌊ffn_dim_multiplier ⌊8 dim / 3⌋⌋ / multiple_of⌉
 
-Nor is which Llama it is, on which the context length, the factor of scaled rotary and the special ids depend. That is
-concluded: scaled rotary is 3.2 where the head is the embedding and else 3.1, 128000 words or more are 3, an epsilon of
-1e-6 is 1, and the rest 2; `llama_version` overrules it. Llama 1 and 2 with a theta above 10000 are Code Llama.
+The file does not say which Llama it is, on which the context length, the factor of scaled rotary and the special ids
+depend. That is inferred: scaled rotary means 3.2 if the head is tied and else 3.1, a vocabulary of 128000 or more means
+3, an epsilon of 1e-6 means 1, and anything else 2. `llama_version` overrides it. Llama 1 and 2 with a theta above 10000
+are Code Llama.
 
 meta-llama/llama, model.py: ModelArgs, FeedForward; transformers, convert_llama_weights_to_hf.py, for the contexts.
 """
@@ -39,21 +40,29 @@ RULES = {
     "n_layers": POSITIVE,
     "n_heads": POSITIVE,
     "n_kv_heads": ("a positive integer or null", lambda v: v is None or POSITIVE[1](v)),
-    "vocab_size": ("an integer", is_int),  # -1 in Llama 2: as many as there are
+    "vocab_size": ("an integer", is_int),  # -1 in Llama 2: the rows of the embedding
     "multiple_of": POSITIVE,
-    "ffn_dim_multiplier": ("a number above 0 or null", lambda v: v is None or (is_nonnegative(v) and 0 < v < 2**20)),
+    "ffn_dim_multiplier": (
+        "a number above 0 or null",
+        lambda v: v is None or (is_nonnegative(v) and v != 0 and v < 2**20),
+    ),
     "norm_eps": NONNEGATIVE,
     "rope_theta": NONNEGATIVE,
     "use_scaled_rope": BOOL,
     "max_seq_len": POSITIVE,
-    "max_batch_size": POSITIVE,  # of the program that ran it
+    "max_batch_size": POSITIVE,  # a setting of the program that ran it
 }
-DEFAULTS = {"n_kv_heads": None, "vocab_size": -1, "ffn_dim_multiplier": None, "rope_theta": 10000.0,
-            "use_scaled_rope": False}  # fmt: skip
+DEFAULTS = {
+    "n_kv_heads": None,
+    "vocab_size": -1,
+    "ffn_dim_multiplier": None,
+    "rope_theta": 10000.0,
+    "use_scaled_rope": False,
+}
 
 
 def read_params(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
-    """params.json with its defaults. Raises CheckpointError for a bad value and an unknown key that is in use."""
+    """Read params.json with its defaults. Raises CheckpointError for an invalid value, or an unknown key in use."""
     params = read_json(path)
     try:
         check(path.name, params, "an object", lambda v: isinstance(v, dict))
@@ -68,7 +77,7 @@ def read_params(path: Path, ignore: Collection[str] = ()) -> dict[str, Any]:
 
 
 def feed_forward_size(dim: int, multiple_of: int, multiplier: float | None) -> int:
-    """F, by the formula above."""
+    """Compute F by the formula above."""
     size = 8 * dim // 3
     if multiplier is not None:
         size = int(multiplier * size)
@@ -76,10 +85,10 @@ def feed_forward_size(dim: int, multiple_of: int, multiplier: float | None) -> i
 
 
 def to_config(params: Mapping[str, Any], vocab_size: int, tied: bool, llama_version: str | None) -> LlamaConfig:
-    """The configuration. Raises ConfigError for one that cannot be."""
-    check("vocab_size", params["vocab_size"], f"{vocab_size}, the words of the embedding, or -1",
-          lambda v: v in (vocab_size, -1))  # fmt: skip
-    version = llama_version or conclude_version(params, vocab_size, tied)
+    """Convert to a LlamaConfig. Raises ConfigError for an invalid value."""
+    expected = f"{vocab_size}, the rows of the embedding, or -1"
+    check("vocab_size", params["vocab_size"], expected, lambda v: v in (vocab_size, -1))
+    version = llama_version or infer_version(params, vocab_size, tied)
     check("llama_version", version, *one_of(*CONTEXT))
     rope = {"rope_type": "default", "rope_theta": params["rope_theta"]}
     if params["use_scaled_rope"]:
@@ -104,8 +113,8 @@ def to_config(params: Mapping[str, Any], vocab_size: int, tied: bool, llama_vers
     )
 
 
-def conclude_version(params: Mapping[str, Any], vocab_size: int, tied: bool) -> str:
-    """Which Llama it is, as said above."""
+def infer_version(params: Mapping[str, Any], vocab_size: int, tied: bool) -> str:
+    """Infer which Llama it is, by the rules above."""
     if params["use_scaled_rope"]:
         return "3.2" if tied else "3.1"
     if vocab_size >= 128000:

@@ -1,12 +1,12 @@
-"""Weights under a name that is not Hugging Face's, where only one thing can be meant.
+"""Weights under names that are not Hugging Face's, if they are unambiguous.
 
-One file of tensors, or one complete set of numbered files, is read, and said to be:
+One file of tensors, or one complete set of numbered files, is read, with a warning:
 
     pytorch_model.pt  model.pth  weights.ckpt  consolidated.safetensors      one file
     model-00001-of-00002.safetensors …                                       numbered, without an index
     hf_model_0001_1.pt hf_model_0002_1.pt                                    torchtune: file and epoch
 
-Several such files are several models, or epochs: then it is for a person to say which.
+Several such files may be several models, or epochs: then the user has to choose.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import re
 from pathlib import Path
 
 from llama_scratch.checkpoint.files import CheckpointError
-from llama_scratch.checkpoint.found import adapter, listed, names_in, what_is_there
+from llama_scratch.checkpoint.hints import adapter, listed, names_in, what_is_there
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-# what training programs leave beside the weights
+# other files of training programs
 NO_WEIGHTS = re.compile(
     r"(training_args|optimizer|optim|scheduler|scaler|rng_state|random_states|trainer_state|tokenizer|recipe_state"
     r"|adapter|ema_state|lr_sched|zero_|mp_rank)"
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 
 def find_weights(directory: Path, usual: str) -> list[Path]:
-    """The files of the one set of weights in a directory that has none under a usual name.
+    """List the files of the only set of weights in a directory without usual names.
 
-    Raises CheckpointError, saying what is there, where there is none, an incomplete one, or more than one.
+    Raises CheckpointError, naming what is there, if there is none, an incomplete one, or more than one.
     """
     names = [n for n in names_in(directory) if n.endswith(SUFFIXES) and not NO_WEIGHTS.match(n)]
     sets: dict[str, list[str]] = {}
@@ -52,7 +52,7 @@ def find_weights(directory: Path, usual: str) -> list[Path]:
 
 
 def _instead(directory: Path) -> str:
-    """What there is, if that says more than that there are no weights."""
+    """Describe what the directory contains instead."""
     names = names_in(directory)
     if any(name.startswith("adapter_") for name in names):
         return adapter(directory)
@@ -62,13 +62,13 @@ def _instead(directory: Path) -> str:
 
 
 def _set_of(name: str) -> str:
-    """What all files of its set have in common."""
+    """Pattern that all files of a set share."""
     match = OF.fullmatch(name) or TORCHTUNE.fullmatch(name)
     return f"{match['stem']}*{match['suffix']}" if match else name
 
 
 def _check_complete(directory: Path, names: list[str]) -> None:
-    """Raises CheckpointError naming the first file of a numbered set that is not there."""
+    """Raise CheckpointError naming the first missing file of a numbered set."""
     match = OF.fullmatch(names[0]) or TORCHTUNE.fullmatch(names[0])
     if not match:
         return

@@ -1,12 +1,12 @@
-"""The keys of a state dict that was saved from inside a wrapper, and what they are without it.
+"""Remove the prefixes of a state dict that was saved from inside a wrapper.
 
     _orig_mod.model.norm.weight          torch.compile
     module.model.norm.weight             DistributedDataParallel, DataParallel
     base_model.model.model.norm.weight   peft
-    model.model.norm.weight              a module that has the model as its part
+    model.model.norm.weight              a module that contains the model
 
-A prefix is left out where every key has it and is a Llama's key without it: then nothing else can be meant. The names
-that wrappers put between two parts of a key are left out anywhere.
+A prefix is removed if every key has it and is a Llama's key without it. The names that wrappers insert between two
+parts of a key are removed anywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 
-BARE = ("embed_tokens.", "layers.", "norm.")  # what a decoder that was saved without its head calls its parts
+BARE = ("embed_tokens.", "layers.", "norm.")  # the parts of a LlamaModel that was saved without its head
 ROOTS = ("model.embed_tokens.", "model.layers.", "model.norm.", "model.rotary_emb.", "lm_head.", *BARE)
 MOST_PARTS = 16  # of a prefix
 BETWEEN = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -23,25 +23,25 @@ logger = logging.getLogger(__name__)
 
 
 def without_wrappers(names: Sequence[str], strip_prefix: str = "") -> dict[str, str]:
-    """Name -> what it is called in a Llama, first without `strip_prefix`, where it has that.
+    """Map each name, without `strip_prefix`, to its name in a Llama, and log what is removed.
 
-    Itself, where that cannot be told from all of them. Says what is left out.
+    If the names as a whole do not determine a prefix, only `strip_prefix` is removed.
     """
     names = list(names)
-    told = {name: name.removeprefix(strip_prefix) for name in names}
-    bare = {name: BETWEEN.sub("", left) for name, left in told.items()}
+    given = {name: name.removeprefix(strip_prefix) for name in names}
+    bare = {name: BETWEEN.sub("", left) for name, left in given.items()}
     prefix = common_prefix(bare.values())
     stripped = {name: left[len(prefix or "") :] for name, left in bare.items()}
     if prefix is None or len(set(stripped.values())) < len(stripped):
-        return told
-    changed = next((name for name in names if stripped[name] != told[name]), None)
+        return given
+    changed = next((name for name in names if stripped[name] != given[name]), None)
     if changed is not None:
         logger.warning("keys are read without the prefix of a wrapper: %s as %s", changed, stripped[changed])
     return stripped
 
 
 def common_prefix(names: Iterable[str]) -> str | None:
-    """What all names have before a key of a Llama: nothing at all, or whole parts; None where they have no such."""
+    """Find the common prefix of all names before a key of a Llama, "" or whole parts; None if there is none."""
     names = list(names)
     parts = names[0].split(".") if names else []
     for count in range(len(parts)):
@@ -52,7 +52,9 @@ def common_prefix(names: Iterable[str]) -> str | None:
 
 
 def pairs(missing: Sequence[str], unexpected: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
-    """The prefix that most unexpected keys have before a missing one, and (there, wanted) of each."""
+    """Find the prefix that most unexpected keys have before a missing key; return it with the (actual, expected)
+    pairs.
+    """
     found: dict[str, list[tuple[str, str]]] = {}
     wanted = set(missing)
     for name in unexpected:

@@ -1,8 +1,8 @@
 """Files of `torch.save`: a zip of one pickle, which says what the tensors are, and one record of bytes for each.
 
-A pickle is a program. `weights_only=True` runs the few of its instructions that build tensors and refuses the rest, so
-nothing of a hostile one is executed. Records are memory-mapped where they lie, which is why they must be stored
-uncompressed, as torch writes them; a compressed one could also unpack to any size.
+A pickle is a program. `weights_only=True` runs only instructions that build tensors and refuses the rest, so a hostile
+file cannot execute code. Records are memory-mapped, so they must be uncompressed, as torch writes them; a compressed
+one could also unpack to any size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llama_scratch.checkpoint.files import CheckpointError, size, unreadable
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor by its name, memory-mapped. Raises CheckpointError for a file that holds anything else."""
+    """Read memory-mapped tensors by name. Raises CheckpointError for a file with anything else."""
     bytes_there = size(path)
     try:
         _check_zip(path, bytes_there)
@@ -30,7 +30,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         what = f"its pickle asks for {asked[1]}" if asked else "its pickle is damaged or does more than build tensors"
         raise CheckpointError(f"{path} is refused: {what}; nothing of it was run") from None
-    except Exception as error:  # a damaged pickle makes the unpickler raise whatever Python can raise
+    except Exception as error:  # for a damaged pickle the unpickler may raise anything
         raise unreadable(path, error) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds {type(content).__name__}, expected tensors by name")
@@ -39,13 +39,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _check_zip(path: Path, bytes_there: int) -> None:
     if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path} cannot be read: it is no zip file, as torch.save writes since 1.6, or truncated")
+        raise CheckpointError(
+            f"{path} cannot be read: it is truncated, or not a zip file, which torch.save writes since 1.6"
+        )
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
     for record in records:
         if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
             raise CheckpointError(f"{path} is refused: {record.filename} is compressed, which torch.save never does")
-    if (total := sum(record.file_size for record in records)) > bytes_there:
+    total = sum(record.file_size for record in records)
+    if total > bytes_there:
         raise CheckpointError(f"{path} is refused: its records claim {total} bytes, the file has {bytes_there}")
 
 

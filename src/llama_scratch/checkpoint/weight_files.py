@@ -1,13 +1,13 @@
-"""The weights of a Hugging Face directory, found and described before any of them is read.
+"""The weights of a Hugging Face directory, listed before any of them is read.
 
     model.safetensors                   all of them; or
     model.safetensors.index.json        {"weight_map": {key: file}}, and the files that it names, no others; or
-    pytorch_model.bin                   the same through torch.load; or
-    pytorch_model.bin.index.json        the same again
+    pytorch_model.bin                   all of them, by torch.load; or
+    pytorch_model.bin.index.json        an index of such files
 
-The first of these that is there counts, as in transformers; where none is, other_names.py looks further. Keys
-that were saved from inside a wrapper lose its prefix (prefixes.py). The index's own "total_size" is not
-believed and not used: published ones are often wrong, and every file says how large its tensors are.
+The first of these that exists is used, as in transformers; without any, other_names.py looks for others. Keys that were
+saved from inside a wrapper lose its prefix (prefixes.py). The "total_size" of an index is ignored: published ones are
+often wrong, and every file has the sizes of its tensors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llama_scratch.checkpoint.files import CheckpointError, exists, read_json, size, unreadable
-from llama_scratch.checkpoint.found import refuse_pointer
+from llama_scratch.checkpoint.hints import refuse_pointer
 from llama_scratch.checkpoint.other_names import find_weights
 from llama_scratch.checkpoint.prefixes import BARE, without_wrappers
 from llama_scratch.checkpoint.torch_file import read_tensors
@@ -33,15 +33,24 @@ from llama_scratch.model.config import LlamaConfig
 SAFETENSORS, INDEX = "model.safetensors", ".index.json"
 PREFIX = "model."
 DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
-    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor that has not been read yet: the file and the name it has there, and how to get it."""
+    """A tensor that has not been read yet: its file, its name there, and a function that reads it."""
 
     path: Path
     name: str
@@ -50,13 +59,13 @@ class Weight:
     read: Callable[[], Tensor]
 
     def numel(self) -> int:
-        """How many numbers it has."""
+        """Return the number of elements."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A configuration and weights that have not been read yet, whatever the format they are stored in."""
+    """A configuration and unread weights, of any format."""
 
     where: Path  # the file that lists the weights
     config: LlamaConfig
@@ -65,12 +74,11 @@ class Checkpoint:
 
 
 def read_weights(directory: Path, strip_prefix: str = "") -> tuple[Path, dict[str, Weight]]:
-    """The file that lists them, and every weight by its key, which begins with "model." whether stored so or not.
+    """Return the file that lists the weights, and every weight by its key, with "model." even if it is stored without.
 
-    `strip_prefix` is left out of every name that has it.
-
-    The rotary frequencies that files of 2023 repeat in every layer are left out. Raises CheckpointError for a missing,
-    truncated or stray file, an index that does not agree with its files, and a key that is there twice.
+    `strip_prefix` is removed from names. Rotary frequencies, which files of 2023 repeat in every layer, are dropped.
+    Raises CheckpointError for a missing, truncated or stray file, an index that does not match its files, and a
+    duplicate key.
     """
     for single, read in ((SAFETENSORS, safetensors_weights), ("pytorch_model.bin", torch_weights)):
         if exists(directory / single):
@@ -85,17 +93,18 @@ def read_weights(directory: Path, strip_prefix: str = "") -> tuple[Path, dict[st
 
 
 def safetensors_weights(path: Path) -> dict[str, Weight]:
-    """What the file's header says; the library has checked it against the file's length. Raises CheckpointError."""
+    """List the weights of a file by its header, which the library checks against the size. Raises CheckpointError."""
     size(path)
     refuse_pointer(path)
     weights = {}
     try:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  it is no dict
+            for name in file.keys():  # noqa: SIM118  not a dict
                 entry = file.get_slice(name)
                 if entry.get_dtype() not in DTYPES:
                     raise CheckpointError(f"{path}: {name} holds {entry.get_dtype()}, expected a floating-point type")
-                shape, read = tuple(entry.get_shape()), partial(_read_safetensor, path, name)
+                shape = tuple(entry.get_shape())
+                read = partial(_read_safetensor, path, name)
                 weights[name] = Weight(path, name, shape, DTYPES[entry.get_dtype()], read)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise unreadable(path, error) from None
@@ -103,7 +112,7 @@ def safetensors_weights(path: Path) -> dict[str, Weight]:
 
 
 def _read_safetensor(path: Path, name: str) -> Tensor:
-    """Memory-mapped. The file is opened for each tensor, so that one which is then converted lets go of its pages."""
+    """Read a memory-mapped tensor. The file is opened for each, so that the pages of converted ones are released."""
     try:
         with safe_open(path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
@@ -113,9 +122,10 @@ def _read_safetensor(path: Path, name: str) -> Tensor:
 
 
 def torch_weights(path: Path) -> dict[str, Weight]:
-    """The same of a file of torch.save; two names of one stored tensor become two tensors."""
+    """List the weights of a file of torch.save; two names of one stored tensor become two tensors."""
     refuse_pointer(path)
-    weights, seen = {}, set()
+    weights = {}
+    seen = set()
     for name, tensor in read_tensors(path).items():
         place = tensor.untyped_storage().data_ptr()
         read = tensor.clone if place in seen else tensor.contiguous
@@ -138,7 +148,7 @@ def _sharded(index: Path, suffix: str, read: Callable[[Path], dict[str, Weight]]
             found[name] = weight
     for name, file in weight_map.items():
         if name not in found and not is_rotary(name):
-            raise CheckpointError(f"{index}: {name} is said to be in {file}, which does not hold it")
+            raise CheckpointError(f"{index}: {name} should be in {file}, which does not contain it")
     return found.values()
 
 
@@ -151,17 +161,17 @@ def _weight_map(index: Path, suffix: str) -> dict[str, str]:
     for key, file in weight_map.items():
         # only a name: a path could lead out of the directory, to a file that the user never meant to open
         if not isinstance(file, str) or "/" in file or "\\" in file or "\0" in file or not file.endswith(suffix):
-            raise CheckpointError(f"{index}: {key} is in {file!r}, expected the name of a {suffix} file beside it")
+            raise CheckpointError(f"{index}: {key} is in {file!r}, expected the name of a {suffix} file next to it")
     return weight_map
 
 
 def is_rotary(name: str) -> bool:
-    """Whether the name is that of stored rotary frequencies, which follow from the configuration."""
+    """Return True for the name of stored rotary frequencies, which follow from the configuration."""
     return name.endswith(".rotary_emb.inv_freq")
 
 
 def canonical(weights: Iterable[Weight], strip_prefix: str = "") -> dict[str, Weight]:
-    """By key. Raises CheckpointError where two names stand for one key, and for a LoRA that is not merged."""
+    """Map keys to weights. Raises CheckpointError if two names mean one key, and for a LoRA that is not merged."""
     weights = list(weights)
     by_key: dict[str, Weight] = {}
     called = without_wrappers([weight.name for weight in weights], strip_prefix)

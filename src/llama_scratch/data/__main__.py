@@ -1,4 +1,4 @@
-"""Tokenises a text for training: `python -m llama_scratch.data --tokens-dir DIR --data PATH ...`.
+"""Tokenise a text for training: `python -m llama_scratch.data --tokens-dir DIR --data PATH ...`.
 
 Training does this itself when it starts. This command is for a large text that several runs share: prepare it once,
 then give each run the same --data, --text-field, --val-fraction and --vocab-size, and `--tokens-dir DIR`.
@@ -29,7 +29,7 @@ class Options(CorpusConfig):
 
 
 def main() -> None:
-    """The command line: every field of Options is a flag."""
+    """Run the command line, on which every field of Options is a flag."""
     try:
         options = parse(Options, "python -m llama_scratch.data", __doc__)
         started = time.perf_counter()
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _training_command(options: Options) -> str:
-    """The command that trains on what was prepared: the same data and settings, or it would be prepared anew."""
+    """Return the command that trains on the prepared text, with the same settings: others would prepare it again."""
     words = ["-m", "llama_scratch.train", "--tokens-dir", str(options.tokens_dir)]
     if options.data:
         words += ["--data", *map(str, options.data)]
@@ -57,9 +57,9 @@ def _training_command(options: Options) -> str:
         words += ["--vocab-size", str(options.vocab_size)]
     else:
         words += ["--init-from", str(options.tokenizer)]
-    usual = Options()
+    defaults = Options()
     for name in ("text_field", "val_fraction"):
-        if getattr(options, name) != getattr(usual, name):
+        if getattr(options, name) != getattr(defaults, name):
             words += [flag(name), str(getattr(options, name))]
     return f"{this_python()} {shlex.join(words)}"
 

@@ -1,4 +1,4 @@
-"""What a text costs without a language model: the numbers that bits per byte are read against."""
+"""Bits per byte of a text without a language model, to compare with."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections import Counter
 
 
 def unigram_bits_per_byte(text: bytes) -> float:
-    """The entropy of single bytes, drawn as often as they stand in `text`: what knowing no context costs."""
+    """Entropy of the byte frequencies: the cost without any context."""
     return -sum(n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())
 
 
 def xz_bits_per_byte(text: bytes) -> float:
-    """What `xz -9` makes of `text`, a compressor that knows nothing but the text itself."""
+    """Cost by `xz -9`, a compressor that has only the text itself."""
     return 8 * len(lzma.compress(text, preset=9)) / len(text)

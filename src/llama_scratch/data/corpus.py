@@ -1,13 +1,13 @@
-"""A text, prepared to be trained on: tokenised once, and reused for as long as neither it nor what is asked changes.
+"""A text, prepared for training: tokenised once, and reused as long as neither the text nor the settings change.
 
-    tokenizer/             learned from the training part alone, or the one that was asked for
-    training-00000.bin     tokens of every document but the end of the text, each between BOS and EOS
-    validation-00000.bin   those of the last share of its characters, held out; one document may be cut in two
-    validation.txt         the same as text: its bytes are what bits per byte are counted in
+    tokenizer/             learned from the training part only, or the one that was given
+    training-00000.bin     tokens of all documents up to the held-out end of the text, each between BOS and EOS
+    validation-00000.bin   tokens of the held-out end; one document may be cut in two
+    validation.txt         the held-out end as text: bits per byte refer to its bytes
     manifest.json          what all this was made from, written last
 
-The directory is filled under another name and renamed: whatever has a manifest is complete. Several processes may
-share it: one prepares, those that want the same wait for it, and what a process has open stays as it is.
+The directory is filled under another name and renamed: a directory with a manifest is complete. Several processes may
+share it: one prepares, those with the same settings wait for it, and files that a process has open do not change.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from llama_scratch.checkpoint.atomic import atomic_directory, locked
 from llama_scratch.checkpoint.files import CheckpointError, read_json, write_json
 from llama_scratch.data.chats import Chats
 from llama_scratch.data.encoding import encode_all
-from llama_scratch.data.sources import DataError, Piece, find_files, kind, python_documents, read_pieces
+from llama_scratch.data.errors import DataError
+from llama_scratch.data.formats import suffix
+from llama_scratch.data.sizes import SIZES, Sizes
+from llama_scratch.data.sources import TextChunk, find_files, python_documents, read_chunks
 from llama_scratch.data.token_files import TokenArray, token_dtype, write_shards
 from llama_scratch.tokenizer import Tokenizer, TokenizerError
-from llama_scratch.tokenizer.settings import JSON, tokenizer_files
+from llama_scratch.tokenizer.settings import tokenizer_files
 
-FORMAT = 2  # of the directory: a number larger by one makes every text be prepared anew
+FORMAT = 2  # of the directory; increase it to prepare every text again
 MANIFEST, TOKENIZER, VALIDATION_TEXT = "manifest.json", "tokenizer", "validation.txt"
 OURS = re.compile(r"manifest\.json|validation\.txt|tokenizer|(training|validation)-\d{5}\.bin")
-MOST_HELD_OUT = 1 << 20  # characters: every evaluation reads all of them
-SMALL = 1 << 23  # characters that one process has tokenised before others have started
 TRAINING, VALIDATION = "training", "validation"
 
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """What to prepare, and how."""
+    """Text to prepare, and how."""
 
     data: tuple[Path, ...] = ()
     """Text to prepare: files, folders or globs of text or JSON (.jsonl, .ndjson, .json), plain or gzipped (.gz).
@@ -66,16 +67,22 @@ class Corpus:
     training: TokenArray
     validation: TokenArray
     digest: str
-    """Of the text and of everything that decides how it is tokenised and split."""
+    """Hash of the text and of everything that determines how it is tokenised and split."""
     validation_text: bytes = field(repr=False)
-    """What is held out, as UTF-8."""
+    """The held-out text, as UTF-8."""
 
 
-def prepare(request: CorpusConfig, directory: Path, processes: int | None = None, context: int = 2) -> Corpus:
-    """The corpus in `directory`, made by `processes` (None: as many as there are cores) unless it is there already.
+def prepare(
+    request: CorpusConfig,
+    directory: Path,
+    processes: int | None = None,
+    context: int = 2,
+    sizes: Sizes = SIZES,
+) -> Corpus:
+    """Open the corpus in `directory`, after preparing it with `processes` (None: one per core) unless it is there.
 
-    Raises DataError or TokenizerError, saying what to do, when a part has fewer tokens than `context` too, and OSError;
-    then `directory` is as it was.
+    Raises DataError or TokenizerError (also when a split has fewer than `context` tokens), or OSError. On error
+    `directory` is unchanged.
     """
     files = find_files(request.data)
     origin = _origin(request, files, _read_manifest(directory))
@@ -88,7 +95,7 @@ def prepare(request: CorpusConfig, directory: Path, processes: int | None = None
             return corpus
         _expect_ours(directory)
         with atomic_directory(directory, held=alone) as staging:
-            _make(request, files, origin, staging, processes, context)
+            _make(request, files, origin, staging, processes, context, sizes)
         corpus = _ready(origin, directory, context)
     if corpus is None:
         raise DataError(f"{directory} was replaced by another process: give each its own --tokens-dir")
@@ -96,13 +103,13 @@ def prepare(request: CorpusConfig, directory: Path, processes: int | None = None
 
 
 def digest(request: CorpusConfig, directory: Path) -> str:
-    """The digest of the corpus that `prepare` would return, without preparing it. Raises DataError."""
+    """Compute the digest of the corpus that `prepare` would return, without preparing it. Raises DataError."""
     files = find_files(request.data)
     return _digest(_origin(request, files, _read_manifest(directory)))
 
 
 def _ready(origin: dict[str, Any], directory: Path, context: int) -> Corpus | None:
-    """The corpus in `directory`; None where there is none, another one, or another one by the time it is open."""
+    """Open the corpus in `directory`; None if there is none, another one, or if it is replaced meanwhile."""
     manifest = _read_manifest(directory)
     if manifest is None or _digest(manifest["origin"]) != _digest(origin):
         return None
@@ -116,7 +123,7 @@ def _ready(origin: dict[str, Any], directory: Path, context: int) -> Corpus | No
 
 
 def _expect_ours(directory: Path) -> None:
-    """Raise DataError where `directory` holds anything but a corpus: it would be replaced as a whole."""
+    """Raise DataError if `directory` holds anything but a corpus: it would be replaced as a whole."""
     if directory.exists() and not directory.is_dir():
         raise DataError(f"{directory} is a file, expected a directory for the tokens: name another by --tokens-dir")
     others = sorted(path.name for path in directory.glob("*") if not OURS.fullmatch(path.name))
@@ -128,58 +135,72 @@ def _expect_ours(directory: Path) -> None:
 
 
 def _make(
-    request: CorpusConfig, files: list[Path], origin: dict[str, Any], place: Path, processes: int | None, context: int
+    request: CorpusConfig,
+    files: list[Path],
+    origin: dict[str, Any],
+    directory: Path,
+    processes: int | None,
+    context: int,
+    sizes: Sizes,
 ) -> None:
-    """Fills the empty directory `place`."""
+    """Fill the empty directory."""
 
     chats = Chats(request.tokenizer)
 
-    def pieces(what: str, total: int | None = None) -> Iterator[Piece]:
-        return _shown(read_pieces(files, request.text_field, chats), what, total)
+    def chunks(what: str, total: int | None = None) -> Iterator[TextChunk]:
+        return _with_progress(read_chunks(files, request.text_field, chats, sizes), what, total)
 
-    characters = sum(len(piece.text) for piece in pieces("reading"))
-    held_out = min(int(request.val_fraction * characters), MOST_HELD_OUT)
+    characters = sum(len(chunk.text) for chunk in chunks("reading"))
+    held_out = min(int(request.val_fraction * characters), sizes.validation)
     if not held_out:
-        found = f"{characters} characters of text are too few"
-        raise DataError(f"{found} to hold out a share of {request.val_fraction}: give more text")
+        raise DataError(
+            f"{characters} characters of text are too few to hold out a fraction of {request.val_fraction}: "
+            "give more text"
+        )
 
-    def of(part: str, what: str) -> Iterator[Piece]:
-        parts = split(pieces(what, characters), characters - held_out)
-        return (piece for where, piece in parts if where == part)
+    def chunks_of(part: str, what: str) -> Iterator[TextChunk]:
+        for chunk_part, chunk in split(chunks(what, characters), characters - held_out):
+            if chunk_part == part:
+                yield chunk
 
-    tokenizer = _tokenizer(request, (piece.text for piece in of(TRAINING, "learning pieces")))
-    processes = 1 if characters < SMALL else processes or os.cpu_count() or 1
-    tokenizer.save_pretrained(place / TOKENIZER)
-    if request.tokenizer is None:  # SentencePiece itself is faster than a tokenizer.json with the same ids
-        (place / TOKENIZER / JSON).unlink()
+    tokenizer = _tokenizer(request, (chunk.text for chunk in chunks_of(TRAINING, "learning the tokenizer")))
+    if characters < sizes.single_process:
+        processes = 1
+    # without a tokenizer.json: SentencePiece itself gives the same ids faster
+    tokenizer.save_pretrained(directory / TOKENIZER, json=request.tokenizer is not None)
     texts = {
-        TRAINING: of(TRAINING, "tokenising"),
-        VALIDATION: _copied(of(VALIDATION, "tokenising what is held out"), place / VALIDATION_TEXT),
+        TRAINING: chunks_of(TRAINING, "tokenising"),
+        VALIDATION: _copied(chunks_of(VALIDATION, "tokenising the held-out text"), directory / VALIDATION_TEXT),
     }
     shards = {
-        part: write_shards(place, part, encode_all(text, place / TOKENIZER, processes, request.tokenizer))
+        part: write_shards(
+            directory,
+            part,
+            encode_all(text, directory / TOKENIZER, processes or os.cpu_count() or 1, request.tokenizer),
+            sizes.shard,
+        )
         for part, text in texts.items()
     }
     content = {"origin": origin, "vocab_size": tokenizer.vocab_size, "shards": shards}
-    write_json(place / MANIFEST, content)
-    _open(place, content, context)  # it can be opened and is long enough
+    write_json(directory / MANIFEST, content)
+    _open(directory, content, context)  # check that it can be opened and is long enough
 
 
-def split(pieces: Iterable[Piece], boundary: int) -> Iterator[tuple[str, Piece]]:
-    """Each piece with the part that it belongs to; the one in which the first `boundary` characters end is cut, or, if
-    it is a conversation, held out, so that something is.
+def split(chunks: Iterable[TextChunk], boundary: int) -> Iterator[tuple[str, TextChunk]]:
+    """Yield each chunk with its part. The chunk that contains the boundary, after that many characters, is cut; a
+    conversation is held out as a whole.
     """
     done = 0
-    for piece in pieces:
-        cut = min(max(boundary - done, 0), len(piece.text))
-        done += len(piece.text)
-        if piece.messages is not None:
-            yield (TRAINING if done <= boundary else VALIDATION), piece
+    for chunk in chunks:
+        cut = min(max(boundary - done, 0), len(chunk.text))
+        done += len(chunk.text)
+        if chunk.messages is not None:
+            yield (TRAINING if done <= boundary else VALIDATION), chunk
             continue
-        if cut or not piece.text:
-            yield TRAINING, Piece(piece.text[:cut], piece.ends or done >= boundary)
-        if cut < len(piece.text):
-            yield VALIDATION, Piece(piece.text[cut:], piece.ends)
+        if cut or not chunk.text:
+            yield TRAINING, TextChunk(chunk.text[:cut], chunk.ends or done >= boundary)
+        if cut < len(chunk.text):
+            yield VALIDATION, TextChunk(chunk.text[cut:], chunk.ends)
 
 
 def _tokenizer(request: CorpusConfig, training: Iterable[str]) -> Tokenizer:
@@ -188,27 +209,28 @@ def _tokenizer(request: CorpusConfig, training: Iterable[str]) -> Tokenizer:
     return Tokenizer.train(training, request.vocab_size)
 
 
-def _copied(pieces: Iterable[Piece], path: Path) -> Iterator[Piece]:
+def _copied(chunks: Iterable[TextChunk], path: Path) -> Iterator[TextChunk]:
     with path.open("wb") as file:
-        for piece in pieces:
-            file.write(piece.text.encode())
-            yield piece
+        for chunk in chunks:
+            file.write(chunk.text.encode())
+            yield chunk
 
 
-def _shown(pieces: Iterator[Piece], what: str, total: int | None) -> Iterator[Piece]:
-    """With a live line, where it takes long enough to be read."""
+def _with_progress(chunks: Iterator[TextChunk], what: str, total: int | None) -> Iterator[TextChunk]:
+    """Show a progress bar if it takes longer than two seconds."""
     with tqdm(total=total, desc=what, unit=" characters", unit_scale=True, delay=2, leave=False) as bar:
-        for piece in pieces:
-            yield piece
-            bar.update(len(piece.text))
+        for chunk in chunks:
+            yield chunk
+            bar.update(len(chunk.text))
 
 
 def _origin(request: CorpusConfig, files: list[Path], manifest: dict[str, Any] | None) -> dict[str, Any]:
-    """Everything that the corpus depends on. A file of the size and time of change that are in the manifest is taken
-    to have the content that it had then; others are read and hashed.
+    """Collect everything that the corpus depends on.
+
+    Files whose size and mtime match the manifest are assumed unchanged; all others are hashed.
     """
     entries = manifest["origin"]["files"] if manifest is not None else []
-    known = {entry["path"]: entry for entry in entries if isinstance(entry, dict)}  # the built-in text has only a hash
+    known = {entry["path"]: entry for entry in entries if isinstance(entry, dict)}  # the built-in text is a hash only
     tokenizer = _tokenizer_digest(request.tokenizer) if request.tokenizer else request.vocab_size
     built_in = [] if files else [hashlib.sha256("\0".join(python_documents()).encode()).hexdigest()]
     return {
@@ -222,12 +244,12 @@ def _origin(request: CorpusConfig, files: list[Path], manifest: dict[str, Any] |
 
 def _entry(file: Path, known: dict[str, Any]) -> dict[str, Any]:
     try:
-        found = file.stat()
-        state = {"path": str(file.absolute()), "bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+        status = file.stat()
+        state = {"path": str(file.absolute()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
         if all(known.get(key) == value for key, value in state.items()):
             return known
         with file.open("rb") as opened:
-            return state | {"kind": kind(file), "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+            return state | {"kind": suffix(file), "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from None
 
@@ -237,13 +259,13 @@ def _tokenizer_digest(directory: Path) -> str:
 
 
 def _digest(origin: dict[str, Any]) -> str:
-    """Of what the text is, not of where it lies."""
+    """Hash the content of the files, not their paths."""
     files = [(entry["kind"], entry["sha256"]) if isinstance(entry, dict) else entry for entry in origin["files"]]
     return hashlib.sha256(repr(sorted((origin | {"files": files}).items())).encode()).hexdigest()
 
 
 def _read_manifest(directory: Path) -> dict[str, Any] | None:
-    """None where there is none, or where it is not a manifest of ours."""
+    """Read the manifest; None if there is none, or if it is not of this format."""
     try:
         manifest = read_json(directory / MANIFEST)
         return manifest if _is_manifest(manifest) else None
@@ -252,7 +274,7 @@ def _read_manifest(directory: Path) -> dict[str, Any] | None:
 
 
 def _is_manifest(content: Any) -> bool:
-    """Whether all that is read of it is there. Raises KeyError and TypeError, too, where it is not."""
+    """Return True for a complete manifest. Raises KeyError or TypeError for some that are not."""
     origin = content["origin"]
     files = all(isinstance(entry, str) or {"path", "kind", "sha256"} <= set(entry) for entry in origin["files"])
     shards = [shard for part in (TRAINING, VALIDATION) for shard in content["shards"][part]]
@@ -261,8 +283,8 @@ def _is_manifest(content: Any) -> bool:
 
 
 def _open(directory: Path, manifest: dict[str, Any], context: int) -> Corpus:
-    training = _row(directory, manifest, TRAINING, context)
-    validation = _row(directory, manifest, VALIDATION, context)
+    training = _tokens(directory, manifest, TRAINING, context)
+    validation = _tokens(directory, manifest, VALIDATION, context)
     tokenizer = Tokenizer.from_pretrained(directory / TOKENIZER)
     try:
         text = (directory / VALIDATION_TEXT).read_bytes()
@@ -271,17 +293,18 @@ def _open(directory: Path, manifest: dict[str, Any], context: int) -> Corpus:
     return Corpus(directory, tokenizer, training, validation, _digest(manifest["origin"]), text)
 
 
-def _row(directory: Path, manifest: dict[str, Any], part: str, context: int) -> TokenArray:
-    dtype, shards = token_dtype(manifest["vocab_size"]), manifest["shards"][part]
+def _tokens(directory: Path, manifest: dict[str, Any], part: str, context: int) -> TokenArray:
+    dtype = token_dtype(manifest["vocab_size"])
+    shards = manifest["shards"][part]
     for name, count in shards:
         path = directory / name
         if not path.exists() or path.stat().st_size != count * dtype.itemsize:
             raise _damaged(directory, path)
-    row = TokenArray([directory / name for name, _ in shards], dtype)
-    if len(row) < context:
-        raise DataError(f"{len(row)} tokens of {part} text are fewer than --seq-len {context}: give more text")
-    return row
+    tokens = TokenArray([directory / name for name, _ in shards], dtype)
+    if len(tokens) < context:
+        raise DataError(f"{len(tokens)} tokens of {part} text are fewer than --seq-len {context}: give more text")
+    return tokens
 
 
 def _damaged(directory: Path, path: Path) -> DataError:
-    return DataError(f"{path} is not as it was written: remove {directory}, and it is prepared anew")
+    return DataError(f"{path} has been changed or removed: remove {directory}, and it will be prepared again")

@@ -1,4 +1,4 @@
-"""Pieces of documents -> ids, in as many processes as there are."""
+"""Chunks of documents -> ids, in several processes."""
 
 from __future__ import annotations
 
@@ -11,48 +11,52 @@ from pathlib import Path
 import numpy as np
 
 from llama_scratch.data.chats import Chats
-from llama_scratch.data.sources import Piece
+from llama_scratch.data.sources import TextChunk
 from llama_scratch.data.token_files import token_dtype
 from llama_scratch.tokenizer import Tokenizer
 
-AHEAD = 8  # pieces a process that wait for their turn
+AHEAD = 8  # chunks per process that are submitted at a time
 
 
 class Encoder:
-    """Encodes a document in pieces: before its first one what the tokenizer puts before a text, BOS or nothing; after
-    its last one what it puts there, or else EOS, so that documents are told apart. A conversation is encoded as its
-    template says.
+    """Encodes documents chunk by chunk.
+
+    A document starts with what the tokenizer puts before a text (BOS or nothing), and ends with what it puts after one,
+    or else with EOS, which separates documents. A conversation is encoded by its template.
     """
 
     def __init__(self, tokenizer: Tokenizer, chats: Chats | None = None) -> None:
-        self._tokenizer, self._chats = tokenizer, chats or Chats(None)
+        self._tokenizer = tokenizer
+        self._chats = chats or Chats(None)
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._ends = tokenizer.ends or ([] if tokenizer.eos_id is None else [tokenizer.eos_id])
-        # some tokenizers put a space in front of a text; then that of a piece, which starts with one, must go
+        # some tokenizers add a space before a text; then the space with which a chunk starts is removed
         self._adds_a_space = tokenizer.encode("a a") == 2 * tokenizer.encode("a")
 
-    def __call__(self, piece: Piece, starts: bool) -> np.ndarray:
-        if piece.messages is not None:
-            return np.asarray(self._chats.encode(piece.messages), dtype=self._dtype)
-        text = piece.text if starts or not self._adds_a_space else piece.text.removeprefix(" ")
+    def __call__(self, chunk: TextChunk, starts: bool) -> np.ndarray:
+        if chunk.messages is not None:
+            return np.asarray(self._chats.encode(chunk.messages), dtype=self._dtype)
+        text = chunk.text if starts or not self._adds_a_space else chunk.text.removeprefix(" ")
         before = self._tokenizer.starts if starts else []
-        return np.asarray([*before, *self._tokenizer.encode(text), *(self._ends if piece.ends else [])], self._dtype)
+        after = self._ends if chunk.ends else []
+        return np.asarray([*before, *self._tokenizer.encode(text), *after], self._dtype)
 
 
 def encode_all(
-    pieces: Iterable[Piece], tokenizer: Path, processes: int, chats: Path | None = None
+    chunks: Iterable[TextChunk], tokenizer: Path, processes: int, chats: Path | None = None
 ) -> Iterator[np.ndarray]:
-    """The ids of each piece, in order, by the tokenizer in that directory, those of conversations by the template in
-    `chats`; a few pieces are in memory at a time.
+    """Encode each chunk, in order, by the tokenizer in one directory, and conversations by the template in another.
+
+    Only a few chunks are in memory at a time.
     """
     if processes == 1:
         encoder = _encoder_of(tokenizer, chats)
-        yield from (encoder(piece, starts) for piece, starts in _with_starts(pieces))
+        yield from (encoder(chunk, starts) for chunk, starts in _with_starts(chunks))
         return
     with ProcessPoolExecutor(processes, _context(), _load, (tokenizer, chats)) as pool:
         waiting: deque[Future[np.ndarray]] = deque()
-        for piece, starts in _with_starts(pieces):
-            waiting.append(pool.submit(_encode, piece, starts))
+        for chunk, starts in _with_starts(chunks):
+            waiting.append(pool.submit(_encode, chunk, starts))
             if len(waiting) > AHEAD * processes:
                 yield waiting.popleft().result()
         while waiting:
@@ -60,8 +64,9 @@ def encode_all(
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """Copies of a process that has imported this module and no more: torch is in memory once for all of them. A copy of
-    the caller itself, which may have threads, might hang.
+    """Make a forkserver that preloads only this module, so that workers share torch's memory.
+
+    A plain fork of a caller with threads could deadlock.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -70,11 +75,11 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _with_starts(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, bool]]:
+def _with_starts(chunks: Iterable[TextChunk]) -> Iterator[tuple[TextChunk, bool]]:
     starts = True
-    for piece in pieces:
-        yield piece, starts
-        starts = piece.ends
+    for chunk in chunks:
+        yield chunk, starts
+        starts = chunk.ends
 
 
 def _encoder_of(tokenizer: Path, chats: Path | None) -> Encoder:
@@ -85,9 +90,9 @@ _encoder: Encoder  # set in each worker process by _load
 
 
 def _load(tokenizer: Path, chats: Path | None) -> None:
-    global _encoder  # one a process: it cannot be sent along with every piece
+    global _encoder  # one per process: sending it with every chunk would cost too much
     _encoder = _encoder_of(tokenizer, chats)
 
 
-def _encode(piece: Piece, starts: bool) -> np.ndarray:
-    return _encoder(piece, starts)
+def _encode(chunk: TextChunk, starts: bool) -> np.ndarray:
+    return _encoder(chunk, starts)

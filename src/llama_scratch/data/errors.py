@@ -1,7 +1,7 @@
-"""The error of everything that reads and prepares text."""
+"""The error of reading and preparing text."""
 
 from llama_scratch.errors import LlamaScratchError
 
 
 class DataError(LlamaScratchError):
-    """Text that cannot be trained on; the message names the file, and the line, and says what to do."""
+    """Text that cannot be used; the message names file and line, and says what to do."""

@@ -1,7 +1,7 @@
-"""What kind of file it is, from its name and first bytes: its encoding, or why it cannot be read as text.
+"""The format of a file, by its name and first bytes: its encoding, or why it cannot be read as text.
 
-Unicode texts with a byte-order mark are read (The Unicode Standard 16.0, table 23-6). Of everything else that people
-call a data set the error says how to turn it into text or .jsonl.
+Unicode text with a byte-order mark is read (The Unicode Standard 16.0, table 23-6). For other common formats of data
+sets the error says how to convert them to text or .jsonl.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llama_scratch.data.errors import DataError
 
-# UTF-32's mark for little-endian begins with that of UTF-16, so it is looked for first
+# the mark of little-endian UTF-32 begins with that of UTF-16, so it comes first
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -33,14 +33,14 @@ CSV = (
 COLUMN = "then name the column that holds the text by --text-field"
 TO_TEXT = "convert it to text, for instance: pandoc -t plain -o {stem}.txt {name}"
 UNPACK = "unpack it, and name the text files in it or their folder"
-# the name's end, what it is, what to do
+# suffix -> what it is, what to do
 SUFFIXES = {
     ".csv": ("a table (CSV)", f"convert it to .jsonl: {CSV}; {COLUMN}"),
     ".tsv": ("a table (TSV)", f"convert it to .jsonl: {CSV}; {COLUMN}"),
     ".ipynb": ("a notebook", "convert it to text: jupyter nbconvert --to markdown {name}"),
     ".rtf": ("a Rich Text document", TO_TEXT),
 }
-# the same for files that begin with these bytes; of a zip archive its suffix says what it is for
+# first bytes -> the same; for a zip archive the suffix decides
 ZIP = b"PK\x03\x04"
 BEGINNINGS = {
     b"PAR1": ("a Parquet file", f"convert it to .jsonl: {PANDAS} (with pandas and pyarrow installed); {COLUMN}"),
@@ -68,13 +68,13 @@ READERS = {"a Parquet file": "read_parquet", "an Arrow file": "read_feather", "a
 TAR = slice(257, 262)
 
 
-def kind(file: Path) -> str:
-    """The suffix that says what is in a file, gzip or not."""
+def suffix(file: Path) -> str:
+    """Suffix that tells the format of a file, gzipped or not."""
     return Path(file.name.removesuffix(".gz")).suffix
 
 
 def encoding(path: Path, beginning: bytes) -> tuple[str, int]:
-    """The encoding of a text that begins with these bytes, and the length of its byte-order mark.
+    """Return the encoding of a text that begins with these bytes, and the length of its byte-order mark.
 
     Raises DataError, saying what to do, for a file that is not a text.
     """
@@ -91,7 +91,7 @@ def encoding(path: Path, beginning: bytes) -> tuple[str, int]:
 
 
 def not_text(path: Path, name: str, place: int, byte: int, line: int) -> DataError:
-    """The error for a byte that is not part of any character."""
+    """Make the error for a byte that is not part of any character."""
     remedy = f"iconv -f WINDOWS-1252 -t UTF-8 {_quoted(path)} > {_quoted(path.with_suffix('.utf8.txt'))}"
     return DataError(
         f"{path} is not {name.upper()}: byte {place} is 0x{byte:02x}, in line {line}; if it is text in another "
@@ -107,7 +107,7 @@ def _known(path: Path, beginning: bytes) -> tuple[str, str] | None:
             return found
     if beginning[TAR] == b"ustar":
         return "a tar archive", "unpack it (tar xf), and name the text files in it or their folder"
-    return SUFFIXES.get(kind(path).lower())
+    return SUFFIXES.get(suffix(path).lower())
 
 
 def _of_zeros(path: Path, beginning: bytes) -> str:

@@ -19,7 +19,6 @@ from typing import Any
 
 from llama_scratch.data.errors import DataError
 
-LINE = 1 << 26  # characters that one line or object may have: it is parsed in memory
 USUAL_FIELD = "text"
 SPACE = re.compile(r"[ \t\r\n]*")
 ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's names
@@ -28,34 +27,43 @@ Conversation = list[dict[str, Any]]
 Record = tuple[str, str | Conversation]  # where it is, and what
 
 
-def from_lines(path: Path, blocks: Iterable[str], text_field: str) -> Iterator[Record]:
-    """The document of each line that is not blank, and where it is. Raises DataError naming the line."""
-    for number, line in enumerate(_lines(path, blocks), start=1):
+def from_lines(path: Path, blocks: Iterable[str], text_field: str, longest: int) -> Iterator[Record]:
+    """Read the document of each line that is not blank. Raises DataError naming the line.
+
+    longest: most characters of a line.
+    """
+    for number, line in enumerate(_lines(path, blocks, longest), start=1):
         if line.strip():
             where = f"{path}, line {number}"
             yield where, document(where, _parsed(where, line), text_field)
 
 
-def from_values(path: Path, blocks: Iterable[str], text_field: str) -> Iterator[Record]:
-    """The same for each element of an array, or for each of the objects one after another. Raises DataError."""
-    for number, value in enumerate(Values(path, blocks), start=1):
+def from_values(path: Path, blocks: Iterable[str], text_field: str, longest: int) -> Iterator[Record]:
+    """Read the document of each element of an array, or of each object in a sequence of objects. Raises DataError.
+
+    longest: most characters of an object.
+    """
+    for number, value in enumerate(Values(path, blocks, longest), start=1):
         where = f"{path}, object {number}"
         yield where, document(where, value, text_field)
 
 
 def document(where: str, content: Any, text_field: str) -> str | Conversation:
-    """The text or conversation of one object. Raises DataError naming `where`, and what is expected."""
+    """Return the text or conversation of one object. Raises DataError naming `where`."""
     if not isinstance(content, dict):
-        found = f"{json.dumps(content):.80}"
-        raise DataError(f"{where} is {found}, expected an object with a field {text_field!r}, for instance "
-                        f'{{"{text_field}": "..."}}; an array of objects belongs in a file named .json')  # fmt: skip
+        raise DataError(
+            f"{where} is {json.dumps(content):.80}, expected an object with a field {text_field!r}, for instance "
+            f'{{"{text_field}": "..."}}; an array of objects belongs in a file named .json'
+        )
     if text_field not in content and text_field == USUAL_FIELD:
         usual = _of_usual_fields(where, content)
         if usual is not None:
             return usual
     if text_field not in content:
-        raise DataError(f"{where} has no field {text_field!r} but the fields {sorted(content)!s:.200}; "
-                        "name the one that holds the text by --text-field")  # fmt: skip
+        raise DataError(
+            f"{where} has no field {text_field!r} but the fields {sorted(content)!s:.200}; "
+            "name the one that holds the text by --text-field"
+        )
     value = content[text_field]
     if isinstance(value, list):
         return _conversation(f"{where}: {text_field!r}", value, content)
@@ -63,7 +71,7 @@ def document(where: str, content: Any, text_field: str) -> str | Conversation:
 
 
 def _of_usual_fields(where: str, content: Mapping[str, Any]) -> str | Conversation | None:
-    """The document of an object in one of the shapes that the module's docstring shows; None for any other."""
+    """Return the document of an object in one of the forms above; None for any other."""
     for name in ("messages", "conversations"):
         if name in content:
             return _conversation(f"{where}: {name!r}", content[name], content)
@@ -81,7 +89,7 @@ def _of_usual_fields(where: str, content: Mapping[str, Any]) -> str | Conversati
 
 
 def _conversation(where: str, turns: Any, content: Mapping[str, Any]) -> Conversation:
-    """The messages with the names that chat templates know, `system` of the object in front."""
+    """Rename the keys of messages to those of chat templates, and put the object's `system` first."""
     if not isinstance(turns, list) or not turns:
         raise DataError(f"{where} is {json.dumps(turns):.80}, expected text or a list of messages")
     for name in NOT_READ:
@@ -94,8 +102,10 @@ def _conversation(where: str, turns: Any, content: Mapping[str, Any]) -> Convers
             role = message.pop("from")
             message = {"role": ROLES.get(str(role), role), "content": message.pop("value")} | message
         if not isinstance(message.get("role"), str):
-            raise DataError(f"{where}: message {number} is {json.dumps(turn):.80}, expected "
-                            '{"role": "user", "content": "..."} or {"from": "human", "value": "..."}')  # fmt: skip
+            raise DataError(
+                f"{where}: message {number} is {json.dumps(turn):.80}, expected "
+                '{"role": "user", "content": "..."} or {"from": "human", "value": "..."}'
+            )
         messages.append(message)
     if isinstance(content.get("system"), str) and content["system"] and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": content["system"]})
@@ -112,17 +122,19 @@ def _text(where: str, value: Any) -> str:
     return value
 
 
-def _lines(path: Path, blocks: Iterable[str]) -> Iterator[str]:
-    number, rest = 1, ""
+def _lines(path: Path, blocks: Iterable[str], longest: int) -> Iterator[str]:
+    number = 1
+    rest = ""
     for block in blocks:
         first, *others = block.split("\n")
         rest += first
         for line in others:
             yield rest
-            number, rest = number + 1, line
-        if len(rest) > LINE:
+            number += 1
+            rest = line
+        if len(rest) > longest:
             raise DataError(
-                f"{path}, line {number} is longer than {LINE:,} characters, expected one JSON object per line"
+                f"{path}, line {number} is longer than {longest:,} characters, expected one JSON object per line"
             )
     yield rest
 
@@ -134,20 +146,24 @@ def _parsed(where: str, line: str) -> Any:
         raise DataError(f"{where} is nested too deeply to be read; take it out") from None
     except ValueError as error:
         message = f"{where} is not JSON: {error}; expected one JSON object per line; mend the line or take it out"
-        array = line.lstrip().startswith("[")
-        raise DataError(message + "; an array of objects belongs in a file named .json" * array) from None
+        if line.lstrip().startswith("["):
+            message += "; an array of objects belongs in a file named .json"
+        raise DataError(message) from None
 
 
 class Values:
-    """The values of a JSON text one after another, of an array those in it; a few of them are in memory at a time."""
+    """Iterates over the values of a JSON text, or the elements of its array; only a few are in memory at a time."""
 
-    def __init__(self, path: Path, blocks: Iterable[str]) -> None:
-        self._path, self._blocks = path, iter(blocks)
-        self._text, self._place = "", 0
+    def __init__(self, path: Path, blocks: Iterable[str], longest: int) -> None:
+        self._path = path
+        self._blocks = iter(blocks)
+        self._longest = longest
+        self._text = ""
+        self._place = 0
         self._lines = 1  # the line in which `_text` begins
 
     def __iter__(self) -> Iterator[Any]:
-        """Raises DataError with line and column of what is not JSON."""
+        """Iterate over the values. Raises DataError with the line of what is not JSON."""
         if self._next() != "[":
             while self._next():
                 yield self._value()
@@ -163,10 +179,10 @@ class Values:
                 raise self._error("Expecting ',' or ']'", self._place)
         self._place += 1
         if self._next():
-            raise self._error("Extra data behind the array", self._place)
+            raise self._error("Extra data after the array", self._place)
 
     def _next(self) -> str:
-        """The next character that is not a space, not taken yet; "" at the end."""
+        """Peek at the next character that is not a space; "" at the end."""
         while True:
             found = SPACE.match(self._text, self._place)
             self._place = found.end() if found else self._place
@@ -183,7 +199,7 @@ class Values:
             except RecursionError:
                 raise self._error("nested too deeply", self._place) from None
             except json.JSONDecodeError as error:  # or cut short: twice as much is tried each time
-                if held > LINE or not self._read_on(held):
+                if held > self._longest or not self._read_on(held):
                     raise self._error(error.msg, error.pos) from None
                 continue
             if end < len(self._text) or not self._read_on(1):  # a number may go on in the next block
@@ -191,21 +207,23 @@ class Values:
                 return value
 
     def _read_on(self, least: int) -> bool:
-        """Reads so many characters more, or what there is; False at the end of the file."""
-        parts, count = [self._text[self._place :]], 0
-        for block in self._blocks:  # some are empty, where a character is not complete
+        """Read at least that many characters more, or the rest of the file; False at its end."""
+        parts = [self._text[self._place :]]
+        count = 0
+        for block in self._blocks:  # a block with part of a character only is empty
             parts.append(block)
             count += len(block)
             if count >= least:
                 break
         if count:
             self._lines += self._text.count("\n", 0, self._place)
-            self._text, self._place = "".join(parts), 0
+            self._text = "".join(parts)
+            self._place = 0
         return count > 0
 
     def _error(self, what: str, place: int) -> DataError:
         line = self._lines + self._text.count("\n", 0, place)
         return DataError(
             f"{self._path} is not JSON in line {line}: {what}; expected an array of objects, or one object per line; "
-            "mend it, or name it .txt to train on it as it is"
+            "mend it, or name it .txt to train on it unchanged"
         )

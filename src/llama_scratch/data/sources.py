@@ -1,7 +1,7 @@
-"""Text files, JSON files, folders of them and globs, gzip of either -> a stream of pieces of documents.
+"""Text files, JSON files, folders of them and globs, gzipped or not -> a stream of chunks of documents.
 
-No file is ever in memory as a whole: a document comes in pieces of about PIECE characters, cut in front of a single
-space between two words, where no tokenizer that this project reads joins what stands on both sides.
+Files are never loaded as a whole: a document is divided into chunks of about Sizes.chunk characters, cut before a
+single space between two words, where none of the supported tokenizers merges across the cut.
 """
 
 from __future__ import annotations
@@ -18,19 +18,16 @@ from typing import NamedTuple
 
 from llama_scratch.data.chats import Chats
 from llama_scratch.data.errors import DataError
-from llama_scratch.data.formats import encoding, kind, not_text
+from llama_scratch.data.formats import encoding, not_text, suffix
 from llama_scratch.data.records import Conversation, Record, from_lines, from_values
+from llama_scratch.data.sizes import SIZES, Sizes
 
-__all__ = ["DataError", "Piece", "find_files", "kind", "python_documents", "read_pieces"]
-
-SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl", ".ndjson")  # of the files that a folder stands for
+SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl", ".ndjson")  # of the files that are read in a folder
 RECORDS = {".jsonl": from_lines, ".ndjson": from_lines, ".json": from_values}
-PIECE = 1 << 14  # characters: SentencePiece takes longer a character where it is given more
-BLOCK = 1 << 18  # bytes read at a time
 
 
-class Piece(NamedTuple):
-    """A part of a document; `ends` with its last one. A conversation is never cut: its `messages` give its ids."""
+class TextChunk(NamedTuple):
+    """A part of a document; `ends` is True for its last one. A conversation is one chunk, encoded from `messages`."""
 
     text: str
     ends: bool
@@ -38,26 +35,29 @@ class Piece(NamedTuple):
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """The files named, those that a glob such as notes/**/*.txt stands for, and every text file below the folders
-    named, in the order of their names. Raises DataError where there is none.
+    """Find the named files, those that match a glob such as notes/**/*.txt, and every text file below a named folder,
+    in the order of their names. Raises DataError if there are none.
     """
     return [file for path in paths for file in _files(path)]
 
 
-def read_pieces(files: Sequence[Path], text_field: str, chats: Chats | None = None) -> Iterator[Piece]:
-    """The documents of `files`: a text file is one, and so is each object of a JSON file (data/records.py), where
-    `chats` writes conversations. Without files it is the text that ships with Python.
+def read_chunks(
+    files: Sequence[Path], text_field: str, chats: Chats | None = None, sizes: Sizes = SIZES
+) -> Iterator[TextChunk]:
+    """Read the documents of `files`, or without files the text that ships with Python.
 
-    Raises DataError for a file that is missing, empty, damaged or not text, and for an object without text.
+    A text file is one document, and so is each object of a JSON file (data/records.py), in which `chats` renders
+    conversations. Raises DataError for a file that is missing, empty, damaged or not text, and for an object without
+    text.
     """
     if not files:
-        yield from (Piece(text, True) for text in python_documents())
+        yield from (TextChunk(text, True) for text in python_documents())
     for file in files:
-        yield from _read(file, text_field, chats or Chats(None))
+        yield from _read(file, text_field, chats or Chats(None), sizes)
 
 
 def python_documents() -> list[str]:
-    """The text that ships with Python, one document a topic of its language reference."""
+    """Text that ships with Python: one document per topic of its language reference."""
     topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
     return [topics[name] for name in sorted(topics)]
 
@@ -75,32 +75,36 @@ def _files(path: Path) -> list[Path]:
             raise DataError(f"{path} matches no file")
         return _not_empty(path, found)
     if path.exists() and not path.is_file():
-        raise DataError(f"{path} is not a regular file, and is read several times: save it as a file first")
+        raise DataError(f"{path} is not a regular file, and must be read several times: save it as a file first")
     return [path]
 
 
 def _is_meant(name: Path) -> bool:
-    """Whether a folder that is named stands for this file of it: text, and neither hidden nor in a hidden folder."""
-    return kind(name).lower() in SUFFIXES and not any(part.startswith(".") for part in name.parts)
+    """Return True for a text file of a folder, unless it is hidden or in a hidden folder."""
+    return suffix(name).lower() in SUFFIXES and not any(part.startswith(".") for part in name.parts)
 
 
 def _not_empty(path: Path, files: list[Path]) -> list[Path]:
-    """Files that nobody named, such as the __init__.py of a package, may be empty, but not all of them."""
-    found = [file for file in files if file.stat().st_size]
-    if not found:
-        raise DataError(f"{path} stands for {len(files)} files, and all of them are empty")
-    return found
+    """Drop empty files, such as the __init__.py of a package. Raises DataError if all are empty."""
+    not_empty = [file for file in files if file.stat().st_size]
+    if not not_empty:
+        raise DataError(f"{path} has {len(files)} text files, and all of them are empty")
+    return not_empty
 
 
-def _read(path: Path, text_field: str, chats: Chats) -> Iterator[Piece]:
+def _read(path: Path, text_field: str, chats: Chats, sizes: Sizes) -> Iterator[TextChunk]:
     empty = True
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            blocks = _decode(path, file)
-            read = RECORDS.get(kind(path).lower())
-            for piece in _cut(blocks) if read is None else _documents(read(path, blocks, text_field), chats):
-                empty = empty and not piece.text
-                yield piece
+            blocks = decode(path, file, sizes.block)
+            read = RECORDS.get(suffix(path).lower())
+            if read is None:
+                chunks = cut(blocks, sizes.chunk)
+            else:
+                chunks = _documents(read(path, blocks, text_field, sizes.line), chats, sizes.chunk)
+            for chunk in chunks:
+                empty = empty and not chunk.text
+                yield chunk
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged: {error}; unpack it again from its source") from None
     except OSError as error:
@@ -109,20 +113,23 @@ def _read(path: Path, text_field: str, chats: Chats) -> Iterator[Piece]:
         raise DataError(f"{path} is empty; leave it out")
 
 
-def _documents(records: Iterator[Record], chats: Chats) -> Iterator[Piece]:
+def _documents(records: Iterator[Record], chats: Chats, size: int) -> Iterator[TextChunk]:
     for where, document in records:
         if isinstance(document, str):
-            yield from _cut([document])
+            yield from cut([document], size)
             continue
         try:
-            yield Piece(chats.render(document), True, document)
+            yield TextChunk(chats.render(document), True, document)
         except DataError as error:
             raise DataError(f"{where} is a conversation: {error}") from None
 
 
-def _decode(path: Path, file: io.BufferedIOBase) -> Iterator[str]:
-    """The text in blocks, without its byte-order mark."""
-    block = file.read(BLOCK)
+def decode(path: Path, file: io.BufferedIOBase, size: int) -> Iterator[str]:
+    """Decode the text in blocks of `size` bytes, without its byte-order mark.
+
+    Not by io.TextIOWrapper: its errors lack the byte and the line, which are what one needs to mend the file.
+    """
+    block = file.read(size)
     name, done = encoding(path, block)
     block, lines = block[done:], 1
     decoder = codecs.getincrementaldecoder(name)()
@@ -138,24 +145,26 @@ def _decode(path: Path, file: io.BufferedIOBase) -> Iterator[str]:
             return
         lines += text.count("\n")
         done += len(block)
-        block = file.read(BLOCK)
+        block = file.read(size)
 
 
-def _cut(blocks: Iterable[str]) -> Iterator[Piece]:
+def cut(blocks: Iterable[str], size: int) -> Iterator[TextChunk]:
+    """Divide a document into chunks of at most `size` characters, and the rest of a block."""
     rest = ""
     for block in blocks:
-        rest, start = rest + block, 0
-        while len(rest) - start > PIECE:
-            piece = rest[start : start + PIECE + 1]
-            place = _between_words(piece)
-            yield Piece(piece[:place], False)
+        rest += block
+        start = 0
+        while len(rest) - start > size:
+            chunk = rest[start : start + size + 1]
+            place = _between_words(chunk)
+            yield TextChunk(chunk[:place], False)
             start += place
         rest = rest[start:]
-    yield Piece(rest, True)
+    yield TextChunk(rest, True)
 
 
 def _between_words(text: str) -> int:
-    """Where the last single space between two words stands; the end without its last character, if there is none."""
+    """Index of the last single space between two words; if there is none, of the last character."""
     place = text.rfind(" ", 0, -1)
     while place > 0 and (text[place - 1].isspace() or text[place + 1].isspace()):
         place = text.rfind(" ", 0, place)

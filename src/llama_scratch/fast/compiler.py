@@ -1,7 +1,7 @@
-"""Compiles one kind of step: `python -m llama_scratch.fast.compiler KIND PATH`; compiled.py starts it.
+"""Compile the step for one StepKey: `python -m llama_scratch.fast.compiler KEY PATH`, which compiled.py starts.
 
-The step is exported with tensors that nobody writes, which take no memory; PATH becomes its machine code, a shared
-library, beside its sources.
+The step is exported with uninitialised tensors, which take no memory; PATH becomes its machine code, a shared library,
+next to its sources.
 """
 
 from __future__ import annotations
@@ -16,62 +16,86 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from llama_scratch.fast import kernel
-from llama_scratch.fast.compiled import Kind
+from llama_scratch.fast.compiled import StepKey
 from llama_scratch.model.config import LlamaConfig
 from llama_scratch.model.llama import Llama
+from llama_scratch.torch_private import compile_ahead
 
-TEXTS, FILLED, ROOM, ROTATIONS = 3, 7, 19, 23  # of the example; all different, so that no two sizes are taken for one
+TEXTS, FILLED, ROOM, ROTATIONS = 3, 7, 19, 23  # of the example; all different, so that no two axes are identified
+# the form of kernel.LayerWeights: seven projections and two norms, none with an axis that changes
+FIXED_LAYER = (*[(None, None)] * 7, None, None)
 
 
-class Step(nn.Module):
-    """`kernel.logits` as what torch.export takes; every tensor is an argument, the weights too."""
+class ExportedStep(nn.Module):
+    """`kernel.logits` as a module for torch.export; every tensor is an argument, the weights too, as plain tuples."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self._shape = config.rms_norm_eps, config.hidden_act
+        self._eps, self._act = config.rms_norm_eps, config.hidden_act
 
-    def forward(self, weights: tuple[Any, ...], *surroundings: Any) -> Tensor:
-        return kernel.logits(kernel.Weights(*weights), *self._shape, *surroundings)
+    def forward(
+        self,
+        weights: tuple[Any, ...],
+        tokens: Tensor,
+        rotations: Tensor,
+        rows: Tensor,
+        filled: Tensor,
+        mask: Tensor | None,
+        keys: list[Tensor],
+        values: list[Tensor],
+    ) -> Tensor:
+        embedding, layers, norm, head = weights
+        named = kernel.Weights(embedding, [kernel.LayerWeights(*layer) for layer in layers], norm, head)
+        return kernel.logits(named, self._eps, self._act, tokens, rotations, rows, filled, mask, keys, values)
 
 
-def example(config: LlamaConfig, kind: Kind) -> tuple[Any, ...]:
-    """Arguments of a call."""
-    dtype = getattr(torch, kind.dtype)
+def example(config: LlamaConfig, key: StepKey) -> tuple[Any, ...]:
+    """Make the arguments of a call."""
+    dtype = getattr(torch, key.dtype)
     with torch.device("meta"):
         model = Llama(config)
-    model = model.to(dtype).to_empty(device="cpu").requires_grad_(False)
-    B, G, H = TEXTS if kind.several else 1, config.num_key_value_heads, config.head_dim
-    keys, values = (
-        [torch.empty(B, G, *shape, dtype=dtype) for _ in range(config.num_hidden_layers)]
-        for shape in ((ROOM, H), (H, ROOM))
+    weights = kernel.weights(model.to(dtype).to_empty(device="cpu").requires_grad_(False))
+    B, G, H = TEXTS if key.several else 1, config.num_key_value_heads, config.head_dim
+    layers = range(config.num_hidden_layers)
+    return (
+        (weights.embedding, [tuple(layer) for layer in weights.layers], weights.norm, weights.head),
+        torch.zeros(B, 1, dtype=torch.long),
+        torch.empty(ROTATIONS, 2, H),
+        torch.zeros(B, dtype=torch.long),
+        torch.arange(FILLED),
+        torch.ones(B, FILLED, dtype=torch.bool) if key.padded else None,
+        [torch.empty(B, G, ROOM, H, dtype=dtype) for _ in layers],
+        [torch.empty(B, G, H, ROOM, dtype=dtype) for _ in layers],
     )
-    mask = torch.ones(B, FILLED, dtype=torch.bool) if kind.padded else None
-    tokens, rows = torch.zeros(B, 1, dtype=torch.long), torch.zeros(B, dtype=torch.long)
-    rotations, filled = torch.empty(ROTATIONS, 2, H), torch.arange(FILLED)
-    return tuple(kernel.weights(model)), tokens, rotations, rows, filled, mask, keys, values
 
 
-def sizes_that_change(arguments: tuple[Any, ...], kind: Kind) -> dict[str, Any]:
-    """Which axes of them have another length in another call."""
-    weights, *_, mask, keys, _ = arguments
+def dynamic_shapes(config: LlamaConfig, key: StepKey) -> dict[str, Any]:
+    """Say which axes of the arguments may have another length in another call."""
+    L = config.num_hidden_layers
     length = {0: Dim.DYNAMIC}
-    batch: dict[int, Any] = length if kind.several else {}
-    caches = [[batch | {room: Dim.DYNAMIC}] * len(keys) for room in (2, 3)]
-    masks = None if mask is None else batch | {1: Dim.DYNAMIC}
-    fixed = torch.utils._pytree.tree_map(lambda _: None, weights)
-    return {"weights": fixed, "surroundings": (batch, length, batch, length, masks, *caches)}
+    batch: dict[int, Any] = length if key.several else {}
+    return {
+        "weights": (None, [FIXED_LAYER] * L, None, None),
+        "tokens": batch,
+        "rotations": length,
+        "rows": batch,
+        "filled": length,
+        "mask": batch | {1: Dim.DYNAMIC} if key.padded else None,
+        "keys": [batch | {2: Dim.DYNAMIC}] * L,
+        "values": [batch | {3: Dim.DYNAMIC}] * L,
+    }
 
 
-def main(told: str, path: str) -> None:
-    """Writes the file."""
-    kind = Kind(**json.loads(told))
-    torch.set_num_threads(kind.threads)
-    config = LlamaConfig(**json.loads(kind.sizes))
-    arguments = example(config, kind)
+def main(key_json: str, path: str) -> None:
+    """Write the file."""
+    key = StepKey(**json.loads(key_json))
+    torch.set_num_threads(key.threads)
+    config = LlamaConfig(**json.loads(key.sizes))
+    arguments = example(config, key)
     warnings.simplefilter("ignore")  # torch's own
-    exported = torch.export.export(Step(config), arguments, dynamic_shapes=sizes_that_change(arguments, kind))
-    options = {"aot_inductor.output_path": path, "memory_planning": True}  # one stretch of memory for all of a step
-    torch._inductor.aot_compile(exported.module(), arguments, options=options)
+    exported = torch.export.export(ExportedStep(config), arguments, dynamic_shapes=dynamic_shapes(config, key))
+    # memory_planning: one stretch of memory for the whole step
+    compile_ahead(exported.module(), arguments, {"aot_inductor.output_path": path, "memory_planning": True})
 
 
 if __name__ == "__main__":

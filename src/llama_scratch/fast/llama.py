@@ -1,106 +1,81 @@
-"""A model whose single tokens take the compiled step, and where that is expected to pay.
+"""A model whose single tokens take the compiled step, and the choice of where compiling is expected to pay.
 
-A prompt goes through the textbook model with PyTorch's fused attention, in chunks. On other devices than a CPU, without
-a compiler, and in float64, where float32 between the weights would lose digits, the textbook model decodes as it is.
+A prompt goes through the textbook model with PyTorch's fused attention, in chunks. On devices other than a CPU, without
+a C++ compiler, and in float64, where float32 activations would lose digits, the textbook model decodes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from llama_scratch.fast import kernel
-from llama_scratch.fast.compiled import CompileError, can_compile, kind, load
+from llama_scratch.fast.compiled import CompileError, has_cpp_compiler, load, step_key
 from llama_scratch.fast.pages import use_large_pages
 from llama_scratch.fast.sdpa import using_sdpa
-from llama_scratch.model.attention import causal_mask
-from llama_scratch.model.config import LlamaConfig, Logits, Padding, Positions, Tokens
-from llama_scratch.model.kv_cache import KVCache, LayerCache
+from llama_scratch.fast.static_cache import StaticCache, StaticLayerCache
+from llama_scratch.model.attention import causal_mask, split_heads
+from llama_scratch.model.config import Logits, Padding, Positions, Tokens
+from llama_scratch.model.kv_cache import KVCache
 from llama_scratch.model.llama import Llama, next_positions
-from llama_scratch.model.rotary import LENGTH_MATTERS, angles, rotate
+from llama_scratch.model.rotary import angles, rotate
 
-CHUNK = 512  # tokens of a prompt at once: scores of T × S would else grow with the square of its length
-BYTES_PER_SECOND = 15e9  # at which the textbook reads weights, one text at a time: 11 to 18 on the machines of NOTES.md
-SAVED = 2 / 3  # of that time
-SECONDS, SECONDS_A_LAYER = 12.0, 2.0  # of compiling, measured there
+CHUNK = 512  # tokens of a prompt per call: the T × S scores would otherwise grow with the square of its length
+BYTES_PER_SECOND = 15e9  # at which the textbook reads weights for one text: 11 to 18 on the machines of NOTES.md
+SAVED = 2 / 3  # fraction of that time which the compiled step saves
+SECONDS, SECONDS_PER_LAYER = 12.0, 2.0  # of compiling, measured on the same machines
 
 log = logging.getLogger("llama_scratch")
 
 
-class _LayerCache(LayerCache):
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Values with a position's channels side by side: PyTorch's fused attention is three times as slow without."""
-        keys, values = super().append(k, v)
-        return keys, v if self.filled == 0 else values.contiguous()
+@runtime_checkable  # shapes in signatures are checked in tests, and this with them
+class Decoder(Protocol):
+    """What the decoding loop needs of a model: Llama and FastLlama have it."""
 
-
-class StaticCache(KVCache):
-    """A KVCache with what each step needs of every position. In memory the positions of a channel of the values lie
-    side by side, (L, B, G, H, room), for that is how a step sums them (benchmarks/NOTES.md).
-    """
-
-    def __init__(self, config: LlamaConfig, batch_size: int, max_length: int,
-                 dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> None:  # fmt: skip
-        super().__init__(config, batch_size, max_length, dtype, device)
-        use_large_pages([self.keys, self.by_channel])
-        self.columns = torch.arange(max_length, device=device)
-        self.rotations: Tensor | None = None  # of every position, (max_length, 2, H)
-        if config.rope_parameters["rope_type"] not in LENGTH_MATTERS:
-            self.rotations = kernel.signed(angles(config, self.columns[:, None], torch.float32))
-        self._cut()
+    def new_cache(self, batch_size: int, max_length: int) -> KVCache:
+        """Allocate an empty cache."""
 
     @property
-    def values(self) -> Tensor:
-        """(L, B, G, room, H), a view."""
-        return self.by_channel.mT
-
-    @values.setter
-    def values(self, values: Tensor) -> None:
-        self.by_channel = values.mT.contiguous()
-
-    def __iter__(self) -> Iterator[LayerCache]:
-        return (_LayerCache(k, v, self.length) for k, v in zip(self.keys, self.values, strict=True))
-
-    def reorder(self, rows: Int[Tensor, " rows"]) -> None:
-        super().reorder(rows)
-        self._cut()
-
-    def _cut(self) -> None:
-        """As a step takes them: each layer's buffers; and which row of `rotations` each text has at each position,
-        (max_length, B), where nothing is padding.
-        """
-        self.buffers = [*self.keys.unbind(), *self.by_channel.unbind()]
-        self.rows = self.columns[:, None].repeat(1, self.keys.shape[1])
+    def __call__(self) -> Callable[..., Logits]:
+        """Call the model as Llama.forward."""
 
 
 class FastLlama:
-    """Takes the place of `model` where text is decoded token by token; called as a Llama is.
+    """Replaces `model` where text is decoded token by token; called like a Llama.
 
     Weights are the model's own tensors: nothing is copied. The step is compiled at the first single token, or by
-    `compiled`, unless an earlier process has: one text and several (2 or more) are two compilations, with padding or
-    without are two, a growing length is none.
+    `compiled`, unless an earlier process has compiled it. There is one compilation for a single text and one for
+    several (2 or more), each with padding and without; a growing length needs no other. A prompt is read in chunks of
+    `chunk` tokens.
     """
 
-    def __init__(self, model: Llama) -> None:
-        self.model, self.config = model, model.config
+    def __init__(self, model: Llama, chunk: int = CHUNK) -> None:
+        self.model = model
+        self.config = model.config
         self.weights = kernel.weights(model)
-        self._tensors = [tensor.contiguous() for tensor in tree_leaves(tuple(self.weights)) if tensor is not None]
+        self._chunk = chunk
+        self._tensors = [tensor.contiguous() for tensor in self.weights.tensors()]
         use_large_pages(self._tensors)
         self._steps: dict[tuple[bool, bool], Callable[[list[Tensor]], list[Tensor]]] = {}
 
     def new_cache(self, batch_size: int, max_length: int) -> StaticCache:
+        """Allocate an empty cache in the dtype and on the device of the weights."""
         weight = self.model.lm_head.weight
         return StaticCache(self.config, batch_size, max_length, weight.dtype, weight.device)
 
-    def __call__(self, tokens: Tokens, cache: KVCache | None = None, attention_mask: Padding | None = None,
-                 positions: Positions | None = None, last_only: bool = False) -> Logits:  # fmt: skip
-        """As Llama.forward. Compiled for single tokens after others in a StaticCache."""
+    def __call__(
+        self,
+        tokens: Tokens,
+        cache: KVCache | None = None,
+        attention_mask: Padding | None = None,
+        positions: Positions | None = None,
+        last_only: bool = False,
+    ) -> Logits:
+        """Compute what Llama.forward computes; single tokens after others in a StaticCache by the compiled step."""
         if not isinstance(cache, StaticCache):
             with torch.no_grad():
                 return self.model(tokens, cache, attention_mask, positions, last_only)
@@ -110,47 +85,51 @@ class FastLlama:
         if tokens.shape[1] == 1 and cache.length > 0:
             return self._next(tokens, cache, attention_mask, positions)
         read = self._last_of_prompt if last_only else self.model
-        chunks, start = [], cache.length
+        chunks = []
+        start = cache.length
         with torch.no_grad(), using_sdpa(self.model, True):
-            for i in range(0, tokens.shape[1], CHUNK):
-                mask = None if attention_mask is None else attention_mask[:, : start + i + CHUNK]
-                at = None if positions is None else positions[:, i : i + CHUNK]
-                chunks.append(read(tokens[:, i : i + CHUNK], cache, mask, at))
+            for i in range(0, tokens.shape[1], self._chunk):
+                end = i + self._chunk
+                mask = None if attention_mask is None else attention_mask[:, : start + end]
+                chunk_positions = None if positions is None else positions[:, i:end]
+                chunks.append(read(tokens[:, i:end], cache, mask, chunk_positions))
         return chunks[-1] if last_only else torch.cat(chunks, dim=1)
 
     def _last_of_prompt(
         self, tokens: Tensor, cache: StaticCache, attention_mask: Tensor | None, positions: Tensor | None
     ) -> Tensor:
-        """Logits after the last token: of the others nothing but keys and values is asked of the last layer."""
+        """Logits after the last token: in the last layer the other tokens only need keys and values."""
         T, S = tokens.shape[1], cache.length + tokens.shape[1]
         decoder = self.model.model
         positions = next_positions(T, S, attention_mask, tokens.device) if positions is None else positions
-        mask, x = causal_mask(T, S, attention_mask, tokens.device), decoder.embed_tokens(tokens)
+        mask = causal_mask(T, S, attention_mask, tokens.device)
+        x = decoder.embed_tokens(tokens)
         rotation = angles(self.config, positions, x.dtype)
-        last: Any
-        (*layers, last), (*caches, last_cache) = decoder.layers, cache
-        for layer, layer_cache in zip(layers, caches, strict=True):
+        layers: list[Any] = list(decoder.layers)
+        caches = list(cache)
+        for layer, layer_cache in zip(layers[:-1], caches[:-1], strict=True):
             x = layer(x, rotation, mask, layer_cache)
-        before = last.input_layernorm(x[:, :-1])
-        projections = last.self_attn.k_proj, last.self_attn.v_proj
-        k, v = (project(before).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2) for project in projections)
+        last, last_cache = layers[-1], caches[-1]
+        others = last.input_layernorm(x[:, :-1])
+        k = split_heads(last.self_attn.k_proj(others), self.config.head_dim)
+        v = split_heads(last.self_attn.v_proj(others), self.config.head_dim)
         last_cache.append(rotate(k, rotation[:, :, :-1]), v)
-        filled = _LayerCache(last_cache.keys, last_cache.values, S - 1)
+        filled = StaticLayerCache(last_cache.keys, last_cache.values, S - 1)
         x = last(x[:, -1:], rotation[:, :, -1:], mask[:, :, -1:], filled)
         cache.advance(T)
         return self.model.lm_head(decoder.norm(x))
 
     def compiled(self, several: bool, padded: bool) -> Callable[[list[Tensor]], list[Tensor]]:
-        """The step for such calls. Raises CompileError, and OSError where it cannot be kept."""
+        """Load the step for such calls. Raises CompileError, and OSError if it cannot be kept."""
         if (several, padded) not in self._steps:
-            self._steps[several, padded] = load(kind(self.config, self.weights.head.dtype, several, padded))
+            self._steps[several, padded] = load(step_key(self.config, self.weights.head.dtype, several, padded))
         return self._steps[several, padded]
 
     def _next(
         self, tokens: Tensor, cache: StaticCache, attention_mask: Tensor | None, positions: Tensor | None
     ) -> Tensor:
-        """As few operations as can be: beside the weights nothing is left in the processor's caches, and each takes ten
-        times as long there.
+        """Run the compiled step with as few ops as possible: streaming the weights evicts the CPU caches, so each small
+        op takes about ten times as long here.
         """
         B, S = len(tokens), cache.length + 1
         if len(cache.columns) < S:
@@ -160,49 +139,52 @@ class FastLlama:
             rows = next_positions(1, S, attention_mask, tokens.device)[:, 0]
         if positions is not None or rotations is None:
             positions = rows[:, None] if positions is None else positions.expand(B, 1)
-            rotations, rows = kernel.signed(angles(self.config, positions, torch.float32)), torch.arange(B)
+            rotations = kernel.sign_folded(angles(self.config, positions, torch.float32))
+            rows = torch.arange(B)
         inputs = [tokens, rotations, rows, cache.columns[:S]]
         if attention_mask is not None:
             inputs.append(attention_mask.bool())
-        inputs = [x.contiguous() for x in inputs]  # machine code asks nobody for strides
+        inputs = [x.contiguous() for x in inputs]  # machine code ignores strides
         run = self.compiled(B > 1, attention_mask is not None)
         (logits,) = run([*self._tensors, *inputs, *cache.buffers])
         cache.advance(1)
         return logits
 
 
-def pays_from(model: Llama, several: bool = False, padded: bool = False) -> int:
-    """From how many new tokens on compiling the step is expected to save more time than it takes."""
+def break_even_tokens(model: Llama, several: bool = False, padded: bool = False) -> int:
+    """Estimate from how many new tokens on compiling the step saves more time than it takes."""
     weights = [*model.model.layers.parameters(), model.lm_head.weight]
-    if kind(model.config, weights[-1].dtype, several, padded).path.exists():
+    if step_key(model.config, weights[-1].dtype, several, padded).path.exists():
         return 1
     saved = sum(p.numel() * p.element_size() for p in weights) / BYTES_PER_SECOND * SAVED
-    return int((SECONDS + SECONDS_A_LAYER * len(model.model.layers)) / saved) + 1
+    return int((SECONDS + SECONDS_PER_LAYER * len(model.model.layers)) / saved) + 1
 
 
-def for_decoding(
+def choose_decoder(
     model: Llama, fast: bool | None, new_tokens: int, batch: int, padded: bool, longest: int | None = None
-) -> Llama | FastLlama:
-    """The model, or what is faster: as asked, or (None) where that is expected to pay. The choice goes to the log,
-    unless nothing was asked and a text of `longest` tokens, all that the model can write, would not pay either.
+) -> Decoder:
+    """Choose the model itself or its FastLlama: as `fast` says, or (None) by whether compiling is expected to pay.
+
+    The choice is logged, except where `fast` is None and not even a text of `longest` tokens, the longest that the
+    model can write, would pay.
     """
     if fast is False:
         return model
     weight = model.lm_head.weight
-    if weight.device.type != "cpu" or weight.dtype == torch.float64 or not can_compile():
-        found = f"{weight.dtype} on {weight.device}" if can_compile() else "there is no g++ or clang++"
-        log.log(logging.WARNING if fast else logging.INFO, "decoding without compiling: %s", found)
+    if weight.device.type != "cpu" or weight.dtype == torch.float64 or not has_cpp_compiler():
+        reason = f"{weight.dtype} on {weight.device}" if has_cpp_compiler() else "there is no g++ or clang++"
+        log.log(logging.WARNING if fast else logging.INFO, "decoding without compiling: %s", reason)
         return model
-    needed = pays_from(model, batch > 1, padded)
+    needed = break_even_tokens(model, batch > 1, padded)
     if fast is None and new_tokens < needed:
         if longest is None or needed < longest:
-            told = "decoding without compiling, which takes a while once and would pay from %s new tokens on"
-            log.info(told, f"{needed:,}")
+            message = "decoding without compiling, which takes a while once and would pay from %s new tokens on"
+            log.info(message, f"{needed:,}")
         return model
-    quick = FastLlama(model)
+    fast_model = FastLlama(model)
     try:
-        quick.compiled(batch > 1, padded)
+        fast_model.compiled(batch > 1, padded)
     except (CompileError, OSError) as error:
         log.warning("decoding without compiling: %s", error)
         return model
-    return quick
+    return fast_model

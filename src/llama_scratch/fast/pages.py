@@ -1,5 +1,5 @@
 """Weights in pages of 2 MB, where Linux has them: a processor that reads memory from end to end looks up the address of
-every page, and 512 times as many look-ups can cost half of the bandwidth (benchmarks/NOTES.md).
+every page, and 512 times as many look-ups can halve the bandwidth (benchmarks/NOTES.md).
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from torch import Tensor
 
 MADV_COLLAPSE = 25  # Linux 6.1 and later; Python has no name for it
-NEIGHBOURS = 1 << 16  # bytes between two tensors that are taken for one stretch of memory
+NEIGHBOURS = 1 << 16  # largest gap, in bytes, between two tensors of one stretch of memory
 
 
 def use_large_pages(tensors: Iterable[Tensor]) -> None:
-    """Has the kernel move the memory that the tensors lie in into large pages; their addresses stay. What cannot be
-    moved, a file's pages for instance, is left as it is; elsewhere than on Linux, everything.
+    """Ask Linux to move the memory of the tensors into large pages; their addresses stay.
+
+    Memory that cannot be moved, for instance the pages of a mapped file, stays as it is. Other systems ignore the call.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -29,7 +30,7 @@ def use_large_pages(tensors: Iterable[Tensor]) -> None:
 
 
 def _stretches(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
-    """First and last address of each stretch, tensors that lie side by side in one."""
+    """First and last address of each stretch of memory; neighbouring tensors share one."""
     found: list[tuple[int, int]] = []
     for start, size in sorted((x.data_ptr(), x.numel() * x.element_size()) for x in tensors):
         if found and start - found[-1][1] <= NEIGHBOURS:

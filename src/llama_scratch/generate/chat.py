@@ -1,13 +1,14 @@
 """Messages -> ids, by the chat template of a checkpoint: chat_template.jinja, or `chat_template` of
 tokenizer_config.json.
 
-A template writes special tokens and what people have said into one text. Here only what the template itself writes can
-become a special token: "</s>" in a message stays the four characters that it is, so nobody can end a turn from inside
-one. To know which is which the template is rendered twice, with the messages and with marks in their place, and what
-stands where a mark stands is text. Between two special tokens everything is encoded together, as transformers does: an
-ordinary conversation gets `apply_chat_template`'s ids.
+A template writes special tokens and messages into one text. Here only what the template itself writes can become a
+special token: "</s>" in a message stays four characters, so a message cannot end its turn. To separate the two, the
+template is rendered twice, with the messages and with marks in their place; what replaces a mark is text. Everything
+between two special tokens is encoded together, as in transformers: an ordinary conversation gets the ids of
+`apply_chat_template`.
 
-A template is a program, and runs in Jinja's sandbox: it sees the messages and the names of special tokens, no files.
+A template is a program, and runs in Jinja's sandbox: it has access to the messages and the names of special tokens, but
+not to files.
 """
 
 from __future__ import annotations
@@ -26,40 +27,37 @@ from llama_scratch.generate.chat_environment import environment, plain
 from llama_scratch.tokenizer import Tokenizer
 from llama_scratch.tokenizer.settings import CONFIG, TEMPLATE, read_directory_settings, read_templates, token_names
 
-__all__ = ["TEMPLATE", "ChatError", "ChatTemplate", "Message"]
-
 ROLE = re.compile(r"[\w-]+")
-SPACES_BEFORE, SPACES_BEHIND = re.compile(r"[^\S\x1c-\x1f]+\Z"), re.compile(r"\A[^\S\x1c-\x1f]+")
+SPACES_BEFORE, SPACES_AFTER = re.compile(r"[^\S\x1c-\x1f]+\Z"), re.compile(r"\A[^\S\x1c-\x1f]+")
 TO_BE_CONTINUED = "to be continued here "  # a template may strip the space
 REASONING = ("reasoning_content", "thinking", "reasoning")
-Message = Mapping[str, Any]  # role, content (a text, or a list of parts), and what else the template knows
+Message = Mapping[str, Any]  # role, content (a text, or a list of parts), and other keys of the template
 
 
 class ChatError(LlamaScratchError, ValueError):
-    """A template, or messages that it cannot be used for; the message is one line that says why."""
+    """An invalid template, or messages that it cannot render; the message is one line that says why."""
 
 
 class ChatTemplate:
-    """Renders messages, each a mapping of `role`, `content` and what else the template knows, and a beginning of the
-    answer.
+    """Renders messages, each a mapping with `role`, `content` and other keys of the template, up to the answer.
 
-    `render` and `encode` take what transformers' apply_chat_template gives to a template: `tools`, as JSON schemas,
-    `documents`, and variables by their names; `add_generation_prompt`, by default True; and `continue_final_message`,
-    where the last message is the beginning of the answer. Its `content` is continued, or the field that is named.
+    `render` and `encode` take the arguments of transformers' apply_chat_template: `tools`, as JSON schemas,
+    `documents`, and other variables by name; `add_generation_prompt` (default: True); and `continue_final_message`,
+    for a last message that is the beginning of the answer: True continues its `content`, a name another field.
     """
 
     def __init__(
         self, template: str | Mapping[str, str], tokenizer: Tokenizer, names: Mapping[str, str] | None = None
     ) -> None:
-        """`template`: a text, or several by name: "default", and "tool_use" where there are tools. `names`: what the
-        template may call bos_token, eos_token and so on; by default those of the tokenizer.
+        """template: a text, or several by name: "default", and "tool_use" for conversations with tools. names:
+        bos_token, eos_token and so on, as the template may use them (default: the tokenizer's).
 
-        Raises ChatError for what is no template.
+        Raises ChatError for an invalid template.
         """
         self._sources = {"default": template} if isinstance(template, str) else dict(template)
         if "default" not in self._sources:
-            found = ", ".join(sorted(self._sources))
-            raise ChatError(f"the chat templates are called {found}, expected one that is called 'default'")
+            listed = ", ".join(sorted(self._sources))
+            raise ChatError(f"the chat templates are called {listed}, expected one that is called 'default'")
         self._names = dict(tokenizer.names) | dict(names or {})
         self._tokenizer = tokenizer
         longest_first = sorted(tokenizer.special_tokens, key=len, reverse=True)
@@ -67,11 +65,11 @@ class ChatTemplate:
         try:
             self._templates = {name: environment().from_string(text) for name, text in self._sources.items()}
         except jinja2.TemplateError as error:
-            raise ChatError(f"no chat template: {error}") from None
+            raise ChatError(f"not a chat template: {error}") from None
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str], tokenizer: Tokenizer) -> ChatTemplate | None:
-        """The template in `directory`; None where there is none. Raises TokenizerError or ChatError naming the file."""
+        """Load the template in `directory`; None if it has none. Raises TokenizerError or ChatError naming the file."""
         directory = Path(directory)
         settings = read_directory_settings(directory)
         templates = read_templates(directory, settings)
@@ -84,19 +82,19 @@ class ChatTemplate:
             raise ChatError(f"{path}: {error}") from None
 
     def encode(self, messages: Sequence[Any], **given: Any) -> list[int]:
-        """The ids of a conversation up to where the answer begins. Special tokens are the template's alone.
+        """Encode a conversation up to the beginning of the answer; only the template writes special tokens.
 
-        A message may be stripped of the spaces around it. A template that does more to one than that leaves no mark to
-        follow: it is rendered as it is, as long as no message has the name of a special token in it. Raises ChatError
-        for one that has, for one in tools and the like, for what the template itself refuses, and for half of a
-        surrogate pair.
+        The template may strip the spaces around a message. If it changes messages further, marks cannot be followed:
+        then the text is encoded as it is, provided that no message contains the name of a special token. Raises
+        ChatError for one that does, for one in tools and other variables, for what the template itself refuses, and for
+        half of a surrogate pair.
         """
         if not messages:
             raise ChatError("there is no message, expected at least one")
         messages = [_checked(number, message) for number, message in enumerate(messages, start=1)]
-        self._check_the_rest(messages, given)
+        self._check_other_strings(messages, given)
         ids: list[int] = []
-        for is_special, text in self._swallowed(self._parts(messages, given)):
+        for is_special, text in self._without_stripped_spaces(self._parts(messages, given)):
             special = self._tokenizer.special_tokens
             ids += [special[text]] if is_special else self._tokenizer.encode(text, follows=bool(ids))
         return ids
@@ -111,7 +109,7 @@ class ChatTemplate:
         continue_final_message: bool | str = False,
         **variables: Any,
     ) -> str:
-        """The text of a conversation up to where the answer begins. Raises ChatError."""
+        """Render a conversation up to the beginning of the answer. Raises ChatError."""
         if add_generation_prompt and continue_final_message:
             raise ChatError("add_generation_prompt and continue_final_message are given, expected one of them")
         given = [_with_reasoning(_without_none(plain(message))) for message in messages]
@@ -128,35 +126,37 @@ class ChatTemplate:
                 add_generation_prompt=prompts,
                 **self._names | plain(variables),
             )
-        except Exception as error:  # whatever a template may do wrong
+        except Exception as error:  # a template may raise anything
             raise ChatError(f"the chat template refuses these messages: {error}{_unusual(given)}") from None
         return _cut(text, last) if continue_final_message else text
 
-    def _check_the_rest(self, messages: Sequence[Message], given: Mapping[str, Any]) -> None:
-        """Raises ChatError for a special token's name where it cannot be told from the template's own."""
-        places = [
-            (f"message {number}", _with_texts(message, repeat(""))) for number, message in enumerate(messages, start=1)
-        ]
-        for place, value in [*places, *given.items()]:
+    def _check_other_strings(self, messages: Sequence[Message], given: Mapping[str, Any]) -> None:
+        """Raise ChatError for the name of a special token outside of the texts of messages."""
+        places: dict[str, Any] = {}
+        for number, message in enumerate(messages, start=1):
+            places[f"message {number}"] = _with_texts(message, repeat(""))
+        for place, value in [*places.items(), *given.items()]:
             for text in _strings(value):
-                if found := self._special.search(text):
-                    name = found[0]
+                match = self._special.search(text)
+                if match is not None:
+                    name = match[0]
                     raise ChatError(f"{place} has the special token's name {name!r} outside of its text, expected none")
 
     def _parts(self, messages: Sequence[Message], given: Mapping[str, Any]) -> list[tuple[bool, str]]:
-        """The rendered text cut at its special tokens: whether it is one, and the text."""
+        """Render the text, and split it at its special tokens: (is special, text)."""
         contents = [text for message in messages for text in _texts(message.get("content"))]
         sources = "".join(self._sources.values())
-        word = next(word for word in map("said{}at".format, count()) if word not in sources)
+        word = next(word for word in map("mark{}at".format, count()) if word not in sources)
         marks = iter([f"{word}{i}." if content.strip() else content for i, content in enumerate(contents)])
         marked = [_with_texts(message, marks) for message in messages]
-        text, frame = self.render(messages, **given), re.split(rf"{word}(\d+)\.", self.render(marked, **given))
+        text = self.render(messages, **given)
+        frame = re.split(rf"{word}(\d+)\.", self.render(marked, **given))
         frame[1::2] = [contents[int(i)] for i in frame[1::2]]
-        said = _what_was_said(text, frame)
-        if said is None:
-            return self._parts_as_it_is(text, "".join(frame[::2]), contents)
+        messages_in_text = _replaced_marks(text, frame)
+        if messages_in_text is None:
+            return self._unmarked_parts(text, "".join(frame[::2]), contents)
         parts = [(False, "")]
-        for own, content in zip(frame[::2], [*said, ""], strict=True):
+        for own, content in zip(frame[::2], [*messages_in_text, ""], strict=True):
             for i, piece in enumerate(self._special.split(own)):
                 if i % 2:
                     parts += [(True, piece), (False, "")]
@@ -165,20 +165,23 @@ class ChatTemplate:
             parts[-1] = (False, parts[-1][1] + content)
         return parts
 
-    def _swallowed(self, parts: Sequence[tuple[bool, str]]) -> Iterator[tuple[bool, str]]:
-        """Without the spaces that special tokens swallow, and without what is empty then."""
-        for at, (is_special, text) in enumerate(parts):
+    def _without_stripped_spaces(self, parts: Sequence[tuple[bool, str]]) -> Iterator[tuple[bool, str]]:
+        """Remove the spaces that special tokens strip, and then empty parts."""
+        for i, (is_special, text) in enumerate(parts):
             if not is_special:
-                before, behind = (parts[i][1] if 0 <= i < len(parts) else "" for i in (at - 1, at + 1))
-                if self._tokenizer.strips.get(behind, (False, False))[0]:
+                before = parts[i - 1][1] if i > 0 else ""
+                after = parts[i + 1][1] if i + 1 < len(parts) else ""
+                if self._tokenizer.strips.get(after, (False, False))[0]:
                     text = SPACES_BEFORE.sub("", text)
                 if self._tokenizer.strips.get(before, (False, False))[1]:
-                    text = SPACES_BEHIND.sub("", text)
+                    text = SPACES_AFTER.sub("", text)
             if text:
                 yield is_special, text
 
-    def _parts_as_it_is(self, text: str, own: str, contents: Sequence[str]) -> list[tuple[bool, str]]:
-        """Where it cannot be told what is the template's: every special token is, if it cannot be anybody else's."""
+    def _unmarked_parts(self, text: str, own: str, contents: Sequence[str]) -> list[tuple[bool, str]]:
+        """Fallback when template and message text cannot be separated: special tokens are the template's, provided no
+        message contains one.
+        """
         pieces = self._special.split(text)
         if pieces[1::2] != self._special.findall(own) or any(map(self._special.search, contents)):
             raise ChatError(
@@ -188,27 +191,28 @@ class ChatTemplate:
         return [(bool(i % 2), piece) for i, piece in enumerate(pieces)]
 
 
-def _what_was_said(text: str, frame: Sequence[str]) -> list[str] | None:
-    """What stands in `text` in place of every second part of `frame`: that, or that without the spaces around it. None
-    where something else does.
+def _replaced_marks(text: str, frame: Sequence[str]) -> list[str] | None:
+    """Match `text` with `frame`, whose every second part is a message: as it is, or without the spaces around it.
+
+    Returns the messages as they are in the text; None if it does not match.
     """
     pattern = ""
     for i, part in enumerate(frame):
         forms = [part, part.strip(), part.lstrip(), part.rstrip()] if i % 2 else [part]
         pattern += f"({'|'.join(map(re.escape, forms))})"
-    found = re.fullmatch(pattern, text)
-    return list(found.groups()[1::2]) if found else None
+    match = re.fullmatch(pattern, text)
+    return list(match.groups()[1::2]) if match else None
 
 
 def _checked(number: int, message: Any) -> Message:
-    """A copy of a message, with what is None left out. Raises ChatError for one that has no role."""
+    """Copy a message without keys that are None. Raises ChatError if it has no role."""
     if not isinstance(message, Mapping):
         raise ChatError(f"message {number} is {str(message)[:80]!r}, expected an object with role and content")
     message = _without_none(plain(message))
     role = message.get("role")
     if not isinstance(role, str) or not ROLE.fullmatch(role):
-        found = f"the role is {str(role)[:80]!r}" if role is not None else "there is no role"
-        raise ChatError(f"message {number}: {found}, expected a word, for instance 'user'")
+        problem = f"the role is {str(role)[:80]!r}" if role is not None else "there is no role"
+        raise ChatError(f"message {number}: {problem}, expected a word, for instance 'user'")
     return message
 
 
@@ -217,13 +221,13 @@ def _without_none(message: Message) -> dict[str, Any]:
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """What was thought before an answer, under every name that templates have for it."""
-    found = next((message[key] for key in REASONING if key in message), None)
-    return message if found is None else {"thinking": found, **message, "reasoning_content": found}
+    """Give the reasoning before an answer under every name that templates use for it."""
+    reasoning = next((message[key] for key in REASONING if key in message), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 def _texts(content: Any) -> Iterator[str]:
-    """What a content says: itself, or its parts, which are texts or objects with `text`."""
+    """Yield the texts of a content: itself, or its parts, which are texts or objects with `text`."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, list | tuple):
@@ -234,7 +238,7 @@ def _texts(content: Any) -> Iterator[str]:
 
 
 def _with_texts(message: Message, texts: Iterator[str]) -> dict[str, Any]:
-    """A message that says `texts` instead."""
+    """Replace the texts of a message."""
 
     def changed(content: Any) -> Any:
         if isinstance(content, str):
@@ -249,7 +253,7 @@ def _with_texts(message: Message, texts: Iterator[str]) -> dict[str, Any]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Every string in `value`, keys included."""
+    """Yield every string in `value`, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -262,7 +266,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _schemas(tools: Sequence[Any] | None) -> Any:
-    """Raises ChatError for a function: transformers makes a schema of its docstring."""
+    """Raise ChatError for a function, which transformers would convert to a schema."""
     for number, tool in enumerate(tools or [], start=1):
         if not isinstance(tool, Mapping):
             how = "transformers.utils.get_json_schema makes one of a function"
@@ -271,10 +275,11 @@ def _schemas(tools: Sequence[Any] | None) -> Any:
 
 
 def _marked_end(messages: Sequence[dict[str, Any]], field: str, template: str) -> str:
-    """Writes where the text of the last message ends, in place, and returns that text. Raises ChatError."""
+    """Mark the end of the last message, in place, and return its text. Raises ChatError."""
     if not messages:
         raise ChatError("there is no message, expected one to continue")
-    message, number = messages[-1], len(messages)
+    message = messages[-1]
+    number = len(messages)
     fields = [key for key in REASONING if message.get(key) == message.get(field)] if field in REASONING else [field]
     if message.get(field) is None or not any(key in template for key in fields):
         where = f"message {number}" if message.get(field) is None else "the chat template"
@@ -293,15 +298,15 @@ def _marked_end(messages: Sequence[dict[str, Any]], field: str, template: str) -
 
 
 def _cut(text: str, last: str) -> str:
-    """What stands before the end of the last message. Raises ChatError where the template has left it out."""
-    at = text.rfind(TO_BE_CONTINUED.strip())
-    if at < 0 or last.strip() not in text:
+    """Cut the text at the marked end of the last message. Raises ChatError if the template has dropped it."""
+    end = text.rfind(TO_BE_CONTINUED.strip())
+    if end < 0 or last.strip() not in text:
         raise ChatError("the chat template does not write the last message as it is, so it cannot be continued")
-    return text[:at] if text.startswith(TO_BE_CONTINUED, at) else text[:at].rstrip()
+    return text[:end] if text.startswith(TO_BE_CONTINUED, end) else text[:end].rstrip()
 
 
 def _unusual(messages: Sequence[Message]) -> str:
-    """Which message is none of the usual kind, as a hint."""
+    """Hint at the first message whose content is not a text."""
     for number, message in enumerate(messages, start=1):
         content = message.get("content")
         if not isinstance(content, str):

@@ -19,14 +19,14 @@ from jinja2.utils import Namespace
 
 
 class Generation(Extension):
-    """`{% generation %} ... {% endgeneration %}` says what an assistant wrote, for training; it renders its body, whose
-    assignments stay inside.
+    """`{% generation %} ... {% endgeneration %}` marks what an assistant wrote, for training; it renders its body,
+    whose assignments stay local.
     """
 
     tags: ClassVar[set[str]] = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """The body as the body of a call."""
+        """Parse the block into the body of a call."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
@@ -36,18 +36,18 @@ class Generation(Extension):
 
 
 class TemplateDict:
-    """What a template calls as `dict`: the type itself would give it attributes of the interpreter."""
+    """Replaces `dict` in templates: the type itself would expose attributes of the interpreter."""
 
     def __call__(self, *args: Any, **values: Any) -> dict[Any, Any]:
         return dict(*args, **values)
 
     def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        """As dict's own."""
+        """Call dict.fromkeys."""
         return dict.fromkeys(*args)
 
 
 class TemplateNamespace(Namespace):
-    """Jinja's `namespace` without names that begin with an underscore. Raises SecurityError for one."""
+    """Jinja's `namespace`, which raises SecurityError for names that begin with an underscore."""
 
     def __init__(*args: Any, **values: Any) -> None:  # `self` may be one of the values
         content = dict(*args[1:], **values)
@@ -66,7 +66,7 @@ def _check_name(name: Any) -> None:
 
 
 def environment() -> ImmutableSandboxedEnvironment:
-    """A new one."""
+    """Make a new environment."""
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     made.filters["tojson"] = _to_json
     made.globals["raise_exception"] = _raise
@@ -87,13 +87,13 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own escapes for HTML."""
+    """Convert to JSON without Jinja's escapes for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def plain(value: Any) -> Any:
-    """A copy that has nothing but JSON's types and tuples: a template sees no methods of anybody's objects. What is
-    something else becomes the name of its type.
+    """Copy into JSON's types and tuples, so that a template cannot call methods of other objects. A value of another
+    type becomes the name of its type.
     """
     if value is None or type(value) in (str, int, float, bool):
         return value

@@ -1,6 +1,6 @@
-"""Writes on behind a prompt, or answers, with the model in a directory: `python -m llama_scratch.generate DIR ...`.
+"""Continue a prompt, or chat, with the model in a directory: `python -m llama_scratch.generate DIR ...`.
 
-The text goes to stdout as it comes, and a line about it to stderr.
+The text is written to stdout as it is generated, and a line about it to stderr.
 """
 
 from __future__ import annotations
@@ -20,61 +20,61 @@ import torch
 import tyro
 
 from llama_scratch.checkpoint.files import CheckpointError
-from llama_scratch.checkpoint.found import check_directory
 from llama_scratch.checkpoint.hf_directory import read_config
+from llama_scratch.checkpoint.hints import check_directory
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.command_line import flag, is_usable, parse
 from llama_scratch.errors import LlamaScratchError
-from llama_scratch.generate.chat import TEMPLATE, ChatError, ChatTemplate, Message
+from llama_scratch.generate.chat import ChatError, ChatTemplate, Message
 from llama_scratch.generate.loop import GenerationError, context_length
-from llama_scratch.generate.sampling import Sampling
-from llama_scratch.generate.text import Stopped, Writing
-from llama_scratch.model.config_rules import check
+from llama_scratch.generate.sampling import RULES, SamplingParams
+from llama_scratch.generate.text import FinishReason, TextStream
+from llama_scratch.model.config_rules import ConfigError, check
 from llama_scratch.tokenizer import Tokenizer
-from llama_scratch.tokenizer.settings import CONFIG, JSON, MODEL
+from llama_scratch.tokenizer.settings import CONFIG, JSON, MODEL, TEMPLATE
 
 TOGETHER = 0.05  # seconds between the lines of one paste, at most
 
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Everything that a text depends on. Raises ValueError, naming the flag, for a value that cannot be."""
+    """Command-line options. Raises ConfigError naming the flag if a value is invalid."""
 
     directory: tyro.conf.Positional[Path]
-    """A checkpoint and its tokenizer, as on the Hugging Face hub, or as training leaves them."""
+    """Directory with a checkpoint and its tokenizer, from the Hugging Face hub or from training."""
     prompt: str | None = None
-    """What to go on from; - reads it from stdin."""
+    """Text to continue; - reads it from stdin."""
     interactive: bool = False
-    """Ask for one prompt after another: Ctrl-C ends an answer, Ctrl-D or an empty line the program."""
+    """Ask for one prompt after another. Ctrl-C ends an answer; Ctrl-D or an empty line ends the program."""
     chat: bool | None = None
-    """Prompts are messages in a conversation, by the checkpoint's chat template. Not said: if interactive and there is
-    a template."""
+    """Treat prompts as messages of a conversation, using the checkpoint's chat template (default: if --interactive and
+    the checkpoint has one)."""
     max_new_tokens: int = 256
-    """The text also ends where the model's context is full."""
+    """Maximum number of new tokens; the text also ends when the model's context is full."""
     temperature: float = 0.7
-    """0 takes the likeliest token, 1 samples from the model's own distribution."""
+    """0 takes the likeliest token; 1 samples from the model's own distribution."""
     top_k: int | None = None
-    """Sample from the likeliest k tokens only."""
+    """Sample from the k likeliest tokens only."""
     top_p: float | None = None
-    """Sample from the likeliest tokens that together have this probability."""
+    """Sample from the fewest likeliest tokens that together have this probability."""
     min_p: float | None = None
-    """Sample from tokens at least this share as likely as the likeliest."""
+    """Sample from tokens at least this fraction as likely as the likeliest."""
     repetition_penalty: float | None = None
-    """Above 1: what is in the text already becomes less likely."""
+    """Above 1: tokens that are in the text already become less likely."""
     seed: int = 0
-    """Of the dice: the same seed, the same text."""
+    """Random seed: the same seed gives the same text."""
     stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """End before this string."""
+    """End the text before this string; may be given several times."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of the weights; not said: the checkpoint's own."""
+    """Dtype of the weights (default: the checkpoint's own)."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to compute."""
+    """Device to compute on: cpu, cuda, cuda:1, ..."""
     fast: bool | None = None
-    """Compile the step of one token first, or do not; not said: where it is expected to pay."""
+    """Compile the step of one token first, or not (default: if that is expected to save time)."""
     ignore: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A key of config.json to read as if it were not there; may be given several times."""
+    """Key of config.json to leave unread; may be given several times."""
     json: bool = False
-    """Print one JSON object at the end and nothing else: text, ids, log-probabilities, why it stopped, times."""
+    """Print one JSON object at the end and nothing else: text, ids, log-probabilities, finish reason, times."""
 
     def __post_init__(self) -> None:
         check("--max-new-tokens", self.max_new_tokens, "1 or more", lambda v: v >= 1)
@@ -82,24 +82,21 @@ class GenerateConfig:
         check("--seed", self.seed, "a number of 64 bits", lambda v: -(2**63) <= v < 2**64)
         check("--device", self.device, "a device that torch can use", is_usable)
         if self.prompt is None and not self.interactive:
-            raise ValueError("there is no prompt: give --prompt TEXT, --prompt - for stdin, or --interactive")
+            raise ConfigError("there is no prompt: give --prompt TEXT, --prompt - for stdin, or --interactive")
         if self.interactive and (self.json or self.prompt == "-"):
             other = "--json" if self.json else "--prompt -"
-            raise ValueError(f"--interactive and {other} are given, expected one of them")
-        try:
-            self.knobs  # noqa: B018  checked before a model is loaded
-        except ValueError as error:
-            knob, found = str(error).split(" ", 1)
-            raise ValueError(f"{flag(knob)} {found}") from None
+            raise ConfigError(f"--interactive and {other} are given, expected one of them")
+        for name, rule in RULES.items():
+            check(flag(name), getattr(self, name), *rule)
 
     @property
-    def knobs(self) -> Sampling:
-        """How tokens are chosen. Raises ValueError for a value that means nothing."""
-        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+    def params(self) -> SamplingParams:
+        """How tokens are chosen."""
+        return SamplingParams(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
 
 
 class Session:
-    """A model, its tokenizer, and what has been said so far. Raises CheckpointError or ValueError."""
+    """A model, its tokenizer and the conversation so far. Raises a LlamaScratchError if one cannot be loaded."""
 
     def __init__(self, config: GenerateConfig) -> None:
         self.config = config
@@ -111,37 +108,47 @@ class Session:
         self.generator = torch.Generator(config.device).manual_seed(config.seed)
         self.messages: list[Message] = []
 
-    def answer(self, prompt: str) -> Writing:
-        """What the model is about to write; to be iterated over."""
+    def answer(self, prompt: str) -> TextStream:
+        """Start the answer to a prompt. Raises a LlamaScratchError, and then leaves the conversation as it was."""
         if self.template is None:
             return self._write(self.tokenizer.encode_prompt(prompt))
         self.messages.append({"role": "user", "content": prompt})
         try:
             ids = self.template.encode(self.messages)
-            if len(self.messages) > 1 and len(ids) >= (context := context_length(self.model.config)):
-                _tell(f"the conversation is longer than the context of {context} tokens: it starts anew")
+            context = context_length(self.model.config)
+            if len(self.messages) > 1 and len(ids) >= context:
+                _log(f"the conversation is longer than the context of {context} tokens: it starts anew")
                 self.messages = self.messages[-1:]
                 ids = self.template.encode(self.messages)
             return self._write(ids)
-        except ValueError:
+        except LlamaScratchError:
             self.messages.pop()
             raise
 
-    def heard(self, writing: Writing) -> None:
-        """Makes an answer part of the conversation."""
-        self.messages.append({"role": "assistant", "content": writing.text})
+    def add_answer(self, stream: TextStream) -> None:
+        """Add an answer to the conversation."""
+        self.messages.append({"role": "assistant", "content": stream.text})
 
-    def _write(self, ids: list[int]) -> Writing:
+    def _write(self, ids: list[int]) -> TextStream:
         c = self.config
-        return Writing(self.model, self.tokenizer, ids, c.max_new_tokens, c.knobs, c.stop, self.generator,
-                       fast=c.fast, log_probabilities=c.json)  # fmt: skip
+        return TextStream(
+            self.model,
+            self.tokenizer,
+            ids,
+            c.max_new_tokens,
+            c.params,
+            c.stop,
+            self.generator,
+            fast=c.fast,
+            log_probabilities=c.json,
+        )
 
 
 def _check_directory(directory: Path, ignore: tuple[str, ...]) -> None:
     check_directory(directory)
     read_config(directory / "config.json", ignore)
     if not any((directory / name).is_file() for name in (JSON, MODEL)):
-        raise CheckpointError(f"{directory} has neither {JSON} nor {MODEL}: there is no way from text to tokens")
+        raise CheckpointError(f"{directory} has neither {JSON} nor {MODEL}: cannot tokenize text")
 
 
 def _template(config: GenerateConfig, tokenizer: Tokenizer) -> ChatTemplate | None:
@@ -155,52 +162,55 @@ def _template(config: GenerateConfig, tokenizer: Tokenizer) -> ChatTemplate | No
     return template
 
 
-def show(writing: Writing) -> None:
-    """Prints a text while it is written; Ctrl-C ends it. Raises GenerationError, behind what has come so far."""
+def show(stream: TextStream) -> None:
+    """Print a text while it is generated; Ctrl-C ends it. Raises GenerationError after printing the text so far."""
     try:
-        for piece in writing:
+        for piece in stream:
             print(piece, end="", flush=True)
     except KeyboardInterrupt:
-        writing.stopped = Stopped.INTERRUPTED
+        stream.finish_reason = FinishReason.INTERRUPTED
     except GenerationError:
-        if writing.text and not writing.text.endswith("\n"):
+        if stream.text and not stream.text.endswith("\n"):
             print(flush=True)
         raise
-    if not writing.text.endswith("\n"):
+    if not stream.text.endswith("\n"):
         print(flush=True)
-    _tell(summary(writing))
+    _log(summary(stream))
 
 
-def summary(writing: Writing) -> str:
-    """A text in one line: how much, how fast, why it ended."""
-    first, rate = writing.seconds_to_first_token, writing.tokens_per_second
-    parts = [f"{len(writing.ids)} token{'s' * (len(writing.ids) != 1)}"]
-    parts += [f"{rate:.0f} tokens/s"] if rate is not None else []
-    parts += [f"the first after {first:.3f} s"] if first is not None else []
-    return f"[{', '.join(parts)}; {ENDED[writing.stopped or Stopped.INTERRUPTED]}; torch {torch.__version__}]"
+def summary(stream: TextStream) -> str:
+    """Sum up a text in one line: how much, how fast, why it ended."""
+    count = len(stream.ids)
+    parts = ["1 token" if count == 1 else f"{count} tokens"]
+    if stream.tokens_per_second is not None:
+        parts.append(f"{stream.tokens_per_second:.0f} tokens/s")
+    if stream.seconds_to_first_token is not None:
+        parts.append(f"the first after {stream.seconds_to_first_token:.3f} s")
+    reason = ENDED[stream.finish_reason or FinishReason.INTERRUPTED]
+    return f"[{', '.join(parts)}; {reason}; torch {torch.__version__}]"
 
 
 ENDED = {
-    Stopped.TOKEN: "the model ended it",
-    Stopped.STRING: "ended before a --stop string",
-    Stopped.LENGTH: "ended by --max-new-tokens",
-    Stopped.CONTEXT: "ended because the model's context is full",
-    Stopped.INTERRUPTED: "interrupted",
+    FinishReason.TOKEN: "the model ended it",
+    FinishReason.STRING: "ended before a --stop string",
+    FinishReason.LENGTH: "ended by --max-new-tokens",
+    FinishReason.CONTEXT: "ended because the model's context is full",
+    FinishReason.INTERRUPTED: "interrupted",
 }
 
 
-def as_json(writing: Writing) -> str:
-    """A text and how it came about. Raises GenerationError where the model's logits are not finite."""
-    for _ in writing:
+def as_json(stream: TextStream) -> str:
+    """Generate a text and return it as JSON. Raises GenerationError if the model's logits are not finite."""
+    for _ in stream:
         pass
     return json.dumps(
         {
-            "text": writing.text,
-            "ids": writing.ids,
-            "log_probabilities": writing.log_probabilities,
-            "stopped": writing.stopped,
-            "seconds_to_first_token": writing.seconds_to_first_token,
-            "tokens_per_second": writing.tokens_per_second,
+            "text": stream.text,
+            "ids": stream.ids,
+            "log_probabilities": stream.log_probabilities,
+            "finish_reason": stream.finish_reason,
+            "seconds_to_first_token": stream.seconds_to_first_token,
+            "tokens_per_second": stream.tokens_per_second,
             "torch": torch.__version__,
         },
         ensure_ascii=False,
@@ -209,16 +219,16 @@ def as_json(writing: Writing) -> str:
 
 
 def interact(session: Session) -> None:
-    """Prompts and answers in turn, until there is no prompt."""
+    """Answer prompts until there are no more."""
     for prompt in _prompts(session.config.prompt):
         try:
-            writing = session.answer(prompt)
-        except ValueError as error:  # of this prompt; the next may be better
-            _tell(f"error: {error}")
+            stream = session.answer(prompt)
+        except LlamaScratchError as error:  # concerns this prompt only
+            _log(f"error: {error}")
             continue
-        show(writing)
+        show(stream)
         if session.template is not None:
-            session.heard(writing)
+            session.add_answer(stream)
 
 
 def _prompts(first: str | None) -> Iterator[str]:
@@ -241,60 +251,60 @@ def _prompts(first: str | None) -> Iterator[str]:
 
 
 def _pasted(first: str) -> str:
-    """The line with those that came with it: a paste of several lines is one prompt."""
+    """Join a line with those that arrive together with it: several pasted lines are one prompt."""
     lines = [first]
     while select.select([sys.stdin], [], [], TOGETHER)[0]:
         lines.append(input())
     return "\n".join(lines)
 
 
-def _tell(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def run(config: GenerateConfig) -> int:
-    """Returns the exit status. Raises CheckpointError, ValueError or OSError, saying what is wrong."""
+    """Run the command and return its exit status. Raises LlamaScratchError or OSError."""
     text = sys.stdin.read().removesuffix("\n") if config.prompt == "-" else config.prompt
     session = Session(config)
     if config.interactive:
         interact(session)
         return 0
-    writing = session.answer(text or "")
+    stream = session.answer(text or "")
     if config.json:
-        print(as_json(writing), flush=True)
+        print(as_json(stream), flush=True)
     else:
-        show(writing)
-    return 130 if writing.stopped is Stopped.INTERRUPTED else 0
+        show(stream)
+    return 130 if stream.finish_reason is FinishReason.INTERRUPTED else 0
 
 
-class Once:
-    """Lets a message through once: what is said of a model holds for each of its answers."""
+class OnceFilter:
+    """A logging filter that passes each message once: what concerns the model would be repeated for every answer."""
 
     def __init__(self) -> None:
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is new."""
+        """Return True for a new message."""
         message = record.getMessage()
-        new = message not in self._said
-        self._said.add(message)
+        new = message not in self._logged
+        self._logged.add(message)
         return new
 
 
 def main() -> None:
-    """The command line: every field of GenerateConfig."""
+    """Run the command line, on which every field of GenerateConfig is a flag."""
     try:
         config = parse(GenerateConfig, "python -m llama_scratch.generate", __doc__, config=(tyro.conf.DisallowNone,))
-        if not config.json:  # what is compiled, and how long it took
+        if not config.json:  # show what is compiled, and how long it took
             logging.basicConfig(format="[%(message)s]")
             for handler in logging.getLogger().handlers:
-                handler.addFilter(Once())
+                handler.addFilter(OnceFilter())
             logging.getLogger("llama_scratch").setLevel(logging.INFO)
         sys.exit(run(config))
-    except BrokenPipeError:  # nobody reads any more, as behind `| head`: quietly, and without another try at the end
+    except BrokenPipeError:  # the reader has gone, as in `| head`: exit quietly, without flushing stdout again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except (LlamaScratchError, ValueError, OSError) as error:
+    except (LlamaScratchError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""One decoding loop, with the cache or without it, one text or many."""
+"""The decoding loop, with or without a cache, for one text or a batch."""
 
 from __future__ import annotations
 
@@ -11,36 +11,41 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from llama_scratch.dtypes import dtype_name
 from llama_scratch.errors import LlamaScratchError
-from llama_scratch.fast import FastLlama, for_decoding
-from llama_scratch.generate.sampling import Sampling, likeliest, next_token_probabilities, penalised
+from llama_scratch.fast import Decoder, choose_decoder
+from llama_scratch.generate.sampling import SamplingParams, likeliest, next_token_probabilities, penalised
+from llama_scratch.generate.stop_ids import stop_ids as configured_stop_ids
 from llama_scratch.model.config import LlamaConfig, Padding, Tokens
 from llama_scratch.model.config_rules import ORIGINAL_CONTEXT_KEY
-from llama_scratch.model.kv_cache import KVCache
 from llama_scratch.model.llama import Llama
 
-GREEDY = Sampling(temperature=0.0)
+GREEDY = SamplingParams(temperature=0.0)
+
+
+class PromptError(LlamaScratchError, ValueError):
+    """A prompt, or a number of new tokens, from which generation cannot start."""
 
 
 class GenerationError(LlamaScratchError, ValueError):
-    """No token can be chosen: the model's logits are not finite. The message says where, and what to try."""
+    """Logits that are not finite, so that no token can be chosen; the message says where, and what to try."""
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class DecodingStep:
     """One new token of every row."""
 
     tokens: Int[Tensor, " B"]
-    """A filler where the row had stopped before."""
+    """The new tokens; a filler in rows that had stopped before."""
     running: Bool[Tensor, " B"]
-    """Which rows go on behind it."""
+    """Return True for rows that continue after this token."""
     logits: Float[Tensor, "B V"]
-    """What the model said, before any knob."""
+    """The model's logits, before penalty, temperature and filters."""
 
     @property
     def log_probabilities(self) -> Float[Tensor, " B"]:
-        """log p (nats) of each row's token under the model's own distribution, in float32: log softmax of its logits,
-        whatever temperature, filters and penalty it was drawn with. Of a filler it means nothing.
+        """Log-probability (nats, float32) of each row's token under the model's own distribution, whatever temperature,
+        filters and penalty it was drawn with. That of a filler has no meaning.
         """
         return self.logits.float().log_softmax(-1).gather(-1, self.tokens[:, None])[:, 0]
 
@@ -60,13 +65,13 @@ def generate(
     repetition_penalty: float | None = None,
     fast: bool | None = None,
 ) -> Int[Tensor, "B T_and_new"]:
-    """`tokens` followed by up to `max_new_tokens` new ones, the prompt included, as transformers' `generate`.
+    """Return `tokens` and up to `max_new_tokens` new ones after them, like transformers' `generate`.
 
-    temperature 0 takes the likeliest token, a higher one samples; sampling.py has the knobs, all of them off at None.
-    The rest, errors included, is as in `stream`, which also has the log-probabilities.
+    temperature 0 takes the likeliest token, a higher one samples; sampling.py explains the filters, each off at None.
+    The other arguments and the errors are those of `stream`, which also gives log-probabilities.
     """
-    knobs = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    steps = stream(model, tokens, max_new_tokens, knobs, use_cache, attention_mask, stop_ids, generator, fast)
+    params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty)
+    steps = stream(model, tokens, max_new_tokens, params, use_cache, attention_mask, stop_ids, generator, fast)
     return torch.cat([tokens, *(step.tokens[:, None] for step in steps)], dim=1)
 
 
@@ -74,55 +79,68 @@ def stream(
     model: Llama,
     tokens: Tokens,
     max_new_tokens: int,
-    knobs: Sampling = GREEDY,
+    params: SamplingParams = GREEDY,
     use_cache: bool = True,
     attention_mask: Padding | None = None,
     stop_ids: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
     fast: bool | None = None,
-) -> Generator[Step, None, None]:
-    """The new tokens, one step at a time; the model is in evaluation mode until the last one, or `close()`.
+) -> Generator[DecodingStep, None, None]:
+    """Yield the new tokens, one step at a time; the model is in evaluation mode until the last one, or `close()`.
 
     A row stops at a stop id (None: the configuration's eos_token_id; []: never) and is filled with pad_token_id, or
-    else the first stop id, until every row has stopped. Prompts of different lengths are padded on the left, with an
-    attention_mask: `pad_left`. `fast` compiles the step over a cache (fast/), once for all models of these sizes: a
-    token then costs a third on a CPU. None does so where it is expected to pay.
+    with the first stop id, until every row has stopped. Prompts of different lengths are padded on the left, with an
+    attention_mask: see `pad_left`. `fast` compiles the step over a cache (fast/), once for all models of these sizes;
+    then a token takes a third of the time on a CPU. None compiles if that is expected to pay.
 
-    Raises ValueError, before the first step, for a prompt that this cannot go on from, a negative count, and where
-    prompt and new tokens are more than the model's context; GenerationError at a step whose logits are not finite.
+    Raises PromptError before the first step for an invalid prompt, a negative number of tokens, and if prompt and new
+    tokens exceed the model's context; GenerationError at a step whose logits are not finite.
     """
     _check(tokens, attention_mask, model.config.vocab_size, max_new_tokens)
     _check_length(tokens, attention_mask, model.config, max_new_tokens)
     fast = fast if use_cache else False
     longest = context_length(model.config)
-    step = for_decoding(model, fast, max_new_tokens, len(tokens), attention_mask is not None, longest)
-    return _steps(model, step, tokens, max_new_tokens, knobs, use_cache, attention_mask, stop_ids, generator)
+    decoder = choose_decoder(model, fast, max_new_tokens, len(tokens), attention_mask is not None, longest)
+    return _steps(
+        model=model,
+        decoder=decoder,
+        tokens=tokens,
+        max_new_tokens=max_new_tokens,
+        params=params,
+        use_cache=use_cache,
+        attention_mask=attention_mask,
+        stop_ids=configured_stop_ids(model.config) if stop_ids is None else stop_ids,
+        generator=generator,
+    )
 
 
 def _steps(
+    *,
     model: Llama,
-    step: Llama | FastLlama,
+    decoder: Decoder,
     tokens: Tensor,
     max_new_tokens: int,
-    knobs: Sampling,
+    params: SamplingParams,
     use_cache: bool,
     attention_mask: Tensor | None,
-    stop_ids: Sequence[int] | None,
+    stop_ids: Sequence[int],
     generator: torch.Generator | None,
-) -> Generator[Step, None, None]:
-    stops, filler = _stops_and_filler(model, stop_ids)
-    cache = _empty_cache(step, len(tokens), tokens.shape[1] + max_new_tokens) if use_cache else None
-    running, all_running = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device), True
-    # not around the loop: between two steps it is the caller's turn. FastLlama makes no graph in any case
-    ask = step if isinstance(step, FastLlama) else torch.no_grad()(step)
+) -> Generator[DecodingStep, None, None]:
+    stops = frozenset(stop_ids)
+    filler = _filler(model.config.pad_token_id, stop_ids)
+    B, T = tokens.shape
+    cache = decoder.new_cache(B, T + max_new_tokens) if use_cache else None
+    running = torch.ones(B, dtype=torch.bool, device=tokens.device)
+    all_running = True
     unseen = tokens
-    reads_text = cache is None or attention_mask is not None or knobs.repetition_penalty is not None
+    reads_text = cache is None or attention_mask is not None or params.repetition_penalty is not None
     with _evaluating(model):
         for number in range(1, max_new_tokens + 1):
-            logits = ask(unseen, cache, attention_mask, last_only=True)[:, -1]
+            with torch.no_grad():  # not around the loop: between yields the caller's grad mode must hold
+                logits = decoder(unseen, cache, attention_mask, last_only=True)[:, -1]
             usable = _usable(logits, running, number, model)
-            chosen = choose(usable, tokens, knobs, attention_mask, generator)
-            if not all_running:  # what can be spared is: a token of a small model takes 2 ms, a small operation 0.02
+            chosen = choose(usable, tokens, params, attention_mask, generator)
+            if not all_running:  # skipped before: an op costs 0.02 ms of a small model's 2 ms per token
                 chosen = chosen.where(running, filler)
             unseen = chosen[:, None]
             if reads_text:
@@ -130,17 +148,20 @@ def _steps(
                 unseen = unseen if cache is not None else tokens
             if attention_mask is not None:
                 attention_mask = F.pad(attention_mask, (0, 1), value=1)
-            if stops and (stopped := [row for row, token in enumerate(chosen.tolist()) if token in stops]):
-                running, all_running = running.index_fill(0, torch.tensor(stopped, device=running.device), False), False
-            yield Step(chosen, running, logits)
+            stopped = [row for row, token in enumerate(chosen.tolist()) if token in stops] if stops else []
+            if stopped:
+                running = running.index_fill(0, torch.tensor(stopped, device=running.device), False)
+                all_running = False
+            yield DecodingStep(chosen, running, logits)
             if not (all_running or running.any()):
                 return
 
 
 def _usable(logits: Tensor, running: Tensor, number: int, model: Llama) -> Tensor:
-    """The logits, where every row that runs can choose a token by them; a row that has stopped gets zeros for NaN.
+    """Return the logits, with zeros in stopped rows that are not finite. Raises GenerationError for a running row.
 
-    The largest tells: it is NaN where any is, infinite where there is no distribution. (−∞ alone excludes a token.)
+    The largest logit decides: it is NaN if any logit is, and infinite if there is no distribution. (A single −∞ only
+    excludes a token.)
     """
     wide = logits.float()
     largest = wide.gather(-1, likeliest(wide)[:, None])
@@ -154,11 +175,11 @@ def _usable(logits: Tensor, running: Tensor, number: int, model: Llama) -> Tenso
 
 
 def _overflow(logits: Tensor, row: int | None, number: int, model: Llama) -> str:
-    """What is known about logits that are not finite, and what to try."""
+    """Say what is known about logits that are not finite, and what to try."""
     kind = "NaN" if logits.isnan().any() else "infinite"
     where = f"new token {number}" if row is None else f"new token {number} of row {row}"
     dtype = model.lm_head.weight.dtype
-    name = str(dtype).removeprefix("torch.")
+    name = dtype_name(dtype)
     broken = [key for key, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
         others = f" (and {len(broken) - 1} other weights)" if len(broken) > 1 else ""
@@ -173,27 +194,29 @@ def _overflow(logits: Tensor, row: int | None, number: int, model: Llama) -> str
 def choose(
     logits: Float[Tensor, "B V"],
     tokens: Tokens,
-    knobs: Sampling,
+    params: SamplingParams,
     attention_mask: Int[Tensor, "B T"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " B"]:
-    """The next token of every row."""
-    if knobs.temperature == 0:
-        return likeliest(penalised(logits, tokens, knobs, attention_mask))
-    probabilities = next_token_probabilities(logits, tokens, knobs, attention_mask)
+    """Choose the next token of every row."""
+    if params.temperature == 0:
+        return likeliest(penalised(logits, tokens, params, attention_mask))
+    probabilities = next_token_probabilities(logits, tokens, params, attention_mask)
     return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
 
 def pad_left(
     prompts: Sequence[Sequence[int]], device: torch.device | str | None = None
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """Prompts of any lengths side by side: their ids, and an attention_mask that says which of them are real.
+    """Batch prompts of any lengths: their ids, padded on the left, and the attention_mask that is 0 for padding.
 
-    Raises ValueError for an empty prompt, and for none at all.
+    Raises PromptError for an empty prompt, and for an empty list.
     """
     if not prompts or not all(prompts):
-        found = f"the prompts have {[len(p) for p in prompts]} tokens"
-        raise ValueError(f"{found}, expected at least one prompt, and at least one token in each")
+        lengths = [len(prompt) for prompt in prompts]
+        raise PromptError(
+            f"the prompts have {lengths} tokens, expected at least one prompt, and at least one token in each"
+        )
     T = max(map(len, prompts))
     tokens = torch.tensor([[0] * (T - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (T - len(p)) + [1] * len(p) for p in prompts], device=device)
@@ -201,8 +224,10 @@ def pad_left(
 
 
 def context_length(config: LlamaConfig) -> int:
-    """The longest text that the model is meant for. Frequencies that are stretched by a factor reach that much farther
-    than the length that they were trained with, where max_position_embeddings does not count that already.
+    """Longest text that the model is meant for.
+
+    Scaled rotary frequencies extend the original context by their factor, which max_position_embeddings may or may not
+    include.
     """
     rope, longest = config.rope_parameters, config.max_position_embeddings
     if rope["rope_type"] not in ("linear", "dynamic", "yarn"):
@@ -212,7 +237,7 @@ def context_length(config: LlamaConfig) -> int:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in its own mode again, even if the model has raised."""
+    """Set evaluation mode, and restore the mode of every module at the end, even if the model raises."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -222,46 +247,37 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _empty_cache(model: Llama | FastLlama, batch: int, length: int) -> KVCache:
-    if isinstance(model, FastLlama):
-        return model.new_cache(batch, length)
-    weight = model.lm_head.weight
-    return KVCache(model.config, batch, length, weight.dtype, weight.device)
-
-
-def _stops_and_filler(model: Llama, stop_ids: Sequence[int] | None) -> tuple[set[int], int]:
-    filler = model.config.pad_token_id
-    stop_ids = configured_stop_ids(model.config) if stop_ids is None else stop_ids
-    return set(stop_ids), filler if filler is not None else [*stop_ids, 0][0]
-
-
-def configured_stop_ids(config: LlamaConfig) -> list[int]:
-    """eos_token_id as a list."""
-    eos = config.eos_token_id
-    return eos if isinstance(eos, list) else [eos] if eos is not None else []
+def _filler(pad_token_id: int | None, stop_ids: Sequence[int]) -> int:
+    """Token of a row that has stopped."""
+    if pad_token_id is not None:
+        return pad_token_id
+    return stop_ids[0] if stop_ids else 0
 
 
 def _check(tokens: Tensor, attention_mask: Tensor | None, vocab_size: int, max_new_tokens: int) -> None:
     if tokens.shape[1] == 0:
-        raise ValueError("the prompt is empty: give at least one token, for instance BOS")
-    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
-        found = f"{int(tokens.min())} to {int(tokens.max())}"
-        raise ValueError(f"the prompt's ids run from {found}, expected 0 to vocab_size - 1 = {vocab_size - 1}")
+        raise PromptError("the prompt is empty: give at least one token, for instance BOS")
+    if tokens.numel():
+        lowest = int(tokens.min())
+        highest = int(tokens.max())
+        if lowest < 0 or highest >= vocab_size:
+            expected = f"0 to vocab_size - 1 = {vocab_size - 1}"
+            raise PromptError(f"the prompt's ids run from {lowest} to {highest}, expected {expected}")
     if attention_mask is not None and not attention_mask[:, -1].all():
         rows = (attention_mask[:, -1] == 0).nonzero()[:, 0].tolist()
-        raise ValueError(f"attention_mask ends in padding in rows {rows}, expected prompts padded on the left")
+        raise PromptError(f"attention_mask ends in padding in rows {rows}, expected prompts padded on the left")
     if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
+        raise PromptError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
 
 
 def _check_length(tokens: Tensor, attention_mask: Tensor | None, config: LlamaConfig, max_new_tokens: int) -> None:
-    """Padding takes no positions."""
+    """Raise PromptError if the text would exceed the model's context, in which padding does not count."""
     longest = context_length(config)
     prompt = tokens.shape[1] if attention_mask is None else max(attention_mask.sum(-1).tolist(), default=0)
     if prompt > longest:
-        raise ValueError(f"the prompt has {prompt} tokens, expected at most {longest}: the model's context")
+        raise PromptError(f"the prompt has {prompt} tokens, expected at most {longest}: the model's context")
     if prompt + max_new_tokens > longest:
-        raise ValueError(
+        raise PromptError(
             f"max_new_tokens is {max_new_tokens}, expected at most {longest - prompt}: the prompt has {prompt} tokens, "
             f"the model's context {longest}"
         )

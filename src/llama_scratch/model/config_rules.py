@@ -21,22 +21,22 @@ def check(name: str, value: Any, expected: str, holds: Callable[[Any], bool]) ->
 
 
 def is_int(value: Any) -> bool:
-    """True for an integer in the signed 64-bit range; booleans do not count."""
+    """Return True for an integer in the signed 64-bit range; booleans do not count."""
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def is_nonnegative(value: Any) -> bool:
-    """True for a finite number of at least 0; booleans do not count."""
+    """Return True for a finite number of at least 0; booleans do not count."""
     return (is_int(value) or isinstance(value, float)) and 0 <= value < float("inf")
 
 
 def is_positive_int(value: Any) -> bool:
-    """True for an integer of at least 1 in the signed 64-bit range."""
+    """Return True for an integer of at least 1 in the signed 64-bit range."""
     return is_int(value) and value > 0
 
 
 def is_list_of(holds: Callable[[Any], bool], value: Any) -> bool:
-    """True for a list whose items all satisfy `holds`."""
+    """Return True for a list whose items all satisfy `holds`."""
     return isinstance(value, list) and all(map(holds, value))
 
 
@@ -185,7 +185,7 @@ def _rope_rule(key: str, half: int) -> Rule:
 
 
 def _is_harmless(name: str, rope: Mapping[str, Any], longest: int) -> bool:
-    """True if a key that the type does not use changes nothing."""
+    """Return True if a key that the type does not use changes nothing."""
     value = rope[name]
     if name == ORIGINAL_CONTEXT_KEY:
         # not read here or in transformers, but other programs stretch dynamic from that length

@@ -100,7 +100,7 @@ class Llama(nn.Module):
 def next_positions(
     T: int, S: int, attention_mask: Padding | None, device: torch.device
 ) -> Positions:
-    """The last T of S positions; only real tokens count, padding gets 0, as in transformers."""
+    """Return the last T of S positions; padding is not counted and gets 0, as in transformers."""
     if attention_mask is None:
         return torch.arange(S - T, S, device=device)[None]
     positions = attention_mask.long().cumsum(-1) - 1

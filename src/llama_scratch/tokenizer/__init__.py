@@ -1,11 +1,11 @@
 """Text <-> ids, by a tokenizer of any format.
 
-tokenizer            the Tokenizer that users see
-source               which file of a directory says what
+tokenizer            the public class Tokenizer
+source               the common form of all kinds of tokenizer files
 json_file            tokenizer.json; sentencepiece_file, tiktoken_file: tokenizer.model of either kind
 conversion           a SentencePiece or tiktoken model as a tokenizer.json
-decoders, detokenize ids -> text, whole or piece by piece
-training             a SentencePiece model made from text
+decoders, detokenize ids -> text, at once or incrementally
+training             trains a SentencePiece model
 """
 
 from llama_scratch.tokenizer.files import TokenizerError

@@ -1,8 +1,8 @@
 """Tokens that were added to a vocabulary after it was made: added_tokens.json, or `added_tokens_decoder` and the names
 of special tokens in tokenizer_config.json.
 
-transformers gives such a token the id that the vocabulary has for it, else the next free one, whatever id the file
-says. Where that is another id, the model was not trained with what transformers would feed it: that is refused.
+transformers gives such a token its id in the vocabulary, else the next free one, whatever id the file says. A file that
+says another id is refused: the model was not trained with the ids that transformers would use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PLAIN = dict.fromkeys(FLAGS, False)
 
 
 class Added(NamedTuple):
-    """An added token, the id that a file says, if one does, and that file; "" for a mere name, as of a pad token."""
+    """An added token, its id in a file, if there is one, and that file; "" for a name only, as of a pad token."""
 
     content: str
     id: int | None
@@ -31,16 +31,16 @@ class Added(NamedTuple):
 
 
 def added_tokens(settings: Mapping[str, Any], older: Mapping[str, Any]) -> list[Added]:
-    """In the order in which transformers adds them; `older` is what added_tokens.json holds. Raises TokenizerError."""
+    """List added tokens in transformers' order; `older` is the content of added_tokens.json. Raises TokenizerError."""
     more = more_special(settings)
     names = [*token_names(settings).values(), *more]
     if "added_tokens_decoder" in settings:
-        said = _from_decoder(settings["added_tokens_decoder"])
+        listed = _from_decoder(settings["added_tokens_decoder"])
     else:
-        said = [_from_older(content, i, content in names) for content, i in older.items()]
-    said.sort(key=lambda token: token.id or 0)
-    unsaid = [Added(name, None, True, PLAIN, CONFIG if name in more else "") for name in names]
-    return said + unsaid
+        listed = [_from_older(content, i, content in names) for content, i in older.items()]
+    listed.sort(key=lambda token: token.id or 0)
+    named = [Added(name, None, True, PLAIN, CONFIG if name in more else "") for name in names]
+    return listed + named
 
 
 def _from_decoder(found: Any) -> list[Added]:
@@ -64,8 +64,10 @@ def _from_older(content: str, i: Any, special: bool) -> Added:
 
 
 def placed(tokens: Iterable[Added], known: Mapping[str, int]) -> dict[str, tuple[int, Added]]:
-    """The id of each token: that of the vocabulary, else the next free one. Mere names that would come last are
-    left out: no model has a row for them. Raises TokenizerError where the file says another id.
+    """Give each token its id in the vocabulary, else the next free one.
+
+    Names without an id that would come last are left out: the model has no row for them. Raises TokenizerError if the
+    file says another id.
     """
     free = max(known.values(), default=-1) + 1
     found: dict[str, tuple[int, Added]] = {}
@@ -87,18 +89,18 @@ Encode = Callable[[str], list[int]]
 
 
 def around(tokens: Sequence[tuple[int, Added]], first: Encode, later: Encode) -> Encode:
-    """Encodes a text in which added tokens may stand; `later` is for what stands behind one. Special ones are text."""
+    """Encode a text that may contain added tokens; `later` encodes what follows one. Special tokens stay text."""
     library = tokenizers.Tokenizer(models.WordLevel({"": 0}, unk_token=""))
     library.add_tokens([AddedToken(token.content, special=token.special, **token.flags) for _, token in tokens])
     library.encode_special_tokens = True
     ids = {library.token_to_id(token.content): i for i, token in tokens}
 
     def encode(text: str) -> list[int]:
-        found: list[int] = []
+        ids_of_text: list[int] = []
         whole = library.encode(text)
         for i, (start, stop) in zip(whole.ids, whole.offsets, strict=True):
             part = later if start else first
-            found += [ids[i]] if i in ids else part(text[start:stop])
-        return found
+            ids_of_text += [ids[i]] if i in ids else part(text[start:stop])
+        return ids_of_text
 
     return encode

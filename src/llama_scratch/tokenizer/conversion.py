@@ -1,10 +1,10 @@
 """A SentencePiece model -> `tokenizer.json`, with the same ids.
 
-SentencePiece merges, of all neighbours that make a piece together, those whose piece has the best score, and of equally
-good ones the leftmost. `tokenizers` is given pairs to merge in an order, so every pair that makes a piece is listed, by
-the score of the piece. transformers 5.23 lists by id instead when it opens Llama 2's tokenizer.model: the fifteen runs
-of spaces, which come last by score, stand first by id. And it puts no space in front of a text that starts with one, as
-SentencePiece does. That is why its ids of "a\n  b" and " Hello" are others; with the file written here they are not.
+Of all neighbours that form a piece together, SentencePiece merges the pair whose piece has the best score, the leftmost
+of equal ones. `tokenizers` needs an ordered list of pairs, so every pair that forms a piece is listed, by the score of
+the piece. transformers 5.23 orders by id instead when it opens Llama 2's tokenizer.model: the fifteen runs of spaces,
+which are last by score, are first by id. And unlike SentencePiece it adds no space to a text that starts with one.
+Therefore its ids of "a\n  b" and " Hello" differ; with the file written here they do not.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from llama_scratch.tokenizer.sentencepiece_file import BYTE, CONTROL, NORMAL, SP
 
 
 def is_convertible(model: Model) -> bool:
-    """Whether there is a tokenizer.json with the same ids: not for Unigram, for text that is normalised by more than
-    spaces, for user-defined or unused pieces, and for pieces of characters that are no pieces themselves.
+    """Return True if a tokenizer.json with the same ids exists: not for Unigram, for normalisation of more than
+    spaces, for user-defined or unused pieces, and for pieces of characters that are not pieces themselves.
     """
     normal = {piece.text for piece in model.pieces if piece.kind == NORMAL}
     kinds = {piece.kind for piece in model.pieces}
@@ -29,15 +29,17 @@ def is_convertible(model: Model) -> bool:
 def from_sentencepiece(
     model: Model, starts: Sequence[str], ends: Sequence[str], added: Sequence[dict[str, Any]] = ()
 ) -> bytes:
-    """The tokenizer.json of a model that is convertible, which puts the tokens called `starts` before every text and
-    `ends` behind; `added` are its entries of added tokens.
+    """Convert a model that is convertible to a tokenizer.json.
+
+    starts, ends: names of the tokens before and after every text. added: the entries of added tokens.
     """
     normal = {piece.text: (-piece.score, -len(piece.text)) for piece in model.pieces if piece.kind == NORMAL}
     text: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
     if model.adds_a_space:
         text.insert(0, {"type": "Prepend", "prepend": SPACE})
     if model.removes_spaces:
-        edges, several = {"Regex": rf"\A +|[ {SPACE}]+\z"}, {"Regex": " {2,}"}
+        edges = {"Regex": rf"\A +|[ {SPACE}]+\z"}
+        several = {"Regex": " {2,}"}
         text.insert(0, {"type": "Replace", "pattern": several, "content": " "})
         text.insert(0, {"type": "Replace", "pattern": edges, "content": ""})
     back = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}]
@@ -58,10 +60,10 @@ def from_sentencepiece(
 
 
 def merges(order: Mapping[str, tuple[float, ...]]) -> list[tuple[str, str]]:
-    """Every pair of pieces that makes a third, those first whose third comes first in `order`.
+    """List every pair of pieces that forms a third, in the order of the third.
 
-    Of equally good ones the longer comes first: SentencePiece, going from left to right, lengthens what it has just
-    merged before it starts another.
+    Of equal ones the pair with the longer left part comes first: SentencePiece works from left to right, and extends
+    the last merge before it starts another.
     """
     pairs = [
         (rank, -cut, text[:cut], text[cut:])
@@ -73,7 +75,7 @@ def merges(order: Mapping[str, tuple[float, ...]]) -> list[tuple[str, str]]:
 
 
 def special_entries(special: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The entries of special tokens among the added tokens of a tokenizer.json."""
+    """Make the entries of special tokens among the added tokens of a tokenizer.json."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return [{"id": i, "content": name, "special": True} | flags for name, i in special.items()]
 
@@ -81,8 +83,8 @@ def special_entries(special: Mapping[str, int]) -> list[dict[str, Any]]:
 def tokenizer_json(
     model: dict[str, Any], added: Sequence[dict[str, Any]], starts: Sequence[str], ends: Sequence[str], **parts: Any
 ) -> bytes:
-    """The file: a byte-pair model, its added tokens, of which `starts` go before every text and `ends` behind, and what
-    else it has.
+    """Make the file: a byte-pair model, its added tokens, of which `starts` come before every text and `ends` after it,
+    and the other parts.
     """
     whole: dict[str, Any] = {
         "version": "1.0",
@@ -96,15 +98,18 @@ def tokenizer_json(
 
 
 def _template(added: Sequence[dict[str, Any]], starts: Sequence[str], ends: Sequence[str]) -> dict[str, Any] | None:
-    """What goes around a text, and around each of two; None where nothing does."""
+    """Make the post-processor for one text and for two; None if nothing is added."""
     if not starts and not ends:
         return None
-    first, second = (
-        [{"SpecialToken": {"id": name, "type_id": i}} for name in starts]
-        + [{"Sequence": {"id": text, "type_id": i}}]
-        + [{"SpecialToken": {"id": name, "type_id": i}} for name in ends]
-        for i, text in enumerate("AB")
-    )
+    first = template_sequence(starts, "A", 0, ends)
+    second = template_sequence(starts, "B", 1, ends)
     ids = {entry["content"]: entry["id"] for entry in added}
     tokens = {name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in (*starts, *ends)}
     return {"type": "TemplateProcessing", "single": first, "pair": first + second, "special_tokens": tokens}
+
+
+def template_sequence(starts: Sequence[str], text: str, kind: int, ends: Sequence[str]) -> list[dict[str, Any]]:
+    """Name the tokens around a text."""
+    before = [{"SpecialToken": {"id": name, "type_id": kind}} for name in starts]
+    after = [{"SpecialToken": {"id": name, "type_id": kind}} for name in ends]
+    return [*before, {"Sequence": {"id": text, "type_id": kind}}, *after]

@@ -1,11 +1,11 @@
 """The tokenizer that goes with a converted checkpoint.
 
-A directory's own files are copied. A GGUF file has its tokenizer inside, llama2.c's lies beside the weights as
-`tokenizer.bin`, or `tok512.bin` for a vocabulary of 512. Whatever is not copied is opened before it is kept, and has to
-fit the model: a tokenizer with more tokens than the model has belongs to another one.
+The files of a directory are copied. A GGUF file contains its tokenizer; llama2.c's is next to the weights, as
+`tokenizer.bin`, or `tok512.bin` for a vocabulary of 512. A converted tokenizer is opened before it is kept, and must
+fit the model: one with more tokens than the model belongs to another model.
 
-Where there is no tokenizer_config.json, as beside Meta's weights, it is made, and a tokenizer.json: from a lone
-tokenizer.model transformers 5.23 makes other ids of nearly every text (Llama 2's), or none (Llama 3's).
+Without a tokenizer_config.json, as with Meta's weights, one is made, and a tokenizer.json: from a tokenizer.model alone
+transformers 5.23 makes other ids of nearly every text (Llama 2's), or cannot open it (Llama 3's).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ ADVICE = "give one with --tokenizer, a file or a directory"
 
 
 class Carried(NamedTuple):
-    """Files by name, and a few lines for the user: where they are from, or what is missing."""
+    """Files by name, and lines for the user: where they come from, or what is missing."""
 
     files: dict[str, bytes]
     lines: list[str]
 
 
 def find_tokenizer(source: Path, vocab_size: int, chosen: Path | None = None) -> Carried:
-    """The tokenizer of the checkpoint at `source`, or the one at `chosen`.
+    """Find the tokenizer of the checkpoint at `source`, or use the one at `chosen`.
 
-    One that cannot be converted leaves no files and a line that says why, unless it was `chosen`: then TokenizerError
-    is raised.
+    If it cannot be converted, return no files and a line that says why. Raises TokenizerError for one that was
+    `chosen`.
     """
     if chosen is not None:
         return _read(chosen, vocab_size)
@@ -53,25 +53,25 @@ def find_tokenizer(source: Path, vocab_size: int, chosen: Path | None = None) ->
 
 
 def _candidates(source: Path, vocab_size: int) -> list[Path]:
-    """Where the tokenizer of a file of weights may be, the likeliest first."""
-    names = _beside(source, vocab_size)
+    """List where the tokenizer of a file of weights may be, the likeliest first."""
+    names = _llama2c_names(source, vocab_size)
     inside = [source] if source.suffix != ".bin" else []
-    beside = [source.parent / name for name in names if exists(source.parent / name)]
+    siblings = [source.parent / name for name in names if exists(source.parent / name)]
     directory = [source.parent] if any(exists(source.parent / name) for name in ENOUGH) else []
-    return [*inside, *directory, *beside]
+    return [*inside, *directory, *siblings]
 
 
-def _beside(source: Path, vocab_size: int) -> list[str]:
+def _llama2c_names(source: Path, vocab_size: int) -> list[str]:
     return [f"tok{vocab_size}.bin", "tokenizer.bin"] if source.suffix == ".bin" else []
 
 
 def _absent(source: Path, vocab_size: int) -> str:
-    names = [*ENOUGH, *_beside(source, vocab_size)]
-    return f"none of {', '.join(names)} lies beside {source}"
+    names = [*ENOUGH, *_llama2c_names(source, vocab_size)]
+    return f"none of {', '.join(names)} is next to {source}"
 
 
 def _read(path: Path, vocab_size: int) -> Carried:
-    """The tokenizer at `path`, whatever it is, opened and fitting. Raises TokenizerError."""
+    """Read the tokenizer at `path`, of any format, and check it. Raises TokenizerError."""
     remarks: list[str] = []
     if path.is_dir():
         files = _files(path)
@@ -91,7 +91,7 @@ def _read(path: Path, vocab_size: int) -> Carried:
 
 
 def _copied(directory: Path) -> Carried:
-    """A directory's own files, as they are, and what has to be made beside them."""
+    """Copy the files of a directory, and add those that are missing."""
     files = _files(directory)
     if not files.keys() & set(ENOUGH):
         return Carried(files, [f"no tokenizer: {directory} holds neither {' nor '.join(ENOUGH)}; {ADVICE}"])
@@ -118,8 +118,9 @@ def _starts_with(path: Path, magic: bytes) -> bool:
 
 
 def _opened(path: Path, files: dict[str, bytes]) -> tuple[int, dict[str, bytes]]:
-    """How many tokens there are, once the tokenizer is opened, and its files, with the settings where those were
-    missing. Raises TokenizerError naming `path`.
+    """Open the tokenizer; return the number of tokens and its files, with settings if those were missing.
+
+    Raises TokenizerError naming `path`.
     """
     with tempfile.TemporaryDirectory() as directory:
         for name, content in files.items():

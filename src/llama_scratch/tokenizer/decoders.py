@@ -1,4 +1,4 @@
-"""The decoders of a `tokenizer.json` -> the bytes that each of its ids stands for."""
+"""The decoders of a `tokenizer.json` -> the bytes of each id."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llama_scratch.tokenizer.detokenize import Decoding
+from llama_scratch.tokenizer.detokenize import Detokenizer
 from llama_scratch.tokenizer.files import TokenizerError
 from llama_scratch.tokenizer.sentencepiece_file import SPACE
 from llama_scratch.tokenizer.tiktoken_file import byte_alphabet
 
-# Llama 2's decoders, of which Strip is there when a space was put in front
+# Llama 2's decoders; Strip is there if a space is added before a text
 BYTE_FALLBACK = [
     {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
     {"type": "ByteFallback"},
@@ -20,21 +20,25 @@ BYTE_FALLBACK = [
 ]
 
 
-def read_decoders(decoders: list[dict[str, Any]], vocab: Mapping[str, int], special: frozenset[int]) -> Decoding:
-    """Raises TokenizerError for other decoders than Llama 2's and Llama 3's."""
+def read_decoders(decoders: list[dict[str, Any]], vocab: Mapping[str, int], special: frozenset[int]) -> Detokenizer:
+    """Make the detokenizer. Raises TokenizerError for decoders other than Llama 2's and Llama 3's."""
     if [part["type"] for part in decoders] == ["ByteLevel"]:
         alphabet = {ord(character): byte for byte, character in enumerate(byte_alphabet())}
         pieces = {i: _from_alphabet(token, alphabet) for token, i in vocab.items()}
-        return Decoding(pieces, pieces, special, each_byte=False)
+        return Detokenizer(pieces, pieces, special, each_byte=False)
     if decoders not in (BYTE_FALLBACK, BYTE_FALLBACK[:-1]):
         raise TokenizerError("the decoder is neither ByteLevel nor Llama 2's Replace, ByteFallback, Fuse, Strip")
     pieces = {i: _with_fallback(token) for token, i in vocab.items()}
-    opening = {i: piece.removeprefix(b" ") for i, piece in pieces.items()} if decoders == BYTE_FALLBACK else pieces
-    return Decoding(pieces, opening, special, each_byte=True)
+    opening = pieces
+    if decoders == BYTE_FALLBACK:
+        opening = {i: piece.removeprefix(b" ") for i, piece in pieces.items()}
+    return Detokenizer(pieces, opening, special, each_byte=True)
 
 
 def _from_alphabet(token: str, alphabet: Mapping[int, int]) -> bytes:
-    """Of byte-level BPE; an added token may have characters outside the alphabet and stands for itself then."""
+    """Bytes of a token of byte-level BPE; an added token may have characters outside the alphabet, and stays as it
+    is.
+    """
     inside = alphabet.keys() >= set(map(ord, token))
     return token.translate(alphabet).encode("latin-1") if inside else token.encode()
 

@@ -1,9 +1,9 @@
 """ids -> text, one id at a time.
 
-Every id stands for some bytes, and the text is the UTF-8 of all bytes in a row; a character may be spread over several
-ids, so a stream keeps the bytes of one that is not yet complete. What is no UTF-8 becomes U+FFFD, as the library that
-the tokenizer comes from writes it: SentencePiece once for each byte, `tokenizers` with ByteLevel once for each broken
-character (the Unicode standard's maximal subpart, section 3.9).
+Every id has some bytes, and the text is the UTF-8 decoding of all of them together. A character may extend over several
+ids, so a stream keeps the bytes of an incomplete one. Invalid UTF-8 becomes U+FFFD as in the library of the tokenizer:
+once per byte in SentencePiece, once per broken character (the Unicode standard's maximal subpart, section 3.9) in
+`tokenizers` with ByteLevel.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ BROKEN = "\ufffd"
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """What the ids stand for. A special token stands for nothing, unless special tokens are asked for."""
+class Detokenizer:
+    """The bytes of the ids. Those of special tokens are skipped unless requested."""
 
     pieces: Mapping[int, bytes]
-    """Of every id."""
+    """Bytes of every id."""
     opening: Mapping[int, bytes]
-    """At the start of a text, where SentencePiece takes back the space that it put in front."""
+    """The same at the start of a text, where SentencePiece removes the space that it has added."""
     special: frozenset[int]
     each_byte: bool
-    """One U+FFFD for each byte of a broken character, or one for all of them."""
+    """Return True for one U+FFFD per byte of a broken character, False for one per character."""
     skips_spaces: bool = False
-    """A text starts with the first piece that leaves something, not with the first piece."""
+    """Return True if a text starts with its first piece that is not empty, rather than with its first piece."""
 
     def stream(self, ids: Iterable[int], special: bool) -> Iterator[str]:
-        """The text that each id completes, "" where it completes none, and at the end what is left.
+        """Yield the text that each id completes ("" inside a character), then the remainder.
 
         Raises KeyError for an id outside the vocabulary.
         """
-        started, incomplete = False, b""
+        started = False
+        incomplete = b""
         for i in ids:
             piece = (self.pieces if started else self.opening)[i]
             if i in self.special and not special:
@@ -45,7 +46,7 @@ class Decoding:
         yield self._text(incomplete, final=True)[0]
 
     def _text(self, data: bytes, final: bool = False) -> tuple[str, bytes]:
-        """The text of `data`, and the bytes at its end that the next ones may make a character."""
+        """Decode `data`; return the text, and the bytes of an incomplete character at its end."""
         text = ""
         while data:
             try:

@@ -1,4 +1,4 @@
-"""Reading what lies beside a tokenizer: bytes of a bounded size, settings in json, the token that a setting names."""
+"""Read the files of a tokenizer: bytes of a bounded size, settings in JSON, the tokens that they name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from llama_scratch.checkpoint.files import CheckpointError, size
-from llama_scratch.checkpoint.found import refuse_pointer
+from llama_scratch.checkpoint.hints import refuse_pointer
 from llama_scratch.errors import LlamaScratchError
 
-# Llama 3's tokenizer.json, among the largest there are, has 17 MB; a file is read whole, so its size is checked before
+# a file is read as a whole, so its size is checked first; Llama 3's tokenizer.json, one of the largest, has 17 MB
 LARGEST = 1 << 28
 USUAL = {"bos_token": ("<s>", "<|begin_of_text|>"), "eos_token": ("</s>", "<|end_of_text|>")}
 
@@ -23,7 +23,7 @@ class TokenizerError(LlamaScratchError):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """A TokenizerError that is raised inside gets the file's name."""
+    """Add the file's name to a TokenizerError that is raised inside."""
     try:
         yield
     except TokenizerError as error:
@@ -31,10 +31,11 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of `path`. Raises TokenizerError when it cannot be read or is larger than any tokenizer."""
+    """Read a file. Raises TokenizerError if it cannot be read or is larger than any tokenizer."""
     try:
-        if (found := size(path)) > LARGEST:
-            raise TokenizerError(f"{path} has {found} bytes, expected at most {LARGEST}")
+        length = size(path)
+        if length > LARGEST:
+            raise TokenizerError(f"{path} has {length} bytes, expected at most {LARGEST}")
         refuse_pointer(path)
         return path.read_bytes()
     except CheckpointError as error:
@@ -44,7 +45,7 @@ def read_file(path: Path) -> bytes:
 
 
 def parse_object(content: bytes) -> dict[str, Any]:
-    """The json object in `content`. Raises TokenizerError, which does not know the file's name."""
+    """Parse a JSON object. Raises TokenizerError without the file's name."""
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:  # RecursionError: nested deeper than any tokenizer is
@@ -55,7 +56,7 @@ def parse_object(content: bytes) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The object in `path`, empty when there is no such file. Raises TokenizerError naming the file."""
+    """Read the JSON object in a file; empty if there is no file. Raises TokenizerError naming the file."""
     if not path.exists():
         return {}
     content = read_file(path)
@@ -64,8 +65,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def token_name(settings: Mapping[str, Any], key: str) -> str | None:
-    """What tokenizer_config.json calls `key` ("bos_token"): a string, or an object with `content`; null or "" means
-    none. Raises TokenizerError for another type.
+    """Name of the token `key` ("bos_token") in tokenizer_config.json: a string, or an object with `content`; null and
+    "" mean none. Raises TokenizerError for another type.
     """
     found = settings.get(key)
     name = found.get("content") if isinstance(found, dict) else found
@@ -75,9 +76,9 @@ def token_name(settings: Mapping[str, Any], key: str) -> str | None:
 
 
 def named_token(settings: Mapping[str, Any], key: str, known: Mapping[str, int]) -> int | None:
-    """The id of the token that is called `key`; where nothing is said, of the special token with the usual name.
+    """Id of the token that is called `key`; without a setting, of the special token with the usual name.
 
-    Raises TokenizerError for a name that is no special token.
+    Raises TokenizerError for a name that is not a special token.
     """
     if key not in settings:
         return next((known[name] for name in USUAL[key] if name in known), None)
@@ -85,13 +86,3 @@ def named_token(settings: Mapping[str, Any], key: str, known: Mapping[str, int])
     if name is not None and name not in known:
         raise TokenizerError(f"{key} is {name[:80]!r}, expected one of the tokens")
     return None if name is None else known[name]
-
-
-def end_ids(generation: Mapping[str, Any], vocab_size: int) -> list[int]:
-    """The `eos_token_id` of generation_config.json: null, an id or a list of ids. Raises TokenizerError."""
-    found = generation.get("eos_token_id")
-    ids = found if isinstance(found, list) else [] if found is None else [found]
-    for i in ids:
-        if type(i) is not int or not 0 <= i < vocab_size:
-            raise TokenizerError(f"eos_token_id is {str(found)[:80]}, expected ids below {vocab_size}")
-    return ids

@@ -1,19 +1,21 @@
 """The tokenizer inside a GGUF file -> the files of a Hugging Face directory, with the same ids.
 
-Pieces with scores (`tokenizer.ggml.model` "llama") are those of a SentencePiece model, which is written anew, and a
-tokenizer.json beside it; bytes with merges ("gpt2") become a tokenizer.json. Control tokens become special ones; user
-defined tokens are found whole in a text, and what follows one begins anew, with a space in front where the tokenizer
-puts one, as in llama.cpp. Where transformers 5.23 opens the same file with other ids than the tokenizer that the file
-was made of, that tokenizer is followed here:
+Pieces with scores (`tokenizer.ggml.model` "llama") are those of a SentencePiece model, which is written again together
+with a tokenizer.json; bytes with merges ("gpt2") become a tokenizer.json. Control tokens become special tokens.
+User-defined tokens are matched in a text, and what follows one is encoded like a new text, with a space before it if
+the tokenizer adds one, as in llama.cpp. Where transformers 5.23 opens the same file with other ids than the original
+tokenizer, the original is followed, as llama.cpp does, whose format this is: asked once (/tokenize, by xllamacpp
+2026.10), it gave the original's ids of all 123 texts for Llama 2 and of all 4,123 for Llama 3. transformers 5.23
 
-- it puts no space before a text that begins with one, as SentencePiece does, and puts one before all others, whatever
-  `tokenizer.ggml.add_space_prefix` says;
-- it does not know that Llama 3 takes a word that is a token whole, and puts no BOS where the file does not ask for it;
-- it skips control tokens such as DeepSeek's "<｜end▁of▁sentence｜>", which then have ids outside the model;
-- it cuts words as GPT-2 does where it does not know the name of a pre-tokenizer, "smollm" among them.
+- adds no space to a text that begins with one (29 of the 123 texts), where SentencePiece, llama.cpp and transformers
+  4.57 add one to every text; and it adds one to all others whatever `tokenizer.ggml.add_space_prefix` says;
+- ignores that Llama 3 takes a word that is a token as a whole (llama.cpp's `ignore_merges`; 74 of the 4,123 texts), and
+  adds no BOS unless the file asks for it, which llama.cpp does for "llama-bpe";
+- skips control tokens such as DeepSeek's "<｜end▁of▁sentence｜>", which then have ids outside the model;
+- splits words like GPT-2 for an unknown name of a pre-tokenizer, for instance "smollm".
 
-Whether a SentencePiece model removes repeated spaces is not in the file, unless it has the key that llama.cpp writes
-for other models; it is taken to keep them, as in llama.cpp.
+The file does not say whether a SentencePiece model removes repeated spaces, unless it has a key that llama.cpp writes
+for other models; by default they are kept, as in llama.cpp.
 
 ggml-org/llama.cpp, src/llama-vocab.cpp.
 """
@@ -38,24 +40,24 @@ from llama_scratch.tokenizer.gguf_vocabulary import (
     Vocabulary,
     read_vocabulary,
 )
-from llama_scratch.tokenizer.sentencepiece_file import SPACE, Model, Piece, read_model, read_processor
+from llama_scratch.tokenizer.sentencepiece_file import SPACE, Model, VocabEntry, read_model, read_processor
 from llama_scratch.tokenizer.sentencepiece_writer import write_model
 
 JSON, MODEL, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja"
 SPACES = "remove_extra_whitespaces"
 FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-ENDS = {"bos": 1, "eos": 2, "unk": 0}  # of a SentencePiece model that does not say it
+ENDS = {"bos": 1, "eos": 2, "unk": 0}  # defaults of a SentencePiece model
 
 
 class Converted(NamedTuple):
-    """The files by name, and what was assumed on the way, one line each."""
+    """The files by name, and remarks on what was assumed, one line each."""
 
     files: dict[str, bytes]
     remarks: list[str]
 
 
 def from_gguf(path: Path) -> Converted | None:
-    """The tokenizer in the file at `path`; None where there is none. Raises TokenizerError naming file and key."""
+    """Convert the tokenizer in a GGUF file; None if it has none. Raises TokenizerError naming file and key."""
     vocabulary = read_vocabulary(path)
     if vocabulary is None:
         return None
@@ -91,14 +93,14 @@ def _from_scores(vocabulary: Vocabulary) -> Converted:
 
 
 def _spaces(vocabulary: Vocabulary) -> list[str]:
-    """What is to be said where the file leaves open what becomes of repeated spaces."""
+    """Remark on repeated spaces if the file does not say what to do with them."""
     if SPACES in vocabulary.flags or any(2 * SPACE in token for token in vocabulary.tokens):
         return []
     return [f"{PREFIX}{SPACES} is missing, and no token has two spaces: repeated ones are kept, as in llama.cpp"]
 
 
 def _sentencepiece(vocabulary: Vocabulary, ids: dict[str, int]) -> Model:
-    """The model that the pieces are from; SentencePiece has exactly one unknown piece, and bos and eos are control."""
+    """Rebuild the SentencePiece model: it has exactly one unknown piece, and bos and eos are control pieces."""
     kinds = vocabulary.kinds or [
         BYTE if len(token) == 6 and token.startswith("<0x") else NORMAL for token in vocabulary.tokens
     ]
@@ -109,7 +111,7 @@ def _sentencepiece(vocabulary: Vocabulary, ids: dict[str, int]) -> Model:
     if "pad" in ids and kinds[ids["pad"]] == UNUSED:
         kinds[ids["pad"]] = CONTROL
     kinds[ids["unk"]] = UNKNOWN
-    pieces = [Piece(*each) for each in zip(vocabulary.tokens, vocabulary.scores, kinds, strict=True)]
+    pieces = [VocabEntry(*each) for each in zip(vocabulary.tokens, vocabulary.scores, kinds, strict=True)]
     return Model(
         pieces,
         is_bpe=True,
@@ -121,7 +123,7 @@ def _sentencepiece(vocabulary: Vocabulary, ids: dict[str, int]) -> Model:
 
 
 def _is_convertible(model: Model) -> bool:
-    """As conversion.is_convertible, where unused pieces are never made and user-defined ones are added tokens."""
+    """Like conversion.is_convertible, but unused pieces do not matter, and user-defined ones become added tokens."""
     plain = [piece for piece in model.pieces if piece.kind not in (UNUSED, USER_DEFINED)]
     return conversion.is_convertible(dataclasses.replace(model, pieces=plain))
 
@@ -156,7 +158,7 @@ def _from_merges(vocabulary: Vocabulary) -> Converted:
 
 
 def _last_plain(kinds: list[int]) -> int:
-    """The last token that is no added one: added ones behind it do not belong to the byte-pair model."""
+    """Id of the last token that is not an added one; the byte-pair model ends with it."""
     return max((i for i, kind in enumerate(kinds) if kind not in (CONTROL, USER_DEFINED, UNKNOWN)), default=-1)
 
 
@@ -168,7 +170,7 @@ def _pair(merge: str) -> tuple[str, str]:
 
 
 def _starts_and_ends(vocabulary: Vocabulary, ids: dict[str, int], usually: bool) -> tuple[list[int], list[int]]:
-    """The ids that go before and behind every text."""
+    """Ids before and after every text."""
     found = []
     for name, default in (("bos", usually), ("eos", False)):
         wanted = vocabulary.flags.get(f"add_{name}_token", default)
@@ -179,7 +181,7 @@ def _starts_and_ends(vocabulary: Vocabulary, ids: dict[str, int], usually: bool)
 
 
 def _added(vocabulary: Vocabulary, kinds: list[int]) -> list[dict[str, Any]]:
-    """Special tokens, which are never read from a text, and user-defined ones, which always are."""
+    """Entries of special tokens, which are never read from a text, and of user-defined ones, which always are."""
     return [
         {"id": i, "content": vocabulary.tokens[i], "special": kind != USER_DEFINED} | FLAGS
         for i, kind in enumerate(kinds)
@@ -188,30 +190,28 @@ def _added(vocabulary: Vocabulary, kinds: list[int]) -> list[dict[str, Any]]:
 
 
 def _post_processor(tokens: list[str], starts: list[int], ends: list[int]) -> dict[str, Any] | None:
-    """These ids around a text, and around each of two."""
+    """Make the post-processor that adds these ids around a text, and around each of two; None if there are none."""
     if not starts and not ends:
         return None
-    single: list[list[dict[str, Any]]] = []
-    for kind, name in enumerate("AB"):
-        before, behind = (
-            [{"SpecialToken": {"id": tokens[i], "type_id": kind}} for i in around] for around in (starts, ends)
-        )
-        single.append([*before, {"Sequence": {"id": name, "type_id": kind}}, *behind])
+    before = [tokens[i] for i in starts]
+    after = [tokens[i] for i in ends]
+    first = conversion.template_sequence(before, "A", 0, after)
+    second = conversion.template_sequence(before, "B", 1, after)
     special = {tokens[i]: {"id": tokens[i], "ids": [i], "tokens": [tokens[i]]} for i in starts + ends}
     return {
         "type": "TemplateProcessing",
-        "single": single[0],
-        "pair": single[0] + single[1],
+        "single": first,
+        "pair": first + second,
         "special_tokens": special,
     }
 
 
 def _settings(vocabulary: Vocabulary, ids: dict[str, int], settings: dict[str, Any]) -> dict[str, bytes]:
-    """tokenizer_config.json, and the chat template, in a file of its own where it is the only one."""
+    """Make tokenizer_config.json, and chat_template.jinja if there is one template only."""
     names = {}
     for name, i in ids.items():
         kind = vocabulary.kinds[i] if vocabulary.kinds else CONTROL
-        if name in ("bos", "eos") or kind not in (NORMAL, BYTE):  # some files say that "!" is for padding
+        if name in ("bos", "eos") or kind not in (NORMAL, BYTE):  # some files give "!" as the padding token
             names[f"{name}_token"] = vocabulary.tokens[i]
     config: dict[str, Any] = {"clean_up_tokenization_spaces": False} | names | settings
     files = {}

@@ -1,4 +1,4 @@
-"""What a GGUF file says about its tokenizer, checked: `tokenizer.ggml.*` and `tokenizer.chat_template`.
+"""The tokenizer of a GGUF file, checked: `tokenizer.ggml.*` and `tokenizer.chat_template`.
 
 ggml-org/ggml, docs/gguf.md; ggml-org/llama.cpp, gguf-py/gguf/constants.py.
 """
@@ -15,7 +15,7 @@ from llama_scratch.checkpoint.gguf_header import Array, Header, read_array, read
 from llama_scratch.tokenizer.files import TokenizerError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-KINDS = range(7)  # 0 is "undefined", which is taken for normal
+KINDS = range(7)  # 0 is "undefined", and read as normal
 PREFIX, TEMPLATE = "tokenizer.ggml.", "tokenizer.chat_template"
 IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
 LONGEST_TOKEN = 4096  # bytes
@@ -24,7 +24,7 @@ MOST_TOKENS = 1 << 20  # no Llama has more than a quarter of it
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A GGUF file's tokenizer. What the file does not say is None, or empty."""
+    """A GGUF file's tokenizer. What the file lacks is None, or empty."""
 
     model: str
     """'llama' for SentencePiece's pieces with scores, 'gpt2' for bytes with merges; there are others."""
@@ -34,7 +34,7 @@ class Vocabulary:
     scores: list[float]
     merges: list[str]
     ids: dict[str, int]
-    """Of 'bos', 'eos', 'unk' and 'pad', as far as they are there."""
+    """Ids of 'bos', 'eos', 'unk' and 'pad' that the file has."""
     flags: dict[str, bool]
     """add_bos_token, add_eos_token, add_space_prefix, remove_extra_whitespaces."""
     templates: dict[str, str]
@@ -42,7 +42,7 @@ class Vocabulary:
 
 
 def read_vocabulary(path: Path) -> Vocabulary | None:
-    """The tokenizer in the GGUF file at `path`; None where there is none. Raises TokenizerError naming file and key."""
+    """Read the tokenizer in a GGUF file; None if it has none. Raises TokenizerError naming file and key."""
     try:
         header = read_header(path)
         if header.values.get(PREFIX + "model") in (None, "none", "no_vocab"):
@@ -76,7 +76,7 @@ def _vocabulary(path: Path, header: Header) -> Vocabulary:
 
 
 def _array(path: Path, header: Header, name: str, kind: Any, length: int | None) -> list[Any]:
-    """The elements of an array, none where it is not there. Raises TokenizerError."""
+    """Read the elements of an array; none if it is missing. Raises TokenizerError."""
     found = header.arrays.get(PREFIX + name, header.values.get(PREFIX + name, []))
     if not isinstance(found, Array | list):
         raise TokenizerError(f"{PREFIX}{name} is {str(found)[:80]!r}, expected an array")

@@ -2,9 +2,9 @@ r"""llama2.c's `tokenizer.bin` -> a SentencePiece `tokenizer.model`, with the sa
 
     longest      then for each id:  score  length  bytes        int32, float32, int32; little-endian
 
-How many there are is not said: they go to the end of the file. "\n<s>\n" and "\n</s>\n" stand for BOS and EOS, which
-are 1 and 2, a space for SentencePiece's "▁", and "<0x0A>" for a byte. Whether a text loses its repeated spaces is not
-said either: SentencePiece learns no piece with two spaces where it does, and llama2.c's own training has it so.
+The entries extend to the end of the file. "\n<s>\n" and "\n</s>\n" are BOS and EOS, with ids 1 and 2, a space is
+SentencePiece's "▁", and "<0x0A>" is a byte. The file does not say whether repeated spaces are removed: if they are, as
+in llama2.c's own training, SentencePiece learns no piece with two spaces.
 
 karpathy/llama2.c, tokenizer.py: export; run.c: build_tokenizer.
 """
@@ -24,7 +24,7 @@ from llama_scratch.tokenizer.sentencepiece_file import (
     SPACE,
     UNKNOWN,
     Model,
-    Piece,
+    VocabEntry,
     read_model,
     read_processor,
 )
@@ -35,7 +35,7 @@ UNK, BOS, EOS = range(3)
 
 
 def from_llama2c(path: Path) -> bytes:
-    """The tokenizer.model of the file at `path`. Raises TokenizerError naming the file."""
+    """Convert the file at `path` to a tokenizer.model. Raises TokenizerError naming the file."""
     content = read_file(path)
     with naming(path):
         pieces = _pieces(content)
@@ -53,8 +53,8 @@ def from_llama2c(path: Path) -> bytes:
     return written
 
 
-def _pieces(content: bytes) -> list[Piece]:
-    pieces: list[Piece] = []
+def _pieces(content: bytes) -> list[VocabEntry]:
+    pieces: list[VocabEntry] = []
     at = 4
     while at < len(content):
         if at + ENTRY.size > len(content):
@@ -70,12 +70,12 @@ def _pieces(content: bytes) -> list[Piece]:
     return pieces
 
 
-def _piece(i: int, content: bytes, score: float) -> Piece:
+def _piece(i: int, content: bytes, score: float) -> VocabEntry:
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise TokenizerError(f"token {i} is no UTF-8: {error.reason}") from None
+        raise TokenizerError(f"token {i} is not UTF-8: {error.reason}") from None
     if i <= EOS:
-        return Piece(text.strip("\n"), score, UNKNOWN if i == UNK else CONTROL)
+        return VocabEntry(text.strip("\n"), score, UNKNOWN if i == UNK else CONTROL)
     kind = BYTE if re.fullmatch("<0x[0-9A-F]{2}>", text) else NORMAL
-    return Piece(text.replace(" ", SPACE), score, kind)
+    return VocabEntry(text.replace(" ", SPACE), score, kind)

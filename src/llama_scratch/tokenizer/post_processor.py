@@ -1,4 +1,4 @@
-"""The `post_processor` of a tokenizer.json: which ids it puts before a text, and which behind it."""
+"""The `post_processor` of a tokenizer.json: the ids before and after a text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from llama_scratch.tokenizer.files import TokenizerError
 
 
 def ids_around(parts: Iterable[Mapping[str, Any]], known: frozenset[int]) -> tuple[list[int], list[int]]:
-    """Of post-processors in a row, one of which adds ids at most. Raises TokenizerError."""
+    """Return the ids before and after a text, for post-processors of which at most one adds any. Raises
+    TokenizerError.
+    """
     starts: list[int] = []
     ends: list[int] = []
     for part in parts:
-        before, behind = _around(part)
-        starts, ends = before + starts, ends + behind
+        before, after = _around(part)
+        starts = before + starts
+        ends = ends + after
     for i in starts + ends:
         if i not in known:
             raise TokenizerError(f"post_processor puts id {i}, expected one of the vocabulary's")
@@ -30,12 +33,14 @@ def _around(part: Mapping[str, Any]) -> tuple[list[int], list[int]]:
     texts = [at for at, (kind, _) in enumerate(pieces) if kind == "Sequence"]
     if len(texts) != 1:
         raise TokenizerError(f"post_processor has the text {len(texts)} times, expected it once")
-    before, behind = pieces[: texts[0]], pieces[texts[0] + 1 :]
-    return _ids(before, part["special_tokens"]), _ids(behind, part["special_tokens"])
+    before = pieces[: texts[0]]
+    after = pieces[texts[0] + 1 :]
+    return _ids(before, part["special_tokens"]), _ids(after, part["special_tokens"])
 
 
 def _ids(pieces: Iterable[tuple[str, Any]], special: Mapping[str, Any]) -> list[int]:
     names = [token["id"] for _, token in pieces]
-    if missing := [name for name in names if name not in special]:
+    missing = [name for name in names if name not in special]
+    if missing:
         raise TokenizerError(f"post_processor puts {str(missing[0])[:80]!r}, expected one of its special_tokens")
     return [i for name in names for i in special[name]["ids"]]

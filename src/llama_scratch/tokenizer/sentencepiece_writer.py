@@ -1,7 +1,6 @@
-"""Pieces and settings -> a SentencePiece `tokenizer.model`, which is the inverse of sentencepiece_file.read_model.
+"""Pieces and settings -> a SentencePiece `tokenizer.model`: the inverse of sentencepiece_file.read_model.
 
-Other formats keep the pieces of a SentencePiece model and drop the file. Written anew, the library that the ids are
-from encodes with it.
+Other formats keep the pieces of a SentencePiece model, but not the file. With a new file the original library encodes.
 
 google/sentencepiece, src/sentencepiece_model.proto: the numbers of the fields.
 """
@@ -17,7 +16,7 @@ BPE = 2
 
 
 def write_model(model: Model, bos_id: int, eos_id: int, unk_id: int, pad_id: int = -1) -> bytes:
-    """The file of a byte-pair model that normalises nothing but spaces; an id of -1 is a token that is not there."""
+    """Write the file of a byte-pair model that normalises only spaces; an id of -1 means no such token."""
     trainer = _number(3, BPE) + _number(4, len(model.pieces)) + _number(35, model.byte_fallback)
     for number, special_id in ((40, unk_id), (41, bos_id), (42, eos_id), (43, pad_id)):
         trainer += _number(number, special_id)
@@ -33,7 +32,7 @@ def write_model(model: Model, bos_id: int, eos_id: int, unk_id: int, pad_id: int
 
 
 def _number(field: int, value: int) -> bytes:
-    """A variable-length integer; a negative one is written as its 64 bits."""
+    """Encode a varint field; a negative value as its 64 bits."""
     return _varint(field << 3) + _varint(value % (1 << 64))
 
 
@@ -50,7 +49,7 @@ def _bytes(field: int, content: bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    """Encode a varint: seven bits per byte, the lowest first; the eighth is set if more follow."""
     low = bytearray()
     while value > 127:
         low.append(value & 127 | 128)

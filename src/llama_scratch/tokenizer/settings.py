@@ -1,4 +1,4 @@
-"""What belongs to a tokenizer besides its own file: settings, names of tokens, chat templates."""
+"""The other files of a tokenizer: settings, names of tokens, chat templates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from llama_scratch.tokenizer.files import TokenizerError, read_file, read_settin
 JSON, MODEL = "tokenizer.json", "tokenizer.model"
 CONFIG, OLD_CONFIG, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 TEMPLATE, MORE_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
-# vocab.json and merges.txt: what tokenizer.json was once made from, which other programs still read
+# vocab.json and merges.txt: older forms of tokenizer.json, which other programs still read
 FILES = (MODEL, JSON, CONFIG, OLD_CONFIG, ADDED, TEMPLATE, "vocab.json", "merges.txt")
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
-# by tokenizer_class: what transformers calls these tokens where nothing is said
+# tokenizer_class -> transformers' default names of these tokens
 CLASSES: dict[str, dict[str, str | None]] = {
     "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
     "GPT2Tokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
@@ -23,35 +23,35 @@ CLASSES: dict[str, dict[str, str | None]] = {
 
 
 def tokenizer_files(directory: Path) -> list[Path]:
-    """Every file in `directory` that belongs to its tokenizer."""
+    """List the files in `directory` that belong to its tokenizer."""
     found = [directory / name for name in FILES]
     return [path for path in found if path.is_file()] + more_templates(directory)
 
 
 def more_templates(directory: Path) -> list[Path]:
-    """Chat templates that have a name, each in a file of that name."""
+    """List the files of named chat templates."""
     return sorted(path for path in (directory / MORE_TEMPLATES).glob("*.jinja") if path.is_file())
 
 
 def read_kept(directory: Path) -> dict[str, bytes]:
-    """What is saved again as it is, by its path: everything but settings and tokenizer.json. Raises TokenizerError."""
+    """Read the files that are saved unchanged: all but settings and tokenizer.json. Raises TokenizerError."""
     paths = [path for path in tokenizer_files(directory) if path.name not in (JSON, CONFIG)]
     return {path.relative_to(directory).as_posix(): read_file(path) for path in paths}
 
 
 def read_directory_settings(directory: Path) -> dict[str, Any]:
-    """tokenizer_config.json; special_tokens_map.json overrides it in directories from before 2023, whose
-    tokenizer_config.json does not list the added tokens. As transformers. Raises TokenizerError naming the file.
+    """Read tokenizer_config.json. In directories from before 2023, whose tokenizer_config.json does not list the added
+    tokens, special_tokens_map.json overrides it, as in transformers. Raises TokenizerError naming the file.
     """
     settings = read_settings(directory / CONFIG)
     return settings if "added_tokens_decoder" in settings else settings | read_settings(directory / OLD_CONFIG)
 
 
 def token_names(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Every token that the settings name, by its key: "bos_token" and so on, and keys of a model's own.
+    """Map each key of the settings that names a token, "bos_token" and so on, to the name.
 
-    add_bos_token and its like end in _token too, but say yes or no. Raises TokenizerError for a usual key that names
-    no token.
+    Keys such as add_bos_token end in _token, too, but are booleans. Raises TokenizerError if a usual key does not name
+    a token.
     """
     usual = {key: token_name(settings, key) for key in NAMED}
     more = settings.get("extra_special_tokens")
@@ -61,16 +61,14 @@ def token_names(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def all_names(settings: Mapping[str, Any], own: Mapping[str, str | None]) -> dict[str, str]:
-    """Those that the settings name, else those that the tokenizer's file names, else those of its class in
-    transformers.
-    """
+    """Names of tokens: by the settings, else by the tokenizer's file, else by its class in transformers."""
     kind = str(settings.get("tokenizer_class")).removesuffix("Fast")
     named = {**CLASSES.get(kind, {}), **own}
     return {key: name for key, name in named.items() if name and key not in settings} | token_names(settings)
 
 
 def more_special(settings: Mapping[str, Any]) -> list[str]:
-    """The special tokens that have no key."""
+    """List the special tokens without a key."""
     found = settings.get("extra_special_tokens") or settings.get("additional_special_tokens")
     return [name for name in map(_text, found) if name] if isinstance(found, list) else []
 
@@ -81,7 +79,7 @@ def _text(value: Any) -> str | None:
 
 
 def read_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
-    """The chat templates in `directory` by their names; the one without is called "default". Files overrule
+    """Read the chat templates in `directory` by name; the one without a name is "default". Files take precedence over
     tokenizer_config.json. Raises TokenizerError naming the file.
     """
     found = {path.stem: _read_text(path) for path in more_templates(directory)}
@@ -98,10 +96,12 @@ def _read_text(path: Path) -> str:
 
 
 def _configured(found: Any, path: Path) -> Iterator[tuple[str, str]]:
-    """The template of tokenizer_config.json: a text, or several by name, as an object or a list."""
+    """Yield the templates of tokenizer_config.json: a text, or several by name, as an object or a list."""
     if isinstance(found, list) and all(isinstance(entry, dict) for entry in found):
         found = {entry.get("name"): entry.get("template") for entry in found}
-    templates = found if isinstance(found, dict) else {} if found is None else {"default": found}
+    if found is None:
+        return
+    templates = found if isinstance(found, dict) else {"default": found}
     for name, template in templates.items():
         if not isinstance(name, str) or not isinstance(template, str):
             expected = "a text, or a list of objects with name and template"

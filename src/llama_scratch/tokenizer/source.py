@@ -1,4 +1,4 @@
-"""What the three kinds of tokenizer files come down to: a way to encode, a way to decode, special tokens, names."""
+"""The common form of the three kinds of tokenizer files: how to encode and decode, special tokens, names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from sentencepiece import SentencePieceProcessor
 
 from llama_scratch.tokenizer import conversion, json_file, tiktoken_file
 from llama_scratch.tokenizer.added import Added, Encode, around, placed
-from llama_scratch.tokenizer.detokenize import Decoding
+from llama_scratch.tokenizer.detokenize import Detokenizer
 from llama_scratch.tokenizer.files import TokenizerError, token_name
-from llama_scratch.tokenizer.sentencepiece_file import Model, decoding, read_model, read_processor, special_tokens
+from llama_scratch.tokenizer.sentencepiece_file import Model, detokenizer, read_model, read_processor, special_tokens
 from llama_scratch.tokenizer.settings import JSON, MODEL
-
-__all__ = ["JSON", "MODEL", "Source", "read_source"]
 
 TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\s")
 
@@ -27,30 +25,30 @@ class Source(NamedTuple):
 
     encode: Callable[[str], list[int]]
     encode_following: Callable[[str], list[int]]
-    """Of a text that a special token stands before."""
-    decoding: Decoding
+    """Encodes a text after a special token."""
+    detokenizer: Detokenizer
     special_tokens: Mapping[str, int]
     strips: Mapping[str, tuple[bool, bool]]
-    """Whether an added token swallows the spaces before it, and those behind it."""
+    """Added token -> whether it removes the spaces before it, and those after it."""
     starts: list[int]
-    """What goes before a text."""
+    """Ids before a text."""
     ends: list[int]
-    """What goes behind it."""
+    """Ids after a text."""
     names: Mapping[str, str | None]
-    """What the file itself calls `bos_token` and so on; tokenizer_config.json may say otherwise."""
+    """Names of `bos_token` and so on in the file itself; tokenizer_config.json takes precedence."""
     settings: Mapping[str, object]
-    """Of a tokenizer_config.json with which transformers gives the same ids."""
+    """Settings of a tokenizer_config.json with which transformers gives the same ids."""
     files: Callable[[], dict[str, bytes]]
-    """What to save."""
+    """Makes the files to save."""
 
 
 def read_source(
     name: str, content: bytes, named: list[str], added: Sequence[Added] = (), settings: Mapping[str, Any] | None = None
 ) -> Source:
-    """Of the file called `name`; the tokens `named` by tokenizer_config.json are special, whatever the file says,
-    `added` stand beside it, and `settings` are those of tokenizer_config.json.
+    """Read the file called `name`.
 
-    Raises TokenizerError, which does not know the directory.
+    named: tokens that tokenizer_config.json names, which are special whatever the file says. added: added tokens from
+    other files. settings: those of tokenizer_config.json. Raises TokenizerError without the path.
     """
     if name == JSON:
         return _json(content, named, added, {}, lambda: {JSON: content})
@@ -71,7 +69,7 @@ def _json(
     return Source(
         encode=partial(json_file.encode, read.library),
         encode_following=partial(json_file.encode, read.following),
-        decoding=read.decoding,
+        detokenizer=read.detokenizer,
         special_tokens=read.special,
         strips=read.strips,
         starts=read.starts,
@@ -102,7 +100,7 @@ def _sentencepiece(content: bytes, named: Sequence[str], added: Sequence[Added],
     return Source(
         encode=encode,
         encode_following=encode_following,
-        decoding=_with_added(decoding(model), tokens, special),
+        detokenizer=_with_added(detokenizer(model), tokens, special),
         special_tokens=special,
         strips={name: (token.flags["lstrip"], token.flags["rstrip"]) for name, (_, token) in tokens.items()},
         starts=[special[name] for name in starts],
@@ -119,8 +117,8 @@ def _names(processor: SentencePieceProcessor, model: Model) -> dict[str, str | N
 
 
 def _puts_no_space_later(model: Model, settings: Mapping[str, Any]) -> bool:
-    """Whether only the beginning of a text gets a space in front, and not what stands behind a special token: so does
-    transformers' LlamaTokenizer unless it is a `legacy` one.
+    """Return True if a space is added at the beginning of a text only, and not after a special token, as by
+    transformers' LlamaTokenizer unless it is `legacy`.
     """
     is_llamas = str(settings.get("tokenizer_class")).removesuffix("Fast") == "LlamaTokenizer"
     return model.adds_a_space and is_llamas and not settings.get("legacy")
@@ -129,26 +127,30 @@ def _puts_no_space_later(model: Model, settings: Mapping[str, Any]) -> bool:
 def _around_a_text(
     settings: Mapping[str, Any], names: Mapping[str, str | None], special: Mapping[str, int]
 ) -> tuple[list[str], list[str]]:
-    """BOS, if nothing is said, as for Meta's own models, and no EOS."""
-    wanted = {"bos_token": settings.get("add_bos_token", True), "eos_token": settings.get("add_eos_token", False)}
-    found = [token_name({**names, **settings}, key) if wants else None for key, wants in wanted.items()]
-    starts, ends = [[name] if name is not None and name in special else [] for name in found]
+    """Names of the tokens around a text: by default BOS and no EOS, as for Meta's own models."""
+
+    def listed(key: str) -> list[str]:
+        name = token_name({**names, **settings}, key)
+        return [name] if name is not None and name in special else []
+
+    starts = listed("bos_token") if settings.get("add_bos_token", True) else []
+    ends = listed("eos_token") if settings.get("add_eos_token", False) else []
     return starts, ends
 
 
-def _with_added(found: Decoding, tokens: Mapping[str, tuple[int, Added]], special: Mapping[str, int]) -> Decoding:
-    """An added token stands for its own text."""
-    new = {i: name.encode() for name, (i, _) in tokens.items() if i not in found.pieces}
+def _with_added(base: Detokenizer, tokens: Mapping[str, tuple[int, Added]], special: Mapping[str, int]) -> Detokenizer:
+    """Add the added tokens, each of which decodes to its own text."""
+    new = {i: name.encode() for name, (i, _) in tokens.items() if i not in base.pieces}
     return replace(
-        found,
-        pieces={**found.pieces, **new},
-        opening={**found.opening, **new},
+        base,
+        pieces={**base.pieces, **new},
+        opening={**base.opening, **new},
         special=frozenset(special.values()),
     )
 
 
 def _has_json(model: Model, settings: Mapping[str, Any]) -> bool:
-    """Whether there is a tokenizer.json with the same ids."""
+    """Return True if a tokenizer.json with the same ids exists."""
     return conversion.is_convertible(model) and not _puts_no_space_later(model, settings)
 
 
@@ -162,7 +164,7 @@ def _settings(
     unknown = settings.get("unk_token", names["unk_token"])
     if _has_json(model, settings):
         return {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": unknown}
-    # transformers makes its own of tokenizer.model then
+    # then transformers converts tokenizer.model itself
     return {
         "tokenizer_class": "LlamaTokenizer",
         "unk_token": unknown,
@@ -183,7 +185,7 @@ def _files(
 ) -> dict[str, bytes]:
     if not _has_json(model, settings):
         return {MODEL: content}
-    # a space would be put in front of the name of a normalised token too
+    # a normalised token would get a space before its name
     added = [
         {"id": i, "content": name, "special": token.special} | dict(token.flags) | {"normalized": False}
         for name, (i, token) in tokens.items()

@@ -1,7 +1,7 @@
 """A tiktoken file, which is what Meta ships as Llama 3's `tokenizer.model` -> `tokenizer.json`, with the same ids.
 
-A line is a token in base64 and its rank, which is its id and says when it is merged: the lowest first. Words and
-special tokens are not in the file.
+Each line has a token in base64 and its rank, which is its id and the order in which tokens are merged. The pattern of
+words and the special tokens are not in the file.
 """
 
 from __future__ import annotations
@@ -21,15 +21,24 @@ WORDS = (
 )
 # its special tokens, which the file does not hold, as the tokenizer.json of Llama 3.1 and later has them
 NAMED = {
-    0: "begin_of_text", 1: "end_of_text", 4: "finetune_right_pad_id", 6: "start_header_id", 7: "end_header_id",
-    8: "eom_id", 9: "eot_id", 10: "python_tag",
-}  # fmt: skip
+    0: "begin_of_text",
+    1: "end_of_text",
+    4: "finetune_right_pad_id",
+    6: "start_header_id",
+    7: "end_header_id",
+    8: "eom_id",
+    9: "eot_id",
+    10: "python_tag",
+}
 SPECIAL = 256
 ENDS = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
 
 
 def from_tiktoken(content: bytes, added: Sequence[Added] = ()) -> bytes:
-    """Special tokens are called as `added` says, or else as Llama 3's. Raises TokenizerError for a damaged file."""
+    """Convert to a tokenizer.json; special tokens have the names of `added`, or else Llama 3's.
+
+    Raises TokenizerError for a damaged file.
+    """
     ranks = _ranks(content)
     special = _special(len(ranks)) | {token.id: token.content for token in added if token.id is not None}
     ids = {name: i for i, name in sorted(special.items()) if len(ranks) <= i < len(ranks) + SPECIAL}
@@ -48,7 +57,7 @@ def from_tiktoken(content: bytes, added: Sequence[Added] = ()) -> bytes:
 
 
 def _special(first: int) -> dict[int, str]:
-    """Llama 3's, from id `first` on."""
+    """Llama 3's special tokens, from id `first` on."""
     reserved = (f"reserved_special_token_{i}" for i in range(SPECIAL))
     return {first + i: f"<|{NAMED.get(i) or next(reserved)}|>" for i in range(SPECIAL)}
 
@@ -63,14 +72,15 @@ def _ranks(content: bytes) -> dict[bytes, int]:
         raise TokenizerError(f"no tiktoken file: its {len(rows)} ranks are not 0, 1, 2, …, each with its own token")
     if any(len(token) > LONGEST_PIECE for token in ranks):
         raise TokenizerError(f"no tiktoken file: a token has more than {LONGEST_PIECE} bytes")
-    if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
+    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if missing:
         raise TokenizerError(f"no tiktoken file: byte 0x{missing[0]:02X} has no rank")
     return ranks
 
 
 def byte_alphabet() -> list[str]:
-    """The character that stands for each byte in byte-level BPE (Radford et al. 2019, encoder.py): itself where that
-    is visible, else the next one from U+0100 on.
+    """List the character of each byte in byte-level BPE (Radford et al. 2019, encoder.py): itself if it is visible,
+    else the next one from U+0100 on.
     """
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))

@@ -1,4 +1,4 @@
-"""Training a SentencePiece model from a stream of text, in memory that does not grow with the text."""
+"""Train a SentencePiece model on a stream of text, in memory that does not grow with the text."""
 
 from __future__ import annotations
 
@@ -12,33 +12,32 @@ import sentencepiece
 
 from llama_scratch.tokenizer.files import TokenizerError
 
-# SentencePiece skips longer training inputs silently, so documents are handed over in pieces below its limit
-PIECE = 1024
-# pieces that are learned from: 32 million characters, about thirty times what the rarest of 32,000 words needs
+# characters: SentencePiece skips longer training inputs silently, so documents are divided
+INPUT = 1024
+# inputs: 32 million characters, about thirty times what the rarest of 32,000 pieces needs
 SAMPLE = 1 << 15
 RESERVED = 259  # 256 bytes, <unk>, <s> and </s>
 LARGEST = (1 << 31) - 1  # SentencePiece's int
-# how SentencePiece says what a text needs, and what it holds
+# SentencePiece's messages about a vocabulary that is too small or too large
 TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 TOO_LARGE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")
 
 
-def train_model(texts: Iterable[str], vocab_size: int) -> bytes:
-    """A byte-fallback BPE model of `vocab_size` pieces, learned from at most SAMPLE * PIECE characters of `texts`, each
-    as likely as any other to be among them.
+def train_model(texts: Iterable[str], vocab_size: int, sample_size: int = SAMPLE) -> bytes:
+    """Train a byte-fallback BPE model of `vocab_size` pieces on a uniform sample of `sample_size` inputs.
 
-    Raises TokenizerError when the texts need more pieces or do not hold as many, naming how many, or hold nothing.
+    Raises TokenizerError if the texts need more pieces or contain fewer, naming the number, or if they are empty.
     """
     model = io.BytesIO()
-    learned_from = sample(_pieces(texts), SAMPLE)
-    if not learned_from:
+    inputs = sample(_inputs(texts), sample_size)
+    if not inputs:
         raise TokenizerError("there is no text to learn a tokenizer from")
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(learned_from),
+            sentence_iterator=iter(inputs),
             model_writer=model,
             model_type="bpe",
-            vocab_size=min(max(vocab_size, RESERVED), LARGEST),  # beyond, its error does not say what is possible
+            vocab_size=min(max(vocab_size, RESERVED), LARGEST),  # outside this range its error does not name the limit
             byte_fallback=True,
             add_dummy_prefix=False,
             normalization_rule_name="identity",
@@ -54,29 +53,35 @@ def train_model(texts: Iterable[str], vocab_size: int) -> bytes:
 
 
 def _explained(message: str, vocab_size: int) -> str:
-    """SentencePiece's message in the words of our flag."""
-    if found := TOO_SMALL.search(message):
-        least = int(found[1])
+    """Translate SentencePiece's message to --vocab-size."""
+    too_small = TOO_SMALL.search(message)
+    if too_small is not None:
+        least = int(too_small[1])
         parts = f"256 bytes, 3 special tokens and the {least - RESERVED} characters of this text"
         return f"--vocab-size is {vocab_size}, expected at least {least}: {parts}"
-    if found := TOO_LARGE.search(message):
-        most = int(found[1])
+    too_large = TOO_LARGE.search(message)
+    if too_large is not None:
+        most = int(too_large[1])
         why = "this text is too short to learn more pieces from"
         return f"--vocab-size is {vocab_size}, expected at most {most}: {why}; give --vocab-size {most}, or more text"
     return f"no tokenizer of --vocab-size {vocab_size} can be learned from this text: {message}"
 
 
 def sample(items: Iterable[str], count: int) -> list[str]:
-    """`count` of the items, or all if there are fewer, in one pass: a reservoir (Vitter 1985, algorithm R)."""
+    """Draw `count` of the items, or all if there are fewer, in one pass: a reservoir (Vitter 1985, algorithm R)."""
     kept: list[str] = []
-    dice = random.Random(0)
+    rng = random.Random(0)
     for seen, item in enumerate(items):
         if seen < count:
             kept.append(item)
-        elif (place := dice.randrange(seen + 1)) < count:
+            continue
+        place = rng.randrange(seen + 1)
+        if place < count:
             kept[place] = item
     return kept
 
 
-def _pieces(texts: Iterable[str]) -> Iterator[str]:
-    return (text[i : i + PIECE] for text in texts for i in range(0, len(text), PIECE))
+def _inputs(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for i in range(0, len(text), INPUT):
+            yield text[i : i + INPUT]

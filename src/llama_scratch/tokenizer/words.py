@@ -1,7 +1,7 @@
-r"""How a byte-level tokenizer cuts a text into words, by the name that a GGUF file gives in `tokenizer.ggml.pre`.
+r"""How a byte-level tokenizer splits a text into words, by the name in `tokenizer.ggml.pre` of a GGUF file.
 
-Each pattern cuts what the one before has left, and what lies between two matches is a word as well. llama.cpp adapts
-some patterns to what its own matcher can do; those here are the original ones of the tokenizers that they stand for.
+Each pattern splits the words of the one before; what is between two matches is a word, too. llama.cpp adapts some
+patterns to its own matcher; those here are the original ones of the tokenizers.
 
 ggml-org/llama.cpp, src/llama-vocab.cpp: llm_tokenizer_bpe and llama_vocab::impl::load.
 """
@@ -27,7 +27,7 @@ SEED = LLAMA_3.replace(r"\p{N}{1,3}", r"\p{N}").replace(r"[^\s\p{L}\p{N}]+[\r\n]
 CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 
 LIKE_LLAMA_3 = "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano"
-# the patterns, and the names that stand for them
+# the patterns, and their names
 FAMILIES: list[tuple[tuple[str, ...], str]] = [
     ((LLAMA_3,), LIKE_LLAMA_3 + " dbrx smaug-bpe chatglm-bpe glm4"),
     ((GPT_2,), "gpt-2 phi-2 gigachat a.x-4.0 mellum modern-bert exaone4 mpt olmo jais trillion granite-docling"),
@@ -44,16 +44,16 @@ FAMILIES: list[tuple[tuple[str, ...], str]] = [
     ((r"[\p{P}\$\+<=>\^~\|]+", GPT_2, r"\p{N}+", "[0-9][0-9][0-9]"), "default"),
 ]
 PATTERNS = {name: patterns for patterns, names in FAMILIES for name in names.split()}
-# a word that is a token is that token, whatever the merges say
+# for these a word that is a token is that token, whatever the merges
 WHOLE = frozenset(
     "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano tekken minicpm5".split()
 )
-# where the file does not say whether BOS goes before a text, it does for these
+# these have BOS before a text by default
 WITH_BOS = WHOLE - {"minicpm5"}
 
 
 def pre_tokenizer(name: str) -> dict[str, Any]:
-    """The part of a tokenizer.json that cuts a text into words, and these into bytes. Raises KeyError."""
+    """Make the part of a tokenizer.json that splits a text into words, and these into bytes. Raises KeyError."""
     parts: list[dict[str, Any]] = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         for pattern in PATTERNS[name]

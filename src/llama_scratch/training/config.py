@@ -1,4 +1,4 @@
-"""TrainConfig: everything that a run depends on; each field is a flag of `python -m llama_scratch.train`."""
+"""TrainConfig: the settings of a run; each field is a flag of `python -m llama_scratch.train`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tyro
 from llama_scratch.command_line import flag, is_usable
 from llama_scratch.model.config_rules import check
 from llama_scratch.training.distributed import Dtype, Parallel
-from llama_scratch.training.optimizer import Kind
+from llama_scratch.training.optimizer import OptimizerName
 from llama_scratch.training.presets import Preset
 
 Compile = Literal["auto", "on", "off"]
@@ -64,7 +64,7 @@ class TrainConfig:
     """Transformer layers."""
     heads: int = 4
     """Attention (query) heads, an even number: each key/value head is shared by two."""
-    optimizer: Kind = "muon"
+    optimizer: OptimizerName = "muon"
     """muon: Muon for the matrices of the layers, AdamW for the rest; needs half the steps. adamw: AdamW for all."""
     learning_rate: float = 4e-3
     """Peak learning rate; it decays along a cosine to a tenth of this."""
@@ -109,12 +109,12 @@ class TrainConfig:
         )
         for name in whole:
             check(flag(name), getattr(self, name), "1 or more", lambda v: v >= 1)
-        check("--overwrite", self.overwrite, "left out beside --resume", lambda v: not (v and self.resume))
+        check("--overwrite", self.overwrite, "left out together with --resume", lambda v: not (v and self.resume))
         check("--seed", self.seed, "0 or more", lambda v: v >= 0)
         check("--num-workers", self.num_workers, "1 or more", lambda v: v is None or v >= 1)
-        check("--seq-len", self.seq_len, "2 or more: a window predicts all its tokens but the first", lambda v: v >= 2)
+        check("--seq-len", self.seq_len, "2 or more: all tokens but the first are predicted", lambda v: v >= 2)
         check("--heads", self.heads, "an even number", lambda v: v % 2 == 0)
-        check("--val-fraction", self.val_fraction, "a share between 0 and 1", lambda v: 0 < v < 1)
+        check("--val-fraction", self.val_fraction, "a fraction between 0 and 1", lambda v: 0 < v < 1)
         for name in ("learning_rate", "max_grad_norm"):
             check(flag(name), getattr(self, name), "a positive number", lambda v: 0 < v < math.inf)
         check("--device", self.device, "a device that torch can use", is_usable)

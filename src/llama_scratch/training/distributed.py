@@ -1,7 +1,7 @@
 """The processes of a run: one, or those that torchrun has started, each with its part of every batch.
 
-A small model is copied into every process, and gradients are averaged (DDP: Li et al. 2020). Of a large one each
-process holds a part of every tensor, and a layer is put together where it is computed (FSDP2: Zhao et al. 2023).
+A small model is copied to every rank, and gradients are averaged (DDP: Li et al. 2020). Of a large one each rank holds
+a shard of every tensor, and gathers a layer when it is computed (FSDP2: Zhao et al. 2023).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Literal, Self
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
@@ -31,7 +30,12 @@ Parallel = Literal["auto", "ddp", "fsdp"]
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
-LARGE = 500_000_000  # parameters; with gradients and AdamW's state 16 bytes each
+LARGE = 500_000_000  # parameters; with gradients and AdamW's state each takes 16 bytes
+
+
+def is_main_process() -> bool:
+    """Return True on rank 0, and without torchrun."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 class Distributed:
@@ -40,34 +44,36 @@ class Distributed:
     def __init__(self, device: str) -> None:
         self.rank = int(os.environ.get("RANK", 0))
         self.size = int(os.environ.get("WORLD_SIZE", 1))
-        self.device = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
-        self.is_main_process = self.rank == 0
+        self.device = device
+        if device == "cuda" and "LOCAL_RANK" in os.environ:
+            self.device = f"cuda:{os.environ['LOCAL_RANK']}"
+        self.is_main_process = is_main_process()
 
     def __enter__(self) -> Self:
         if self.device.startswith("cuda"):
             torch.cuda.set_device(self.device)
         if self.size > 1:
-            # after a restart torchrun's store still holds the addresses of the processes that are gone
+            # after a restart torchrun's store still holds the addresses of the previous processes
             store, _, _ = next(rendezvous("env://"))
-            life = PrefixStore(os.environ.get(RESTARTS, "0"), store)
+            store = dist.PrefixStore(os.environ.get(RESTARTS, "0"), store)  # type: ignore[attr-defined]  # public
             backend = "nccl" if self.device.startswith("cuda") else "gloo"
-            dist.init_process_group(backend, store=life, rank=self.rank, world_size=self.size)
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.size > 1 and error is None:  # after an error the others may still wait for this one; torchrun ends them
+        if self.size > 1 and error is None:  # after an error torchrun ends the other ranks, which may wait
             dist.destroy_process_group()
 
     def barrier(self) -> None:
-        """Until every process is here."""
+        """Wait for every rank."""
         if self.size > 1:
             dist.barrier()
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """What one process does for all, the others find done."""
+        """Run the body on rank 0 first, then on the other ranks."""
         if not self.is_main_process:
             self.barrier()
         try:
@@ -76,33 +82,33 @@ class Distributed:
             if self.is_main_process:
                 self.barrier()
 
-    def from_first(self, text: str) -> str:
-        """The first process's text, in all of them."""
-        told = [text]
+    def broadcast_text(self, text: str) -> str:
+        """Return rank 0's text on every rank."""
+        texts = [text]
         if self.size > 1:
-            dist.broadcast_object_list(told, src=0, device=torch.device(self.device))
-        return told[0]
+            dist.broadcast_object_list(texts, src=0, device=torch.device(self.device))
+        return texts[0]
 
     def local_rows(self, batch: Tensor) -> Tensor:
-        """This process's rows; together the processes have them all."""
+        """Return this rank's rows of the batch, on its device."""
         return batch.chunk(self.size)[self.rank].to(self.device)
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
-        """Over all processes."""
+        """Sum a tensor over all ranks, in place."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
     def any(self, value: bool) -> bool:
-        """Whether it is true in any process."""
+        """Return True if `value` is true on any rank."""
         return value if self.size == 1 else bool(self.all_reduce_sum(torch.tensor(int(value), device=self.device)))
 
     def autocast(self, dtype: Dtype) -> AbstractContextManager[None]:
-        """Products are rounded to bfloat16, where that is asked for; weights stay float32."""
+        """Compute matrix products in `dtype`; weights stay float32."""
         return torch.autocast(self.device.split(":")[0], DTYPES[dtype], enabled=dtype != "float32")
 
     def parallelize(self, objective: Objective, parallel: Parallel, dtype: Dtype) -> nn.Module:
-        """What to call instead of `objective`; its model is changed in place by FSDP."""
+        """Return the module to call instead of `objective`; FSDP changes its model in place."""
         model = objective.model
         if self.size == 1:
             return objective
@@ -112,12 +118,12 @@ class Distributed:
         policy = MixedPrecisionPolicy(param_dtype=DTYPES[dtype], reduce_dtype=torch.float32)
         for layer in model.model.layers:
             fully_shard(layer, mp_policy=policy)
-        # the rest too: after an evaluation no backward pass would take it apart, and what is saved are the parts
+        # the root too: no backward pass reshards it after an evaluation, and the shards are what is saved
         fully_shard(model, mp_policy=policy, reshard_after_forward=True)
         return objective
 
     def synchronised(self, engine: nn.Module, last: bool) -> AbstractContextManager[None]:
-        """Around a part of a batch: gradients travel with the last one only."""
+        """Wrap a part of a batch: gradients are reduced with the last part only."""
         if isinstance(engine, Objective) and isinstance(engine.model, FSDPModule):
             engine.model.set_requires_gradient_sync(last)
         elif isinstance(engine, DistributedDataParallel) and not last:
@@ -125,7 +131,7 @@ class Distributed:
         return nullcontext()
 
     def gather_model(self, model: Llama) -> Llama:
-        """The model with all of its weights, for the first process to save; all processes must ask for it."""
+        """Return the model with all its weights, for rank 0 to save. Every rank must call it."""
         if not isinstance(model, FSDPModule):
             return model
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -139,11 +145,11 @@ class Distributed:
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
-    """Of a tensor of which each process may hold a part."""
+    """Gather a tensor that may be sharded over the ranks."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def recompute_activations(model: Llama) -> None:
-    """Keeps only what enters a layer, and computes the rest again for the backward pass (Chen et al. 2016)."""
+    """Keep the input of each layer only, and recompute the rest in the backward pass (Chen et al. 2016)."""
     for layer in model.model.layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

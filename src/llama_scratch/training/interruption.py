@@ -1,4 +1,4 @@
-"""Ctrl-C, and the SIGTERM of a cluster that wants its machine back, end a run between two steps, never within one."""
+"""Ctrl-C, and the SIGTERM of a cluster scheduler, end a run between two steps, never within one."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignal:
-    """Inside `with`: `received`, whether there was a signal. A second one acts as usual."""
+    """Context manager that sets `received` at the first signal; a second one acts as usual."""
 
     def __init__(self) -> None:
         self.received = False
-        self._usual: dict[signal.Signals, Any] = {}
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._usual = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._handlers = {number: signal.signal(number, self._receive) for number in SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._give_back()
+        self._restore()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         del number, frame
         self.received = True
-        self._give_back()
+        self._restore()
 
-    def _give_back(self) -> None:
-        for number, handler in self._usual.items():
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What is differentiated: the loss as a function of the tokens and of a model's parameters, compiled or not."""
+"""The training objective: the loss as a function of the tokens, compiled or not."""
 
 from __future__ import annotations
 
@@ -12,29 +12,33 @@ from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.fast.sdpa import using_sdpa
 from llama_scratch.model.config import Tokens
 from llama_scratch.model.loss import next_token_loss
+from llama_scratch.torch_private import capture_scalars
 
-# tokens up to which a CPU computes attention sooner by the compiled formula than by PyTorch's fused kernel: scores are
-# written to memory, but its products run at the machine's peak (benchmarks/NOTES.md)
+# longest sequence for which the compiled formula of attention is faster on a CPU than PyTorch's fused kernel: it writes
+# the scores to memory, but its products run at the peak of the machine (benchmarks/NOTES.md)
 SHORT = 512
-OPTIONS: dict[str, Any] = {"cpp.min_chunk_size": 4096}  # numbers a thread: below, waiting for each other costs more
+OPTIONS: dict[str, Any] = {"cpp.min_chunk_size": 4096}  # elements per thread: with fewer, synchronisation costs more
 
 
 class Objective(nn.Module):
-    """Called with tokens and how many targets the whole batch has, of which these may be a part. Compiled, forward pass
-    and loss are one graph: a program that ends at the logits writes them and all their gradients to memory.
+    """Loss of a part of a batch, given the tokens and the number of targets in the whole batch.
+
+    Compiled, forward pass and loss are one graph: a graph that ended at the logits would write them and their gradients
+    to memory. On a CPU sequences up to `short` tokens use the formula of attention.
     """
 
-    def __init__(self, model: Llama, compiled: bool = False) -> None:
+    def __init__(self, model: Llama, compiled: bool = False, short: int = SHORT) -> None:
         super().__init__()
         self.model = model
+        self._short = short
         self._compiled = torch.compile(self._loss, options=OPTIONS) if compiled else None
 
     def forward(self, tokens: Tokens, targets: int) -> Float[Tensor, ""]:
         if self._compiled is None:
             return self._loss(tokens, targets)
-        by_formula = tokens.device.type == "cpu" and tokens.shape[1] <= SHORT
-        # scalars captured: or the graph ends where positions are measured
-        with using_sdpa(self.model, not by_formula), torch._dynamo.config.patch(capture_scalar_outputs=True):
+        by_formula = tokens.device.type == "cpu" and tokens.shape[1] <= self._short
+        # scalars captured: otherwise the graph ends where positions are measured
+        with using_sdpa(self.model, not by_formula), capture_scalars():
             return self._compiled(tokens, targets)
 
     def _loss(self, tokens: Tokens, targets: int) -> Tensor:

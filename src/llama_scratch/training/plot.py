@@ -1,19 +1,20 @@
-"""loss.png: how a run went. Drawn when matplotlib is installed (the `plot` extra)."""
+"""loss.png: how a run went. Drawn if matplotlib is installed (the `plot` extra)."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llama_scratch.training.metrics import Metrics, is_installed
 
-def loss_curve(history: Sequence[dict[str, Any]], path: Path, baselines: Mapping[str, float]) -> bool:
-    """Draws both losses in bits a byte against the step, on one axis from 0, and what the text costs without a model.
 
-    False, and no file, without matplotlib.
+def loss_curve(history: Sequence[Metrics], path: Path, baselines: Mapping[str, float]) -> bool:
+    """Plot training and validation loss in bits per byte by step, with the baselines, on an axis from 0.
+
+    Returns False, and writes no file, without matplotlib.
     """
-    if importlib.util.find_spec("matplotlib") is None:
+    if not is_installed("matplotlib"):
         return False
     from matplotlib.figure import Figure
 
@@ -23,20 +24,20 @@ def loss_curve(history: Sequence[dict[str, Any]], path: Path, baselines: Mapping
     return True
 
 
-def draw_loss(axes: Any, history: Sequence[dict[str, Any]], baselines: Mapping[str, float]) -> None:
-    """The same into given axes. `baselines` has the bits a byte of the held-out text by name."""
-    validated = [row for row in history if "validation_bits_per_byte" in row]
-    steps = [row["step"] for row in history]
-    axes.plot(steps, [row["bits_per_byte"] for row in history], color="tab:blue", linewidth=1, label="training")
+def draw_loss(axes: Any, history: Sequence[Metrics], baselines: Mapping[str, float]) -> None:
+    """Draw the same into given axes. `baselines`: name -> bits per byte of the held-out text."""
+    validated = [row for row in history if row.validation_bits_per_byte is not None]
+    steps = [row.step for row in history]
+    axes.plot(steps, [row.bits_per_byte for row in history], color="tab:blue", linewidth=1, label="training")
     axes.plot(
-        [row["step"] for row in validated],
-        [row["validation_bits_per_byte"] for row in validated],
+        [row.step for row in validated],
+        [row.validation_bits_per_byte for row in validated],
         color="tab:orange",
         marker="o",
         label="held-out text",
     )
     for (name, bits), style in zip(baselines.items(), ("--", ":"), strict=True):
         axes.axhline(bits, color="gray", linestyle=style, label=f"{name}: {bits:.2f}")
-    axes.set(xlabel="step", ylabel="bits a byte", ylim=(0, None))
+    axes.set(xlabel="step", ylabel="bits per byte", ylim=(0, None))
     axes.legend()
     axes.grid(alpha=0.3)

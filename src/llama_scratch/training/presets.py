@@ -1,4 +1,4 @@
-"""Everything about the size of a run from one dial. What a preset says each flag can say otherwise."""
+"""The sizes of a run from one setting; each can be overridden by its own flag."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ Preset = Literal["tiny", "small", "base"]
 
 
 class Size(NamedTuple):
+    """What a preset determines."""
+
     layers: int
     head_dim: int
     vocab_size: int
@@ -21,13 +23,15 @@ class Size(NamedTuple):
 SIZES: dict[Preset, Size] = {
     "tiny": Size(4, 32, 1024, 128, 8, 1, 720, 0.5),  # 0.9 M parameters: about a minute on two cores
     "small": Size(6, 64, 4096, 256, 16, 1, 5_000, 0.1),  # 10 M: an hour or two there
-    "base": Size(12, 64, 32_000, 1024, 256, 8, 20_000, 0.1),  # 103 M and 5 G tokens, 50 a parameter: for GPUs
+    "base": Size(12, 64, 32_000, 1024, 256, 8, 20_000, 0.1),  # 103 M and 5 G tokens, 50 per parameter: for GPUs
 }
 
 
 def settings(preset: Preset) -> dict[str, Any]:
-    """Fields of a TrainConfig. Width grows with depth, as many heads as layers; the learning rate falls with the width
-    (as the update of a layer's output grows with it: Yang et al. 2022, "Tensor Programs V", table 3).
+    """Fields of a TrainConfig for a preset.
+
+    There are as many heads as layers, so the width grows with the depth. The learning rate is inversely proportional to
+    the width (Yang et al. 2022, "Tensor Programs V", table 3).
     """
     size = SIZES[preset]
     hidden_size = size.layers * size.head_dim

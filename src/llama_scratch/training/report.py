@@ -1,7 +1,8 @@
-"""What a run says when it starts, and when it ends."""
+"""What a run prints when it starts, and when it ends."""
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from typing import Any
 
@@ -14,19 +15,19 @@ from llama_scratch.data.baselines import unigram_bits_per_byte, xz_bits_per_byte
 from llama_scratch.data.corpus import VALIDATION_TEXT
 from llama_scratch.training.config import TrainConfig
 from llama_scratch.training.distributed import Distributed
-from llama_scratch.training.metrics import VALIDATION, Row
+from llama_scratch.training.metrics import Metrics, last_validation
 from llama_scratch.training.speed import RunUnits, is_compiled
 
 
 def introduction(
-    config: TrainConfig, corpus: Corpus, model: Llama, scale: RunUnits, team: Distributed, done: int
+    config: TrainConfig, corpus: Corpus, model: Llama, units: RunUnits, team: Distributed, done: int
 ) -> str:
-    """Sizes, text, machine, and the choices that the run made itself."""
+    """Describe sizes, text, machine, and the choices that the run makes itself."""
     sizes = model.config
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     source = f"from {config.init_from}" if config.init_from else f"preset {config.preset}"
-    compiled = is_compiled(config.compile, scale, team.device)
-    total = scale.flops_per_token * scale.tokens_per_step * scale.steps
+    compiled = is_compiled(config.compile, units, team.device)
+    total = units.flops_per_token * units.tokens_per_step * units.steps
     files = len(find_files(config.data))
     origin = f"{files} file{'s' if files != 1 else ''}" if files else "the documentation of Python"
     return "\n".join(
@@ -37,36 +38,38 @@ def introduction(
             f"tokenised in {corpus.directory}/",
             f"run     {config.steps} steps of {config.batch_size} x {config.seq_len} tokens, peak learning rate "
             f"{config.learning_rate:.2g}, {total:.1e} floating-point operations"
-            + (f"; goes on after step {done}" if done else ""),
+            + (f"; resumed after step {done}" if done else ""),
             f"device  {team.size} x {team.device}, {config.dtype}, {'compiled' if compiled else 'not compiled'}",
-            f"peak    {scale.peak_flops / 1e9:,.0f} GFLOP/s, measured just now: the fastest product of two square "
+            f"peak    {units.peak_flops / 1e9:,.0f} GFLOP/s, measured just now: the fastest product of two square "
             f"matrices{' on one device, times their number' if team.size > 1 else ''}; training is compared with it",
         )
     )
 
 
 def baselines(config: TrainConfig) -> dict[str, float]:
-    """Bits a byte of the held-out text without a model, by what they are."""
+    """Bits per byte of the held-out text without a model, by name."""
     text = ((config.tokens_dir or config.out / "tokens") / VALIDATION_TEXT).read_bytes()
     return {"single bytes": unigram_bits_per_byte(text), "xz -9": xz_bits_per_byte(text)}
 
 
-def summary(config: TrainConfig, history: list[Row]) -> str:
-    """The end of a run in a few lines: a sample, how well, against what, how long, and what can be done with it."""
+def summary(config: TrainConfig, history: list[Metrics]) -> str:
+    """Sum up a run in a few lines: a sample, validation, baselines, speed, and how to use the result."""
     single, packed = baselines(config).values()
-    validated = [row for row in history if VALIDATION in row]
+    validated = last_validation(history)
     validation = "none so far"
-    if validated:
-        validation = f"{validated[-1][VALIDATION]:.3f} bits/byte on held-out text, less is better"
+    sample: tuple[str, ...] = ()
+    if validated is not None:
+        validation = f"{validated.validation_bits_per_byte:.3f} bits/byte on held-out text, less is better"
+        sample = ("What the model writes:", "", validated.sample or "", "")
     last = history[-1]
     return "\n".join(
         (
-            *(("What the model writes:", "", validated[-1]["sample"], "") if validated else ()),
+            *sample,
             f"validation  {validation}",
             f"            for comparison, on the same held-out text: {single:.3f} from the frequencies of single "
             f"bytes, {packed:.3f} by xz -9",
-            f"training    {last['step']} steps in {last['seconds']:.0f} s, last {last['tokens_per_second']:,} tokens/s "
-            f"({last['share_of_peak']:.0%} of peak), loss {last['loss']:.3f} nats/token (torch {torch.__version__})",
+            f"training    {last.step} steps in {last.seconds:.0f} s, last {last.tokens_per_second:,} tokens/s "
+            f"({last.share_of_peak:.0%} of peak), loss {last.loss:.3f} nats/token (torch {torch.__version__})",
             f"saved       {config.out}/: a Hugging Face checkpoint, log.jsonl"
             + (" and loss.png" if (config.out / "loss.png").exists() else "; loss.png needs matplotlib"),
             f"try it      {this_python()} -m llama_scratch.generate {shlex.quote(str(config.out))} --prompt 'The '",
@@ -76,8 +79,10 @@ def summary(config: TrainConfig, history: list[Row]) -> str:
     )
 
 
-def numbers(config: TrainConfig, history: list[Row]) -> dict[str, Any]:
-    """The same for a program: the last row without its sample, and the last validation."""
-    validated = [row[VALIDATION] for row in history if VALIDATION in row]
-    last = {name: value for name, value in history[-1].items() if name != "sample"}
-    return last | {VALIDATION: validated[-1] if validated else None, "out": str(config.out)}
+def numbers(config: TrainConfig, history: list[Metrics]) -> dict[str, Any]:
+    """Return the same for a program: the last row without its sample, and the last validation."""
+    validated = last_validation(history)
+    last = dataclasses.asdict(history[-1])
+    del last["sample"]
+    last["validation_bits_per_byte"] = validated.validation_bits_per_byte if validated is not None else None
+    return last | {"out": str(config.out)}

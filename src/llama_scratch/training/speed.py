@@ -27,23 +27,23 @@ from llama_scratch.training.distributed import DTYPES, Distributed
 
 # below it, compiling takes longer than it saves: about 20 s, a quarter of the time at 100 GFLOP/s
 WORTH_COMPILING = 1e13
-LEAST_ROUNDS = 10  # products; the first ones find threads asleep
+LEAST_ROUNDS = 10  # products; the first ones wake the threads up
 
 
 @dataclass(frozen=True)
 class RunUnits:
-    """Numbers to convert steps and nats into tokens, bytes and operations."""
+    """Factors that convert steps and nats into tokens, bytes and operations."""
 
     steps: int
     tokens_per_step: int
     tokens_per_byte: float
     flops_per_token: int
     peak_flops: float
-    """Operations per second, of all processes together."""
+    """Operations per second of all processes together."""
 
 
 def measure_units(model: Llama, corpus: Corpus, config: TrainConfig, team: Distributed) -> RunUnits:
-    """The RunUnits of a run, with the peak measured on this machine."""
+    """Compute the units of a run, and measure the peak of this machine."""
     return RunUnits(
         steps=config.steps,
         tokens_per_step=config.batch_size * config.seq_len,
@@ -53,14 +53,17 @@ def measure_units(model: Llama, corpus: Corpus, config: TrainConfig, team: Distr
     )
 
 
-def is_compiled(compile: Compile, scale: RunUnits, device: str) -> bool:
-    """Whether --compile compiles this run: decided by the run's size, never by how fast the machine was just now."""
-    total = scale.flops_per_token * scale.tokens_per_step * scale.steps
+def is_compiled(compile: Compile, units: RunUnits, device: str) -> bool:
+    """Decide whether to compile this run: by its size, never by how fast the machine happens to be."""
+    total = units.flops_per_token * units.tokens_per_step * units.steps
     return compile == "on" or (compile == "auto" and can_compile(device) and total >= WORTH_COMPILING)
 
 
 def flops_per_token(model: Llama, context: int) -> int:
-    """Forward and backward, recomputation left out."""
+    """Operations of forward and backward pass, without recomputation.
+
+    tests/ours/test_train.py holds the formula to torch.utils.flop_counter.
+    """
     config: LlamaConfig = model.config
     matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name)
     head = config.vocab_size * config.hidden_size if config.tie_word_embeddings else 0
@@ -69,13 +72,16 @@ def flops_per_token(model: Llama, context: int) -> int:
 
 
 def peak_flops(device: str, dtype: torch.dtype, seconds: float = 0.15) -> float:
-    """The best rate of a product of two square matrices, found in so many seconds, or a few rounds more."""
+    """Measure the best rate of a product of two square matrices, for `seconds`, or a few rounds longer."""
     size = 8192 if device.startswith("cuda") else 768
     a = torch.ones(size, size, device=device, dtype=dtype)
     b = torch.ones(size, size, device=device, dtype=dtype)
-    best, rounds, end = float("inf"), 0, time.perf_counter() + seconds
+    best = float("inf")
+    rounds = 0
+    end = time.perf_counter() + seconds
     while rounds < LEAST_ROUNDS or time.perf_counter() < end:
-        started, rounds = time.perf_counter(), rounds + 1
+        rounds += 1
+        started = time.perf_counter()
         c = a @ b
         c[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - started)
@@ -83,5 +89,5 @@ def peak_flops(device: str, dtype: torch.dtype, seconds: float = 0.15) -> float:
 
 
 def can_compile(device: str) -> bool:
-    """Whether torch.compile finds what it needs: a C++ compiler for the CPU; for a GPU it comes with torch."""
-    return device.startswith("cuda") or fast.can_compile()
+    """Return True if torch.compile finds what it needs: a C++ compiler for the CPU; for a GPU torch brings it along."""
+    return device.startswith("cuda") or fast.has_cpp_compiler()

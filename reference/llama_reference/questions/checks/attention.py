@@ -1,12 +1,12 @@
 """Attention of the first and the last layer: over a padded batch in one pass, and in chunks over a cache."""
 
 from itertools import accumulate
-from typing import Any
 
 from torch import Tensor
 
+from llama_reference.implementation import CachedAttention, Handle
 from llama_reference.questions import chunks
-from llama_reference.standard.cases import LENGTH, PADS, SPLIT, Case
+from llama_reference.standard.cases import LENGTH, SPLIT, Case
 
 VARIANTS = (
     "hard",
@@ -26,22 +26,24 @@ IN_CHUNKS = "in chunks"
 NOT_DIFFERENTIATED = frozenset({IN_CHUNKS, "layer 0 at scale 8", "layer 2 at scale 8"})
 
 
-def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
+def ask(implementation: CachedAttention, case: Case) -> dict[str, Tensor]:
     handle = implementation.build(case.config, case.state, case.dtype)
-    real = case.mask.bool()  # what a padded position answers is nobody's business
+    real = case.real
     answers = {}
     for layer in (0, case.config["num_hidden_layers"] - 1):
         for scale in SCALES:
             y = implementation.attention(handle, layer, case.hidden(scale), case.positions, case.mask)
             answers[f"layer {layer} at scale {scale:g}"] = y[real]
-    answers["no padding"] = implementation.attention(handle, 0, case.hidden(), case.positions, None)
-    answers[IN_CHUNKS] = in_chunks(implementation, handle, case)[real]
+    if case.profile.padding:
+        answers["no padding"] = implementation.attention(handle, 0, case.hidden(), case.positions, None)
+    if case.profile.cache:
+        answers[IN_CHUNKS] = in_chunks(implementation, handle, case)[real]
     return answers
 
 
-def in_chunks(implementation: Any, handle: Any, case: Case, split: tuple[int, ...] = SPLIT) -> Tensor:
+def in_chunks(implementation: CachedAttention, handle: Handle, case: Case, split: tuple[int, ...] = SPLIT) -> Tensor:
     """Layer 0 over the hidden states of the case, a chunk at a time."""
-    cache = implementation.new_cache(handle, len(PADS), LENGTH)
+    cache = implementation.new_cache(handle, case.rows, LENGTH)
 
     def call(x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         return implementation.attention(handle, 0, x, positions, mask, cache)

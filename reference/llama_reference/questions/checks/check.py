@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from llama_reference.implementation import Implementation
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.cases import DTYPES, Case
 
@@ -20,7 +20,7 @@ class Check:
     """The question of one component, and on what it is asked."""
 
     name: str
-    ask: Callable[[Any, Case], Answers]
+    ask: Callable[[Implementation, Case], Answers]
     """(implementation, case) -> its answers, by label."""
     variants: tuple[str, ...]
     """Variants of the hard model, the most telling first."""

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama_reference.implementation import State
+from llama_reference.implementation import Config, Handle, Implementation, State
 from llama_reference.questions.checks import CHECKS
 from llama_reference.standard.cases import Case
 
 
-def ask(component: str, implementation: Any, case: Case) -> dict[str, Tensor]:
+def ask(component: str, implementation: Implementation, case: Case) -> dict[str, Tensor]:
     """Label -> gradient."""
     built, inputs = _Remembering(implementation), _Inputs(case)
     check = CHECKS[component]
@@ -56,14 +56,14 @@ class _Inputs:
 class _Remembering:
     """The implementation, and the parameters of the model that it is asked to build."""
 
-    def __init__(self, implementation: Any) -> None:
+    def __init__(self, implementation: Implementation) -> None:
         self._implementation = implementation
         self.parameters: State = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._implementation, name)
 
-    def build(self, *arguments: Any) -> Any:
-        handle = self._implementation.build(*arguments)
+    def build(self, config: Config, state: State, dtype: torch.dtype) -> Handle:
+        handle = self._implementation.build(config, state, dtype)
         self.parameters = self._implementation.parameters(handle)
         return handle

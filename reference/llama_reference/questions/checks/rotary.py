@@ -1,11 +1,10 @@
 """Queries and keys turned: by the first positions, where every fast pair is told apart, and far beyond the context."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from llama_reference.standard.cases import LENGTH, OFFSETS, ROPES, Case
+from llama_reference.implementation import Rotary
+from llama_reference.standard.cases import HARD, LENGTH, ROPES, SHORT, Case
 
 VARIANTS = ("hard", "head_dim is hidden / heads", *(f"rope {name}" for name in ROPES if name != "llama3"))
 
@@ -13,16 +12,21 @@ VARIANTS = ("hard", "head_dim is hidden / heads", *(f"rope {name}" for name in R
 EDGES = (0, 1, 255, 256, 257, 2047, 2048, 4095)
 
 
-def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
+def places(case: Case) -> dict[str, Tensor]:
+    """Positions (B, T) by label; those of a Llama that only counts from 0 reach as far as they may."""
+    first = torch.arange(LENGTH).expand(case.rows, -1)
+    if case.profile.positions:
+        edges = torch.tensor(EDGES)[None]
+        return {"first positions": first, "an offset for each row": case.positions, "edges": edges}
+    longest = torch.arange(HARD["max_position_embeddings"])[None]
+    return {"first positions": first, "few positions": first[:, : SHORT // 2], "all positions": longest}
+
+
+def ask(implementation: Rotary, case: Case) -> dict[str, Tensor]:
     handle = implementation.build(case.config, case.state, case.dtype)
     N, G, H = (case.config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
-    places = {
-        "first positions": torch.arange(LENGTH).expand(len(OFFSETS), -1),
-        "an offset for each row": case.positions,
-        "edges": torch.tensor(EDGES)[None],
-    }
     answers: dict[str, Tensor] = {}
-    for label, positions in places.items():
+    for label, positions in places(case).items():
         B, T = positions.shape
         q, k = implementation.rotary(handle, case.normal(B, N, T, H), case.normal(B, G, T, H, salt=1), positions)
         answers |= {f"query, {label}": q, f"key, {label}": k}

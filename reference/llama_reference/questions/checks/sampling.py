@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama_reference.implementation import Sampling
 from llama_reference.standard.cases import Case
 
 VARIANTS = ("hard",)
@@ -64,7 +65,7 @@ EDGES: dict[str, tuple[Tensor, list[dict[str, Any]]]] = {
 }
 
 
-def ask(implementation: Any, case: Case) -> dict[str, Tensor]:
+def ask(implementation: Sampling, case: Case) -> dict[str, Tensor]:
     V = case.config["vocab_size"]
     answers = {}
     for scale in SCALES:

@@ -12,11 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from llama_reference.implementation import Implementation
+from llama_reference.standard.cases import VARIANTS, lacking
+from llama_reference.standard.profile import DTYPES, FULL, PARTS, ROPE_TYPES, Profile
+
 T = TypeVar("T")
 
 
 class Draw(Protocol):
-    """The source of every choice that a claim makes."""
+    """The source of every choice that a claim makes, all of them within a profile."""
+
+    profile: Profile
 
     def integer(self, lowest: int, highest: int) -> int:
         """Both ends included."""
@@ -27,7 +33,8 @@ class Draw(Protocol):
 class SeededDraw:
     """Reproducible choices, for a run without hypothesis."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, profile: Profile = FULL) -> None:
+        self.profile = profile
         self._random = random.Random(seed)
 
     def integer(self, lowest: int, highest: int) -> int:
@@ -48,15 +55,40 @@ class Claim:
     name: str
     check: Check
     examples: int
+    needs: tuple[str, ...] = ()
+    """Features, and variants of the hard model, without which there is nothing to claim."""
 
     def __str__(self) -> str:
         return self.name
 
-    def holds(self, implementation: Any, draws: int = 5) -> bool:
-        """True if no random draw refutes the claim; an exception counts as a refutation."""
+    def lacking(self, profile: Profile) -> str:
+        """What it needs and the profile lacks; nothing where it can be asked."""
+        for need in ("float32", *self.needs):
+            if need in VARIANTS:
+                missing = lacking(need, profile)
+            elif need in DTYPES:
+                missing = "" if need in profile.dtype else f"dtype {need}"
+            elif need in ROPE_TYPES:
+                missing = "" if need in profile.rope_type else f"rope_type {need}"
+            elif need in PARTS:
+                missing = "" if need in profile.parts else f"parts {need}"
+            else:
+                missing = "" if getattr(profile, need) else need
+            if missing:
+                return missing
+        return ""
+
+    def holds(self, implementation: Implementation, draws: int = 5, profile: Profile = FULL) -> bool:
+        """True if no random draw within the profile refutes the claim; an exception counts as a refutation, unless it
+        is a refusal.
+        """
+        if self.lacking(profile):
+            return True
         for seed in range(min(draws, self.examples)):
             try:
-                self.check(implementation, SeededDraw(seed))
+                self.check(implementation, SeededDraw(seed, profile))
+            except NotImplementedError:
+                continue
             except Exception:
                 return False
         return True
@@ -69,11 +101,11 @@ class Claims(list[Claim]):
         super().__init__()
         self._component = component
 
-    def claim(self, examples: int = 25) -> Callable[[Check], Check]:
+    def claim(self, examples: int = 25, needs: tuple[str, ...] = ()) -> Callable[[Check], Check]:
         """Mark a function as a claim; its name says what is claimed."""
 
         def mark(check: Check) -> Check:
-            self.append(Claim(self._component, check.__name__, check, examples))
+            self.append(Claim(self._component, check.__name__, check, examples, needs))
             return check
 
         return mark

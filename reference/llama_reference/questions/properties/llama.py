@@ -6,231 +6,252 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama_reference.implementation import Config, State
+from llama_reference.implementation import CachedLlama, Config, Implementation, State
 from llama_reference.questions.chunks import in_chunks
 from llama_reference.questions.properties.asking import (
     LENGTH,
     PADS,
-    ROWS,
     as_it_is,
     built,
-    case,
     fresh,
+    hard,
     must_agree,
     must_vanish,
     off,
+    one_of,
     padding,
     positions,
+    real,
+    rows,
+    steady,
 )
 from llama_reference.questions.properties.block import silenced
 from llama_reference.questions.properties.claims import Claims, Draw
+from llama_reference.standard.cases import HARD, Case
 
 CLAIMS = Claims("llama")
 
-V = case().config["vocab_size"]
+V = HARD["vocab_size"]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def text(seed: int, length: int = LENGTH, without: int | None = None) -> Tensor:
+def text(of: Case, seed: int, length: int = LENGTH, without: int | None = None) -> Tensor:
     """Tokens (B, T), one of them avoided."""
-    tokens = torch.randint(V, (ROWS, length), generator=torch.Generator().manual_seed(seed))
+    tokens = torch.randint(V, (rows(of), length), generator=torch.Generator().manual_seed(seed))
     return tokens if without is None else torch.where(tokens == without, (without + 1) % V, tokens)
 
 
-def ask(source: Any, tokens: Tensor, mask: Tensor | None = None, at: Tensor | None = None, **model: Any) -> Tensor:
-    return source.llama(built(source, case(), **model), tokens, positions() if at is None else at, mask)
+def ask(
+    source: CachedLlama, of: Case, tokens: Tensor, mask: Tensor | None = None, at: Tensor | None = None, **model: Any
+) -> Tensor:
+    return source.llama(built(source, of, **model), tokens, positions(of) if at is None else at, mask)
 
 
-@CLAIMS.claim(examples=8)
-def it_is_its_own_blocks_in_order(implementation: Any, draw: Draw) -> None:
+@CLAIMS.claim(examples=8, needs=("block", "rms_norm"))
+def it_is_its_own_blocks_in_order(implementation: Implementation, draw: Draw) -> None:
     """Embedding, then every block once, then the norm and the head: asked one by one, and of the whole."""
-    must_agree(_chained, implementation, draw.integer(0, 2**16))
+    must_agree(_chained, implementation, hard(draw), draw.integer(0, 2**16))
 
 
-def _chained(source: Any, seed: int) -> tuple[Tensor, Tensor]:
-    tokens, mask, setting = text(seed), padding(), case()
-    handle = built(source, setting)
-    x = setting.state[EMBEDDING][tokens]
-    for layer in range(setting.config["num_hidden_layers"]):
-        x = source.block(handle, layer, x, positions(), mask)
+def _chained(source: Implementation, of: Case, seed: int) -> tuple[Tensor, Tensor]:
+    tokens, mask = text(of, seed), padding(of)
+    handle = built(source, of)
+    x = of.state[EMBEDDING][tokens]
+    for layer in range(of.config["num_hidden_layers"]):
+        x = source.block(handle, layer, x, positions(of), mask)
     x = source.rms_norm(handle, "model.norm", x)
-    logits = F.linear(x, setting.state[HEAD].to(x.dtype))
-    return source.llama(handle, tokens, positions(), mask)[mask.bool()], logits[mask.bool()]
+    logits = F.linear(x, of.state[HEAD].to(x.dtype))
+    return source.llama(handle, tokens, positions(of), mask)[real(of)], logits[real(of)]
 
 
 @CLAIMS.claim(examples=8)
-def with_silent_layers_the_head_reads_the_normed_embedding(implementation: Any, draw: Draw) -> None:
+def with_silent_layers_the_head_reads_the_normed_embedding(implementation: CachedLlama, draw: Draw) -> None:
     """o_proj = down_proj = 0: logits = W_head (g x / √(mean x² + eps)), x the embedding of the token alone."""
-    must_vanish(_silent, implementation, draw.choice(("hard", "tied", "eps 1e-2")), draw.integer(0, 2**16))
+    must_vanish(_silent, implementation, one_of(draw, ("hard", "tied", "eps 1e-2")), draw.integer(0, 2**16))
 
 
 _silencing = silenced("o_proj", "down_proj")
 
 
-def _silent(source: Any, variant: str, seed: int) -> Tensor:
-    tokens, setting = text(seed), case(variant)
-    w = {name: weight.double() for name, weight in setting.state.items()}
+def _silent(source: CachedLlama, of: Case, seed: int) -> Tensor:
+    tokens = text(of, seed)
+    w = {name: weight.double() for name, weight in of.state.items()}
     x = w[EMBEDDING][tokens]
-    normed = x / (x.pow(2).mean(-1, keepdim=True) + setting.config["rms_norm_eps"]).sqrt() * w["model.norm.weight"]
-    handle = built(source, setting, _silencing)
-    return off(source.llama(handle, tokens, positions(), padding()), F.linear(normed, w.get(HEAD, w[EMBEDDING])))
+    normed = x / (x.pow(2).mean(-1, keepdim=True) + of.config["rms_norm_eps"]).sqrt() * w["model.norm.weight"]
+    handle = built(source, of, _silencing)
+    return off(source.llama(handle, tokens, positions(of), padding(of)), F.linear(normed, w.get(HEAD, w[EMBEDDING])))
 
 
 @CLAIMS.claim(examples=10)
-def future_tokens_do_not_move_the_past(implementation: Any, draw: Draw) -> None:
-    tokens, t = text(draw.integer(0, 2**16)), draw.integer(1, LENGTH - 1)
+def future_tokens_do_not_move_the_past(implementation: CachedLlama, draw: Draw) -> None:
+    of = hard(draw)
+    tokens, t = text(of, draw.integer(0, 2**16)), draw.integer(1, LENGTH - 1)
     other = tokens.clone()
     other[:, t:] = (other[:, t:] + 1) % V
-    before, after = (ask(implementation, chosen) for chosen in (tokens, other))
+    before, after = (ask(implementation, of, chosen) for chosen in (tokens, other))
     assert torch.equal(before[:, :t], after[:, :t])
     assert not torch.equal(before[:, t], after[:, t])
 
 
-@CLAIMS.claim(examples=10)
-def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
+@CLAIMS.claim(examples=10, needs=("batch",))
+def rows_do_not_see_each_other(implementation: CachedLlama, draw: Draw) -> None:
     """Whatever another row says, wherever it stands and however it is padded."""
-    tokens, row = text(draw.integer(0, 2**16)), draw.integer(0, ROWS - 1)
-    other, at, mask = tokens.clone(), positions(), padding()
-    other[row], at[row], mask[row, : draw.integer(1, LENGTH - 1)] = (tokens[row] + 1) % V, at[row] * 2 + 1, 0
-    before, after = ask(implementation, tokens, padding()), ask(implementation, other, mask, at)
-    others = padding().bool()
+    of = steady(draw)
+    tokens, row = text(of, draw.integer(0, 2**16)), draw.integer(0, rows(of) - 1)
+    other, at, mask = tokens.clone(), positions(of), padding(of)
+    other[row] = (tokens[row] + 1) % V
+    if of.profile.positions:
+        at[row] = at[row] * 2 + 1
+    if mask is not None:
+        mask[row, : draw.integer(1, LENGTH - 1)] = 0
+    before, after = ask(implementation, of, tokens, padding(of)), ask(implementation, of, other, mask, at)
+    others = real(of)
     others[row] = False
     assert torch.equal(before[others], after[others])
     assert not torch.equal(before[row], after[row])
 
 
-@CLAIMS.claim(examples=10)
-def what_padding_says_is_irrelevant(implementation: Any, draw: Draw) -> None:
-    tokens, real = text(draw.integer(0, 2**16)), padding().bool()
-    other = torch.where(real, tokens, text(draw.integer(0, 2**16) + 2**17))
-    before, after = (ask(implementation, chosen, padding())[real] for chosen in (tokens, other))
+@CLAIMS.claim(examples=10, needs=("padding",))
+def what_padding_says_is_irrelevant(implementation: CachedLlama, draw: Draw) -> None:
+    of = hard(draw)
+    tokens, told = text(of, draw.integer(0, 2**16)), real(of)
+    other = torch.where(told, tokens, text(of, draw.integer(0, 2**16) + 2**17))
+    before, after = (ask(implementation, of, chosen, padding(of))[told] for chosen in (tokens, other))
     assert torch.equal(before, after)
 
 
-@CLAIMS.claim(examples=8)
-def a_padded_row_answers_as_it_does_alone(implementation: Any, draw: Draw) -> None:
+@CLAIMS.claim(examples=8, needs=("padding", "positions"))
+def a_padded_row_answers_as_it_does_alone(implementation: CachedLlama, draw: Draw) -> None:
     """Without its padding; the positions are the same, so the logits are."""
-    must_agree(_alone, implementation, draw.integer(0, 2**16))
+    must_agree(_alone, implementation, steady(draw), draw.integer(0, 2**16))
 
 
-def _alone(source: Any, seed: int) -> tuple[Tensor, Tensor]:
-    tokens, at = text(seed), positions()
-    rows = [ask(source, tokens[i : i + 1, pad:], at=at[i : i + 1, pad:])[0] for i, pad in enumerate(PADS)]
-    return ask(source, tokens, padding())[padding().bool()], torch.cat(rows)
+def _alone(source: CachedLlama, of: Case, seed: int) -> tuple[Tensor, Tensor]:
+    tokens, at = text(of, seed), positions(of)
+    rest = [(slice(i, i + 1), slice(PADS[i], None)) for i in range(rows(of))]
+    alone = [ask(source, of, tokens[one], at=at[one])[0] for one in rest]
+    return ask(source, of, tokens, padding(of))[real(of)], torch.cat(alone)
 
 
-@CLAIMS.claim(examples=8)
-def any_split_over_the_cache_equals_one_pass(implementation: Any, draw: Draw) -> None:
+@CLAIMS.claim(examples=8, needs=("cache",))
+def any_split_over_the_cache_equals_one_pass(implementation: CachedLlama, draw: Draw) -> None:
     cuts = {draw.integer(1, 2 * LENGTH - 1) for _ in range(draw.integer(1, 6))}
-    must_agree(_split, implementation, draw.integer(0, 2**16), (0, *sorted(cuts), 2 * LENGTH))
+    edges = (0, *sorted(cuts), 2 * LENGTH)
+    must_agree(_split, implementation, steady(draw), draw.integer(0, 2**16), edges)
 
 
-def _split(source: Any, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    tokens, at, mask = (f(edges[-1]) for f in (lambda n: text(seed, n), positions, padding))
-    handle = built(source, case())
-    cache = source.new_cache(handle, ROWS, edges[-1])
+def _split(source: CachedLlama, of: Case, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    T = edges[-1]
+    tokens, at, mask, told = text(of, seed, T), positions(of, T), padding(of, T), real(of, T)
+    handle = built(source, of)
+    cache = source.new_cache(handle, rows(of), T)
 
     def call(x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         return source.llama(handle, x, positions, mask, cache)
 
     parts = in_chunks(call, edges, tokens, at, mask)
-    return source.llama(handle, tokens, at, mask)[mask.bool()], parts[mask.bool()]
+    return source.llama(handle, tokens, at, mask)[told], parts[told]
 
 
 @CLAIMS.claim(examples=1)
-def two_calls_give_the_same_bits(implementation: Any, _draw: Draw) -> None:
-    handle = fresh(implementation, case())
-    first = implementation.llama(handle, text(0), positions(), padding())
-    implementation.llama(handle, text(1, 2 * LENGTH), positions(2 * LENGTH), None)
-    assert torch.equal(first, implementation.llama(handle, text(0), positions(), padding()))
+def two_calls_give_the_same_bits(implementation: CachedLlama, draw: Draw) -> None:
+    of = hard(draw)
+    handle = fresh(implementation, of)
+    first = implementation.llama(handle, text(of, 0), positions(of), padding(of))
+    implementation.llama(handle, text(of, 1, 2 * LENGTH), positions(of, 2 * LENGTH), None)
+    assert torch.equal(first, implementation.llama(handle, text(of, 0), positions(of), padding(of)))
 
 
-@CLAIMS.claim(examples=8)
-def only_distances_count_each_rows_own(implementation: Any, draw: Draw) -> None:
+@CLAIMS.claim(examples=8, needs=("positions", "batch"))
+def only_distances_count_each_rows_own(implementation: CachedLlama, draw: Draw) -> None:
     """A shift of all positions of a row changes nothing; larger distances in a row change its answer."""
-    seed, row = draw.integer(0, 2**16), draw.integer(0, ROWS - 1)
-    must_agree(_shifted, implementation, seed, draw.integer(1, 300))
-    far = positions()
+    of = steady(draw)
+    seed, row = draw.integer(0, 2**16), draw.integer(0, rows(of) - 1)
+    must_agree(_shifted, implementation, of, seed, draw.integer(1, 300))
+    far = positions(of)
     far[row] *= 2
     far[row] += 1
-    near, stretched = (ask(implementation, text(seed), at=at) for at in (positions(), far))
-    others = [i for i in range(ROWS) if i != row]
+    near, stretched = (ask(implementation, of, text(of, seed), at=at) for at in (positions(of), far))
+    others = [i for i in range(rows(of)) if i != row]
     assert torch.equal(near[others], stretched[others])
     assert not torch.equal(near[row], stretched[row])
 
 
-def _shifted(source: Any, seed: int, shift: int) -> tuple[Tensor, Tensor]:
-    here, there = (ask(source, text(seed), at=positions() + s) for s in (0, shift))
+def _shifted(source: CachedLlama, of: Case, seed: int, shift: int) -> tuple[Tensor, Tensor]:
+    here, there = (ask(source, of, text(of, seed), at=positions(of) + s) for s in (0, shift))
     return here, there
 
 
 @CLAIMS.claim(examples=8)
-def renamed_tokens_have_renamed_logits(implementation: Any, draw: Draw) -> None:
+def renamed_tokens_have_renamed_logits(implementation: CachedLlama, draw: Draw) -> None:
     """Rows of the embedding and of the head reordered, and the tokens with them."""
-    must_agree(_renamed, implementation, draw.integer(0, 2**16))
+    must_agree(_renamed, implementation, hard(draw), draw.integer(0, 2**16))
 
 
 OLD = torch.randperm(V, generator=torch.Generator().manual_seed(0))  # new name -> old name
 NEW = OLD.argsort()
 
 
-def _renamed(source: Any, seed: int) -> tuple[Tensor, Tensor]:
-    tokens = text(seed)
-    return ask(source, tokens), ask(source, NEW[tokens], edit=_rename)[..., NEW]
+def _renamed(source: CachedLlama, of: Case, seed: int) -> tuple[Tensor, Tensor]:
+    tokens = text(of, seed)
+    return ask(source, of, tokens), ask(source, of, NEW[tokens], edit=_rename)[..., NEW]
 
 
 def _rename(config: Config, state: State) -> tuple[Config, State]:
     return config, {name: w[OLD] if name in (EMBEDDING, HEAD) else w for name, w in state.items()}
 
 
-@CLAIMS.claim(examples=5)
-def a_tied_head_is_the_embedding(implementation: Any, draw: Draw) -> None:
+@CLAIMS.claim(examples=5, needs=("tied",))
+def a_tied_head_is_the_embedding(implementation: CachedLlama, draw: Draw) -> None:
     """Another vector for a token that the text lacks moves the logits of this token, and of no other."""
     token = draw.integer(0, V - 1)
-    before, after = _with_another_vector(implementation, "tied", token)
+    before, after = _with_another_vector(implementation, one_of(draw, ("tied",)), token)
     moved = (before != after).flatten(0, 1).any(0)
     assert torch.equal(moved, torch.arange(V) == token)
 
 
 @CLAIMS.claim(examples=5)
-def an_untied_head_is_not_the_embedding(implementation: Any, draw: Draw) -> None:
+def an_untied_head_is_not_the_embedding(implementation: CachedLlama, draw: Draw) -> None:
     """Another vector for a token that the text lacks moves nothing."""
-    before, after = _with_another_vector(implementation, "hard", draw.integer(0, V - 1))
+    before, after = _with_another_vector(implementation, hard(draw), draw.integer(0, V - 1))
     assert torch.equal(before, after)
 
 
-def _with_another_vector(implementation: Any, variant: str, token: int) -> tuple[Tensor, Tensor]:
+def _with_another_vector(implementation: CachedLlama, of: Case, token: int) -> tuple[Tensor, Tensor]:
     def edit(config: Config, state: State) -> tuple[Config, State]:
         other = state[EMBEDDING].clone()
         other[token] *= -7
         return config, state | {EMBEDDING: other}
 
     before, after = (
-        implementation.llama(fresh(implementation, case(variant), e), text(0, without=token), positions(), None)
+        implementation.llama(fresh(implementation, of, e), text(of, 0, without=token), positions(of), None)
         for e in (as_it_is, edit)
     )
     return before, after
 
 
-@CLAIMS.claim(examples=1)
-def tied_is_one_tensor(implementation: Any, _draw: Draw) -> None:
+@CLAIMS.claim(examples=1, needs=("tied",))
+def tied_is_one_tensor(implementation: Implementation, draw: Draw) -> None:
     """Training the embedding trains the head: there is one parameter, and a step on it moves logits too."""
-    handle, token = fresh(implementation, case("tied")), 5
+    of = one_of(draw, ("tied",))
+    handle, token = fresh(implementation, of), 5
     parameters = implementation.parameters(handle)
     assert HEAD not in parameters
-    tokens = text(0, without=token)
-    before = implementation.llama(handle, tokens, positions(), None)
+    tokens = text(of, 0, without=token)
+    before = implementation.llama(handle, tokens, positions(of), None)
     parameters[EMBEDDING].data[token] *= -7
-    moved = (before != implementation.llama(handle, tokens, positions(), None)).flatten(0, 1).any(0)
+    moved = (before != implementation.llama(handle, tokens, positions(of), None)).flatten(0, 1).any(0)
     assert torch.equal(moved, torch.arange(V) == token)
 
 
 @CLAIMS.claim(examples=1)
-def logits_may_be_of_any_size(implementation: Any, _draw: Draw) -> None:
+def logits_may_be_of_any_size(implementation: CachedLlama, draw: Draw) -> None:
     """They are linear in the head, to the bit: neither capped nor normalised."""
+
+    of = hard(draw)
 
     def louder(config: Config, state: State) -> tuple[Config, State]:
         return config, state | {HEAD: state[HEAD] * 2**10}
 
-    quiet, loud = (ask(implementation, text(0), edit=edit) for edit in (as_it_is, louder))
+    quiet, loud = (ask(implementation, of, text(of, 0), edit=edit) for edit in (as_it_is, louder))
     assert torch.equal(quiet * 2**10, loud)

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from llama_reference.implementation import Loss
 from llama_reference.questions.properties.asking import must_agree, must_vanish, numbers
 from llama_reference.questions.properties.claims import Claims, Draw
 
@@ -31,18 +31,18 @@ def counted(labels: Tensor) -> Tensor:
 
 
 @CLAIMS.claim(examples=1)
-def uniform_logits_cost_log_v(implementation: Any, _draw: Draw) -> None:
+def uniform_logits_cost_log_v(implementation: Loss, _draw: Draw) -> None:
     must_vanish(_uniform, implementation)
 
 
-def _uniform(source: Any) -> Tensor:
+def _uniform(source: Loss) -> Tensor:
     vocabularies = (2, 3, 31, 64, 101, 1000)
     costs = [source.loss(torch.zeros(2, 5, v), torch.arange(10).view(2, 5) % v).item() for v in vocabularies]
     return torch.tensor([cost / math.log(v) - 1 for cost, v in zip(costs, vocabularies, strict=True)])
 
 
 @CLAIMS.claim(examples=6)
-def a_token_is_predicted_from_the_one_before(implementation: Any, draw: Draw) -> None:
+def a_token_is_predicted_from_the_one_before(implementation: Loss, draw: Draw) -> None:
     """Only the logits before the one token that counts matter."""
     t = draw.integer(1, 6)
     must_vanish(_certain, implementation, t)
@@ -56,13 +56,13 @@ def _one_target(t: int) -> tuple[Tensor, Tensor]:
     return logits, labels
 
 
-def _certain(source: Any, t: int) -> Tensor:
+def _certain(source: Loss, t: int) -> Tensor:
     logits, labels = _one_target(t)
     return source.loss(logits, labels) / logits.max()
 
 
 @CLAIMS.claim()
-def logits_that_predict_no_target_count_for_nothing(implementation: Any, draw: Draw) -> None:
+def logits_that_predict_no_target_count_for_nothing(implementation: Loss, draw: Draw) -> None:
     """Those of the last position, and those before an ignored label: not a bit changes."""
     logits, labels = batch(draw.integer(0, 2**16))
     other = torch.where(counted(labels)[..., None], logits, 7 * logits.flip(-1))
@@ -70,7 +70,7 @@ def logits_that_predict_no_target_count_for_nothing(implementation: Any, draw: D
 
 
 @CLAIMS.claim()
-def the_first_label_is_nobodys_target(implementation: Any, draw: Draw) -> None:
+def the_first_label_is_nobodys_target(implementation: Loss, draw: Draw) -> None:
     logits, labels = batch(draw.integer(0, 2**16))
     other = labels.clone()
     other[:, 0] = torch.tensor([-100, 0, V - 1])
@@ -78,12 +78,12 @@ def the_first_label_is_nobodys_target(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim()
-def a_constant_added_to_logits_changes_nothing(implementation: Any, draw: Draw) -> None:
+def a_constant_added_to_logits_changes_nothing(implementation: Loss, draw: Draw) -> None:
     """Another constant at every position."""
     must_vanish(_raised, implementation, draw.integer(0, 2**16), draw.choice((1.0, 10.0, 100.0)))
 
 
-def _raised(source: Any, seed: int, size: float) -> Tensor:
+def _raised(source: Loss, seed: int, size: float) -> Tensor:
     def change(one: int) -> float:
         logits, labels = batch(seed + one)
         raised = logits + numbers(seed - one - 1, B, T, 1, scale=size)
@@ -93,12 +93,12 @@ def _raised(source: Any, seed: int, size: float) -> Tensor:
 
 
 @CLAIMS.claim()
-def every_target_weighs_the_same(implementation: Any, draw: Draw) -> None:
+def every_target_weighs_the_same(implementation: Loss, draw: Draw) -> None:
     """n loss(batch) = Σ n_row loss(row): rows with few targets do not weigh more, ignored labels nothing."""
     must_agree(_by_rows, implementation, draw.integer(0, 2**16))
 
 
-def _by_rows(source: Any, seed: int) -> tuple[Tensor, Tensor]:
+def _by_rows(source: Loss, seed: int) -> tuple[Tensor, Tensor]:
     def means(one: int) -> tuple[float, float]:
         logits, labels = batch(seed + one)
         n = counted(labels).sum(1)
@@ -114,12 +114,12 @@ def _pairs(means: Callable[[int], tuple[float, float]]) -> tuple[Tensor, Tensor]
 
 
 @CLAIMS.claim()
-def two_logits_a_distance_apart_cost_a_logistic(implementation: Any, draw: Draw) -> None:
+def two_logits_a_distance_apart_cost_a_logistic(implementation: Loss, draw: Draw) -> None:
     """V = 2: log(1 + e^-d) where the target lies d above the other."""
     must_vanish(_logistic, implementation, draw.integer(-8, 8))
 
 
-def _logistic(source: Any, middle: int) -> Tensor:
+def _logistic(source: Loss, middle: int) -> Tensor:
     def surplus(d: float) -> float:
         logits, labels = torch.tensor([d, 0.0]).expand(B, T, -1), torch.zeros(B, T, dtype=torch.long)
         exact = math.log1p(math.exp(-d))
@@ -129,11 +129,11 @@ def _logistic(source: Any, middle: int) -> Tensor:
 
 
 @CLAIMS.claim()
-def the_names_of_tokens_do_not_matter(implementation: Any, draw: Draw) -> None:
+def the_names_of_tokens_do_not_matter(implementation: Loss, draw: Draw) -> None:
     must_agree(_renamed, implementation, draw.integer(0, 2**16))
 
 
-def _renamed(source: Any, seed: int) -> tuple[Tensor, Tensor]:
+def _renamed(source: Loss, seed: int) -> tuple[Tensor, Tensor]:
     def means(one: int) -> tuple[float, float]:
         logits, labels = batch(seed + one)
         old = torch.randperm(V, generator=torch.Generator().manual_seed(seed + one))
@@ -144,11 +144,11 @@ def _renamed(source: Any, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @CLAIMS.claim()
-def half_precision_logits_are_widened_first(implementation: Any, draw: Draw) -> None:
+def half_precision_logits_are_widened_first(implementation: Loss, draw: Draw) -> None:
     must_agree(_widened, implementation, draw.integer(0, 2**16), draw.choice((torch.bfloat16, torch.float16)))
 
 
-def _widened(source: Any, seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _widened(source: Loss, seed: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     def means(one: int) -> tuple[float, float]:
         logits, labels = batch(seed + one, scale=3.0)
         narrow = logits.to(dtype)

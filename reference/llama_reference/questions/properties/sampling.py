@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama_reference.implementation import Sampling
 from llama_reference.questions.checks.sampling import KNOBS, OFF, SCALES
 from llama_reference.questions.properties.asking import must_agree, must_vanish, off
 from llama_reference.questions.properties.claims import Claims, Draw
@@ -53,7 +54,7 @@ KEPT_OF_EQUALS: list[tuple[Knobs, list[int]]] = [
 ]
 
 
-def ask(source: Any, logits: Tensor, tokens: Tensor | None = None, **given: Any) -> Tensor:
+def ask(source: Sampling, logits: Tensor, tokens: Tensor | None = None, **given: Any) -> Tensor:
     """`source`'s probabilities, everything off that is not given."""
     tokens = torch.zeros(len(logits), 1, dtype=torch.long) if tokens is None else tokens
     return source.sampling(logits, tokens, **OFF | given)
@@ -71,18 +72,18 @@ def support(probabilities: Tensor) -> list[list[int]]:
 
 
 @CLAIMS.claim(examples=1)
-def exactly_these_are_kept_of_a_half_a_quarter_and_two_eighths(implementation: Any, _draw: Draw) -> None:
+def exactly_these_are_kept_of_a_half_a_quarter_and_two_eighths(implementation: Sampling, _draw: Draw) -> None:
     for given, kept in KEPT_OF_HALVES:
         _must_keep(implementation, HALVES, given, kept)
 
 
 @CLAIMS.claim(examples=1)
-def exactly_these_are_kept_of_eight_equals(implementation: Any, _draw: Draw) -> None:
+def exactly_these_are_kept_of_eight_equals(implementation: Sampling, _draw: Draw) -> None:
     for given, kept in KEPT_OF_EQUALS:
         _must_keep(implementation, EQUALS, given, kept)
 
 
-def _must_keep(implementation: Any, logits: Tensor, given: Knobs, kept: list[int]) -> None:
+def _must_keep(implementation: Sampling, logits: Tensor, given: Knobs, kept: list[int]) -> None:
     """As many of each: which of equally likely tokens stays is transformers' choice, and nobody's law."""
     [found] = support(ask(implementation, logits, **given))
     likely = logits[0].tolist()
@@ -91,31 +92,31 @@ def _must_keep(implementation: Any, logits: Tensor, given: Knobs, kept: list[int
 
 
 @CLAIMS.claim()
-def with_everything_off_it_is_softmax(implementation: Any, draw: Draw) -> None:
+def with_everything_off_it_is_softmax(implementation: Sampling, draw: Draw) -> None:
     """Also where a knob is on, and so wide open that it does nothing."""
     nothing: list[Knobs] = [{}, {"top_k": V}, {"top_p": 1.0}, {"min_p": 0.0}, {"repetition_penalty": 1.0}]
     for given in nothing:
         must_vanish(_softmax, implementation, draw.integer(0, 2**16), draw.choice(SCALES), *given.items())
 
 
-def _softmax(source: Any, seed: int, scale: float, *given: tuple[str, Any]) -> Tensor:
+def _softmax(source: Sampling, seed: int, scale: float, *given: tuple[str, Any]) -> Tensor:
     logits, tokens = situation(seed, scale)
     return off(ask(source, logits, tokens, **dict(given)), logits.double().softmax(-1))
 
 
 @CLAIMS.claim()
-def temperature_divides_logits(implementation: Any, draw: Draw) -> None:
+def temperature_divides_logits(implementation: Sampling, draw: Draw) -> None:
     tau = draw.choice((0.3, 0.7, 1.5, 4.0))
     must_vanish(_tempered, implementation, draw.integer(0, 2**16), draw.choice(SCALES), tau)
 
 
-def _tempered(source: Any, seed: int, scale: float, tau: float) -> Tensor:
+def _tempered(source: Sampling, seed: int, scale: float, tau: float) -> Tensor:
     logits, tokens = situation(seed, scale)
     return off(ask(source, logits, tokens, temperature=tau), (logits.double() / tau).softmax(-1))
 
 
 @CLAIMS.claim()
-def a_small_temperature_is_greedy(implementation: Any, draw: Draw) -> None:
+def a_small_temperature_is_greedy(implementation: Sampling, draw: Draw) -> None:
     logits, _ = situation(draw.integer(0, 2**16))
     greedy = torch.eye(V)[logits.argmax(-1)]
     for tau in (0.0, 1e-6, 1e-4):
@@ -123,7 +124,7 @@ def a_small_temperature_is_greedy(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim()
-def greedy_knows_no_filter(implementation: Any, draw: Draw) -> None:
+def greedy_knows_no_filter(implementation: Sampling, draw: Draw) -> None:
     logits, tokens = situation(draw.integer(0, 2**16), draw.choice(SCALES))
     filters: list[Knobs] = [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.5}]
     found = ask(implementation, logits, tokens, temperature=0.0, **draw.choice(filters))
@@ -131,7 +132,7 @@ def greedy_knows_no_filter(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim()
-def what_is_kept_keeps_its_odds(implementation: Any, draw: Draw) -> None:
+def what_is_kept_keeps_its_odds(implementation: Sampling, draw: Draw) -> None:
     """Filters only take away: what remains is softmax over it, and it is what is likeliest."""
     filters = [given for given in KNOBS.values() if given and not {"temperature", "repetition_penalty"} & given.keys()]
     seed, scale, given = draw.integer(0, 2**16), draw.choice(SCALES), draw.choice(filters)
@@ -144,21 +145,21 @@ def what_is_kept_keeps_its_odds(implementation: Any, draw: Draw) -> None:
     assert (dropped < lowest_kept).all()
 
 
-def _filtered(source: Any, seed: int, scale: float, *given: tuple[str, Any]) -> Tensor:
+def _filtered(source: Sampling, seed: int, scale: float, *given: tuple[str, Any]) -> Tensor:
     logits, tokens = situation(seed, scale)
     found = ask(source, logits, tokens, **dict(given))
     return off(found, logits.double().masked_fill(found == 0, -math.inf).softmax(-1))
 
 
 @CLAIMS.claim()
-def top_k_keeps_the_k_likeliest(implementation: Any, draw: Draw) -> None:
+def top_k_keeps_the_k_likeliest(implementation: Sampling, draw: Draw) -> None:
     k, (logits, tokens) = draw.integer(1, V), situation(draw.integer(0, 2**16))
     found = ask(implementation, logits, tokens, top_k=k)
     assert torch.equal(found > 0, logits >= logits.topk(k).values[:, -1:])
 
 
 @CLAIMS.claim()
-def top_p_keeps_the_fewest_that_reach_the_share(implementation: Any, draw: Draw) -> None:
+def top_p_keeps_the_fewest_that_reach_the_share(implementation: Sampling, draw: Draw) -> None:
     """With the last of them they have the share, without it they lack it; shares half way between two sums of
     probabilities are asked for, which rounding does not confuse.
     """
@@ -172,7 +173,7 @@ def top_p_keeps_the_fewest_that_reach_the_share(implementation: Any, draw: Draw)
 
 
 @CLAIMS.claim()
-def min_p_keeps_what_is_at_least_that_share_as_likely_as_the_likeliest(implementation: Any, draw: Draw) -> None:
+def min_p_keeps_what_is_at_least_that_share_as_likely_as_the_likeliest(implementation: Sampling, draw: Draw) -> None:
     """p / p_max = exp(z - z_max); the distribution's own height does not matter."""
     share, (logits, tokens) = draw.integer(1, 20) / 20.5, situation(draw.integer(0, 2**16), draw.choice((1.0, 3.0)))
     found = ask(implementation, logits, tokens, min_p=share)
@@ -180,7 +181,7 @@ def min_p_keeps_what_is_at_least_that_share_as_likely_as_the_likeliest(implement
 
 
 @CLAIMS.claim()
-def half_precision_logits_are_widened_first(implementation: Any, draw: Draw) -> None:
+def half_precision_logits_are_widened_first(implementation: Sampling, draw: Draw) -> None:
     logits, tokens = situation(draw.integer(0, 2**16))
     for dtype in (torch.bfloat16, torch.float16):
         narrow, wide = (
@@ -191,7 +192,7 @@ def half_precision_logits_are_widened_first(implementation: Any, draw: Draw) -> 
 
 
 @CLAIMS.claim()
-def probabilities_sum_to_one_and_the_likeliest_stays(implementation: Any, draw: Draw) -> None:
+def probabilities_sum_to_one_and_the_likeliest_stays(implementation: Sampling, draw: Draw) -> None:
     seed, scale, given = draw.integer(0, 2**16), draw.choice(SCALES), draw.choice([*KNOBS.values()])
     must_vanish(_surplus, implementation, seed, scale, *given.items())
     logits, tokens = situation(seed, scale)
@@ -201,12 +202,12 @@ def probabilities_sum_to_one_and_the_likeliest_stays(implementation: Any, draw: 
         assert torch.equal(found.argmax(-1), logits.argmax(-1))
 
 
-def _surplus(source: Any, seed: int, scale: float, *given: tuple[str, Any]) -> Tensor:
+def _surplus(source: Sampling, seed: int, scale: float, *given: tuple[str, Any]) -> Tensor:
     return ask(source, *situation(seed, scale), **dict(given)).double().sum(-1) - 1
 
 
 @CLAIMS.claim()
-def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
+def rows_do_not_see_each_other(implementation: Sampling, draw: Draw) -> None:
     logits, tokens = situation(draw.integer(0, 2**16), draw.choice(SCALES))
     given, row = draw.choice([*KNOBS.values()]), draw.integer(0, ROWS - 1)
     before = ask(implementation, logits, tokens, **given)
@@ -219,7 +220,7 @@ def rows_do_not_see_each_other(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim()
-def the_names_of_tokens_do_not_matter(implementation: Any, draw: Draw) -> None:
+def the_names_of_tokens_do_not_matter(implementation: Sampling, draw: Draw) -> None:
     """Tokens renamed in the logits and in the text: the same probabilities under the new names."""
     seed, scale, given = draw.integer(0, 2**16), draw.choice(SCALES), draw.choice([*KNOBS.values()])
     here, there = _both_names(implementation, seed, scale, **given)
@@ -227,11 +228,11 @@ def the_names_of_tokens_do_not_matter(implementation: Any, draw: Draw) -> None:
     must_agree(_renamed, implementation, seed, scale, *given.items())
 
 
-def _renamed(source: Any, seed: int, scale: float, *given: tuple[str, Any]) -> tuple[Tensor, Tensor]:
+def _renamed(source: Sampling, seed: int, scale: float, *given: tuple[str, Any]) -> tuple[Tensor, Tensor]:
     return _both_names(source, seed, scale, **dict(given))
 
 
-def _both_names(source: Any, seed: int, scale: float, **given: Any) -> tuple[Tensor, Tensor]:
+def _both_names(source: Sampling, seed: int, scale: float, **given: Any) -> tuple[Tensor, Tensor]:
     logits, tokens = situation(seed, scale)
     new = torch.randperm(V, generator=torch.Generator().manual_seed(seed + 1))
     old = new.argsort()
@@ -239,7 +240,7 @@ def _both_names(source: Any, seed: int, scale: float, **given: Any) -> tuple[Ten
 
 
 @CLAIMS.claim()
-def nobody_writes_into_the_logits(implementation: Any, draw: Draw) -> None:
+def nobody_writes_into_the_logits(implementation: Sampling, draw: Draw) -> None:
     logits, tokens = situation(draw.integer(0, 2**16))
     kept = logits.clone(), tokens.clone()
     ask(implementation, logits, tokens, **draw.choice([*KNOBS.values()]))
@@ -248,7 +249,7 @@ def nobody_writes_into_the_logits(implementation: Any, draw: Draw) -> None:
 
 
 @CLAIMS.claim()
-def a_penalty_makes_what_was_said_less_likely_and_counts_it_once(implementation: Any, draw: Draw) -> None:
+def a_penalty_makes_what_was_said_less_likely_and_counts_it_once(implementation: Sampling, draw: Draw) -> None:
     """A positive logit is divided by it, a negative one multiplied, however often the token was said."""
     seed, penalty = draw.integer(0, 2**16), draw.choice((0.8, 1.1, 1.5, 4.0))
     must_vanish(_penalised, implementation, seed, penalty)
@@ -259,7 +260,7 @@ def a_penalty_makes_what_was_said_less_likely_and_counts_it_once(implementation:
     assert torch.equal(once, again)
 
 
-def _penalised(source: Any, seed: int, penalty: float) -> Tensor:
+def _penalised(source: Sampling, seed: int, penalty: float) -> Tensor:
     logits, tokens = situation(seed)
     said = torch.zeros_like(logits).scatter(1, tokens, 1.0).bool()
     z = logits.double()

@@ -52,7 +52,7 @@ class Handle:
             if layer in cache:
                 k, v = (np.concatenate(pair, axis=2) for pair in zip(cache[layer], (k, v), strict=True))
             cache[layer] = k, v
-        read = attention_formula.attention(q, k, v, attention_formula.seen(q.shape[2], k.shape[2], mask))
+        read = attention_formula.attention(q, k, v, attention_formula.visible(q.shape[2], k.shape[2], mask))
         return self.linear(at + "o_proj", read.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1))
 
     def mlp(self, layer: int, x: Array) -> Array:
@@ -72,6 +72,10 @@ class Handle:
 
 def build(config: Config, state: State, dtype: torch.dtype) -> Handle:
     return Handle(config, {name: array(weight.to(dtype)) for name, weight in state.items()})
+
+
+def parameters(handle: Handle) -> State:
+    raise NotImplementedError("NumPy has no autograd: standard.stepwise gives the exact gradients")
 
 
 def rms_norm(handle: Handle, where: str, x: Tensor) -> Tensor:
@@ -134,7 +138,7 @@ def _optional(mask: Tensor | None) -> Array | None:
 def generate(
     handle: Handle, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool, stop: Sequence[int] = ()
 ) -> Any:
-    """Greedy, computing everything again for every token: there is no cache to be wrong."""
+    """Decode greedily, computing everything again for every token: there is no cache that could be wrong."""
     mask, T = torch.ones_like(tokens) if mask is None else mask, tokens.shape[1]
     for _ in range(new):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)

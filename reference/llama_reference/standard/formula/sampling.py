@@ -1,7 +1,7 @@
 """The next token's distribution, row by row from the definitions, in transformers' order: repetition penalty (Keskar et
 al. 2019), temperature, top-k (Fan et al. 2018), top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024).
 
-Whether a token stays is decided on probabilities rounded to float32, the precision that logits are given in: the
+A token is kept or not by probabilities rounded to float32, the precision that logits are given in: the
 float32 logarithms of (1/2, 1/4, 1/8, 1/8) then stand for exactly these, and a boundary at 3/4 is met exactly. Of equal
 logits top-p takes the last first, as transformers does up to 16 tokens; beyond, its sort leaves equals in any order.
 """

@@ -11,7 +11,7 @@ from llama_reference.standard.oracle.rotary import reset_rotary
 def layer_inputs(
     handle: LlamaForCausalLM, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None
 ) -> dict[str, object]:
-    """What transformers' model hands to each layer beside x."""
+    """What transformers' model passes to each layer in addition to x."""
     filled = cache.get_seq_length(layer) if cache is not None else 0
     real = torch.ones(x.shape[0], filled + x.shape[1], dtype=torch.long) if mask is None else mask
     seen = create_causal_mask(handle.config, x, real, cache, positions, layer_idx=layer)

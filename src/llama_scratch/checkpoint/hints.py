@@ -1,7 +1,7 @@
-"""What lies where a checkpoint was expected, and what to do about it, in one line.
+"""Hints for a path that is not a checkpoint: what it is, and what to do, in one line.
 
 A name of the hub instead of a directory, a file instead of its directory, an adapter that was not merged, a .gguf that
-was not converted, a pointer of git-lfs instead of the file: each is told by what is there.
+was not converted, a git-lfs pointer instead of the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHOWN = 6
 
 
 def check_directory(directory: Path) -> None:
-    """Raises CheckpointError, saying what is there instead and what to do, unless it holds a config.json."""
+    """Raise CheckpointError, with a hint, unless the directory has a config.json."""
     if not exists(directory):
         raise CheckpointError(_nothing(directory))
     if not directory.is_dir():
@@ -53,7 +53,7 @@ def _convert(path: Path) -> str:
 
 
 def what_is_there(directory: Path) -> str:
-    """What a directory holds instead of a checkpoint, and what to do."""
+    """Describe what a directory contains instead of a checkpoint, and what to do."""
     names = names_in(directory)
     ggufs = [name for name in names if name.endswith(".gguf")]
     if not names:
@@ -71,16 +71,16 @@ def what_is_there(directory: Path) -> str:
 
 
 def adapter(directory: Path) -> str:
-    """What to do with a LoRA: its weights are changes to those of another model."""
+    """Describe what to do with a LoRA, which only has changes to another model."""
     base = "another model"
-    with suppress(OSError, ValueError, KeyError, TypeError):  # it is only named
+    with suppress(OSError, ValueError, KeyError, TypeError):  # the name is optional
         base = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
     merge = f"AutoPeftModelForCausalLM.from_pretrained({str(directory)!r}).merge_and_unload().save_pretrained('merged')"
     return f"{directory} holds an adapter (LoRA) of {base}, not a model; merge the two first, with peft: {merge}"
 
 
 def names_in(directory: Path) -> list[str]:
-    """The names in it but for hidden ones. Raises CheckpointError."""
+    """List the names in a directory, without hidden ones. Raises CheckpointError."""
     try:
         return sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -88,13 +88,13 @@ def names_in(directory: Path) -> list[str]:
 
 
 def listed(names: list[str]) -> str:
-    """A few of them."""
+    """Join the first few names."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raises CheckpointError where git-lfs has left a pointer in the file's place."""
+    """Raise CheckpointError for a git-lfs pointer in place of the file."""
     if not path.is_file() or size(path) > 1024:
         return
     try:
