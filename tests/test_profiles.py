@@ -58,7 +58,7 @@ def test_all_that_there_is_is_asked_as_ever():
 def test_what_is_lacking_is_found_by_asking(component, name):
     found = finding.find(component, Restricted(StepwiseLlama(), ALL[name]), {}).profile
     asked = [getattr(found, f.name) == getattr(ALL[name], f.name) for f in fields(Profile) if f.name != "rope_type"]
-    assert all(asked) or found == FULL
+    assert all(asked)
     assert configuration("hard", found) == configuration("hard", ALL[name])
 
 
@@ -135,7 +135,10 @@ def test_a_refused_draw_costs_that_draw_and_not_the_claim():
     results = Results()
     session = Session(RefusesALongRope(), results)
     claim = next(c for c in properties.of("rotary") if c.name == "queries_and_keys_turn_alike_in_every_head")
-    session.hold(claim)
+    try:
+        session.hold(claim)
+    except NotImplementedError:  # a skip, which must not pass for one
+        pytest.fail("one refused draw dropped the claim")
     refused, _, total = results.left_out["rotary"][claim.name].split()[:3]
     assert 0 < int(refused) < int(total) == claim.examples
     assert "rotary 1" in dict(notes.on_gaps(results))["properties of which some draws were refused"]
