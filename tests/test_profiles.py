@@ -24,7 +24,7 @@ from llama_reference.standard.outcome import Outcome
 from llama_reference.standard.profile import FULL, Profile, restricted
 from llama_reference.standard.stepwise import StepwiseLlama
 from llama_reference.suite.plan import items
-from llama_reference.suite.session import Session
+from llama_reference.suite.session import Offered, Session
 from tests.profiles import among, is_thorough
 from tests.restricted import PLAIN, PROFILES, Restricted, combination
 
@@ -56,7 +56,7 @@ def test_all_that_there_is_is_asked_as_ever():
 @pytest.mark.parametrize("name", ["plain", "no padding", "consecutive positions", "llama3 only", "no cache"])
 @pytest.mark.parametrize("component", ["attention", "llama"])
 def test_what_is_lacking_is_found_by_asking(component, name):
-    found = finding.find(component, Restricted(StepwiseLlama(), ALL[name]), {}).profile
+    found = finding.find(component, Offered(Restricted(StepwiseLlama(), ALL[name])), {}).profile
     asked = [getattr(found, f.name) == getattr(ALL[name], f.name) for f in fields(Profile) if f.name != "rope_type"]
     assert all(asked)
     assert configuration("hard", found) == configuration("hard", ALL[name])
