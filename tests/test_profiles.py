@@ -24,7 +24,7 @@ from llama_reference.standard.outcome import Outcome
 from llama_reference.standard.profile import FULL, Profile, restricted
 from llama_reference.standard.stepwise import StepwiseLlama
 from llama_reference.suite.plan import items
-from llama_reference.suite.session import Session
+from llama_reference.suite.session import Offered, Session
 from tests.profiles import among, is_thorough
 from tests.restricted import PLAIN, PROFILES, Restricted, combination
 
@@ -56,9 +56,9 @@ def test_all_that_there_is_is_asked_as_ever():
 @pytest.mark.parametrize("name", ["plain", "no padding", "consecutive positions", "llama3 only", "no cache"])
 @pytest.mark.parametrize("component", ["attention", "llama"])
 def test_what_is_lacking_is_found_by_asking(component, name):
-    found = finding.find(component, Restricted(StepwiseLlama(), ALL[name]), {}).profile
+    found = finding.find(component, Offered(Restricted(StepwiseLlama(), ALL[name])), {}).profile
     asked = [getattr(found, f.name) == getattr(ALL[name], f.name) for f in fields(Profile) if f.name != "rope_type"]
-    assert all(asked) or found == FULL
+    assert all(asked)
     assert configuration("hard", found) == configuration("hard", ALL[name])
 
 
@@ -135,7 +135,10 @@ def test_a_refused_draw_costs_that_draw_and_not_the_claim():
     results = Results()
     session = Session(RefusesALongRope(), results)
     claim = next(c for c in properties.of("rotary") if c.name == "queries_and_keys_turn_alike_in_every_head")
-    session.hold(claim)
+    try:
+        session.hold(claim)
+    except NotImplementedError:  # a skip, which must not pass for one
+        pytest.fail("one refused draw dropped the claim")
     refused, _, total = results.left_out["rotary"][claim.name].split()[:3]
     assert 0 < int(refused) < int(total) == claim.examples
     assert "rotary 1" in dict(notes.on_gaps(results))["properties of which some draws were refused"]
