@@ -417,10 +417,10 @@ CROSS_ENTROPY = [
     P("loss", "first_row_only", LOSS, ENTROPY, ENTROPY.replace("(rows, targets", "(rows[: labels.shape[1]], targets[: labels.shape[1]]")),
 ]  # fmt: skip
 
-TEMPERED = "    logits = temperature(logits, knobs.temperature)\n"
-BY_K = "    if knobs.top_k is not None:\n        logits = top_k(logits, knobs.top_k)\n"
-BY_P = "    if knobs.top_p is not None:\n        logits = top_p(logits, knobs.top_p)\n"
-BY_M = "    if knobs.min_p is not None:\n        logits = min_p(logits, knobs.min_p)\n"
+TEMPERED = "    logits = temperature(logits, params.temperature)\n"
+BY_K = "    if params.top_k is not None:\n        logits = top_k(logits, params.top_k)\n"
+BY_P = "    if params.top_p is not None:\n        logits = top_p(logits, params.top_p)\n"
+BY_M = "    if params.min_p is not None:\n        logits = min_p(logits, params.min_p)\n"
 KNOBS = TEMPERED + BY_K + BY_P + BY_M
 REMOVED = "removed = ascending.softmax(-1).cumsum(-1) <= 1 - p"
 PENALISED = "torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)"
@@ -443,7 +443,7 @@ NEXT_TOKEN = [
     P("sampling", "top_k_drops_ties", SAMPLING, "    return logits.masked_fill(logits < kth, -inf)",
       "    kept = logits.topk(min(k, logits.shape[-1])).indices\n"
       "    return torch.full_like(logits, -inf).scatter(1, kept, logits.gather(1, kept))"),
-    P("sampling", "top_k_50", SAMPLING, BY_K, "    logits = top_k(logits, knobs.top_k or 50)\n"),
+    P("sampling", "top_k_50", SAMPLING, BY_K, "    logits = top_k(logits, params.top_k or 50)\n"),
     P("sampling", "min_p_absolute", SAMPLING, MINIMUM, "probabilities < fraction"),
     P("sampling", "min_p_strict", SAMPLING, MINIMUM, MINIMUM.replace("<", "<=")),
     P("sampling", "penalty_divides_negatives", SAMPLING, PENALISED, "torch.where(seen, logits / penalty, logits)"),
@@ -455,9 +455,9 @@ NEXT_TOKEN = [
 
 STEPS = "for number in range(1, max_new_tokens + 1):"
 ENDS = "if not (all_running or running.any()):"
-CHOSEN = "chosen = choose(usable, tokens, knobs, attention_mask, generator)"
-ASKED = "logits = ask(unseen, cache, attention_mask, last_only=True)[:, -1]"
-STOPS = "return set(stop_ids), filler"
+CHOSEN = "chosen = choose(usable, tokens, params, attention_mask, generator)"
+ASKED = "logits = decoder(unseen, cache, attention_mask, last_only=True)[:, -1]"
+STOPS = "stops = frozenset(stop_ids)"
 
 DECODING = [
     P("generate", "smallest_logit", SAMPLING, "logits.detach().numpy().argmax(-1)", "logits.detach().numpy().argmin(-1)"),
@@ -470,9 +470,9 @@ DECODING = [
     P("generate", "padding_attended", LOOP, ASKED, ASKED.replace("attention_mask", "None")),
     P("generate", "padding_of_the_first_row", LOOP, ASKED,
       ASKED.replace("attention_mask", "None if attention_mask is None else attention_mask[:1].expand_as(attention_mask)")),
-    P("generate", "first_stop_id_only", LOOP, STOPS, "return set([*stop_ids][:1]), filler"),
-    P("generate", "never_stops", LOOP, STOPS, "return set(), filler"),
-    P("generate", "stops_unasked", LOOP, STOPS, "return {*stop_ids, *configured_stop_ids(model.config)}, filler"),
+    P("generate", "first_stop_id_only", LOOP, STOPS, "stops = frozenset([*stop_ids][:1])"),
+    P("generate", "never_stops", LOOP, STOPS, "stops = frozenset()"),
+    P("generate", "stops_unasked", LOOP, STOPS, "stops = frozenset([*stop_ids, *configured_stop_ids(model.config)])"),
     P("generate", "one_row_stops_all", LOOP, ENDS, "if not all_running:"),
     P("generate", "first_row_stops_all", LOOP, ENDS, "if not running[0]:"),
     P("generate", "positions_restart", LLAMA, "return positions.masked_fill(attention_mask == 0, 0)[:, S - T :]",

@@ -370,7 +370,7 @@ UNSEEN = [
         "",
         SAMPLING,
         "    return logits.softmax(-1)\n\n\ndef penalised",
-        "    return (logits / knobs.temperature).softmax(-1)\n\n\ndef penalised",
+        "    return (logits / params.temperature).softmax(-1)\n\n\ndef penalised",
         "temperature is applied twice, before the filters and after them",
     ),
     # min_p_absolute
