@@ -15,6 +15,10 @@ from llama_reference.suite.trouble import NoVerdict
 TIME_LIMIT = "--time-limit"
 
 
+class _Late(BaseException):
+    """A question's time is up: no Exception, so that no handler of an adapter's errors takes it for one."""
+
+
 class Watch:
     """The clock of a run. Limits are in seconds."""
 
@@ -42,12 +46,14 @@ class Watch:
         def late(_signal: int, frame: FrameType | None) -> None:
             self._hanging.add(component)
             where = f", in {frame.f_code.co_name} (line {frame.f_lineno})" if frame else ""
-            raise NoVerdict(f"no answer within {self.limit:g} s: it hangs or is slow{where}")
+            raise _Late(f"no answer within {self.limit:g} s: it hangs or is slow{where}")
 
         before = signal.signal(signal.SIGALRM, late)
         signal.setitimer(signal.ITIMER_REAL, self.limit)
         try:
             yield
+        except _Late as late_one:
+            raise NoVerdict(str(late_one)) from None
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
