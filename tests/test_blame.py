@@ -10,7 +10,7 @@ from transformers import DynamicCache
 from llama_reference import mistakes
 from llama_reference.judge import localization
 from llama_reference.judge.error_growth import running
-from llama_reference.questions import layer_checks
+from llama_reference.questions import far, layer_checks
 from llama_reference.questions.activations import Inputs
 from llama_reference.standard import oracle
 from llama_reference.standard.cases import DTYPES, Case
@@ -179,7 +179,7 @@ def test_computing_in_another_order_is_no_guilt(name, hard):
 
 def test_a_right_implementation_is_clean(implementation, every_dtype):
     findings = localization.find(implementation, every_dtype)
-    assert len(findings) == 3 * 10 + 5
+    assert len(findings) == 3 * 13 + 5
     assert [str(finding) for finding in findings if not finding.good] == []
     assert localization.culprits(findings) == []
     steps = running(implementation, every_dtype)
@@ -241,7 +241,8 @@ def test_what_is_not_offered_is_not_passed(hard):
     chunked = {(name, layer_checks.IN_CHUNKS) for name in ("attention", "block", "llama")} | {
         ("kv_cache", layer_checks.STEP_BY_STEP)
     }
-    assert missing == {("rotary", "queries"), ("rotary", "keys"), ("swiglu", layer_checks.ONE_PASS), *chunked}
+    turned = {("rotary", f"{which}{where}") for which in (far.QUERIES, far.KEYS) for where in ("", f", {far.FAR}")}
+    assert missing == {("swiglu", layer_checks.ONE_PASS), *turned, *chunked}
     assert localization.culprits(findings) == []
     assert {step.name for step in running(lacking, hard)} == {"rms_norm", "attention", "block", "llama"}
 
