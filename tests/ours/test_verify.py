@@ -234,12 +234,15 @@ def test_a_tensor_under_another_name_is_one_line(copy, capsys):
     assert "missing keys: model.layers.2.mlp.up_proj.weight" in only_line(capsys)
 
 
-def test_a_bad_adapter_is_one_line(copy, wrong, tmp_path, capsys):
+def test_a_bad_adapter_is_one_line_under_its_own_traceback(copy, wrong, tmp_path, capsys):
     assert main(["verify", str(copy), str(tmp_path / "none.py")]) == 2
     assert only_line(capsys).endswith("none.py: no such Python file")
     wrong.write_text("import no_such_package")
     assert main(["verify", str(copy), str(wrong)]) == 2
-    assert "wrong.py: ModuleNotFoundError: No module named 'no_such_package'" in only_line(capsys)
+    frame, code, line = capsys.readouterr().err.splitlines()
+    assert 'wrong.py", line 1' in frame
+    assert code.strip() == "import no_such_package"
+    assert line.endswith("wrong.py: ModuleNotFoundError: No module named 'no_such_package'")
 
 
 @pytest.mark.parametrize(
