@@ -24,18 +24,20 @@ from llama_reference.adapter_loader import load
 from llama_reference.check import status
 from llama_reference.report import terminal
 from llama_reference.report.results import PROPERTIES, Results, about
-from llama_reference.suite.plan import items
+from llama_reference.suite.runner import Plan
 from llama_reference.suite.session import Session
+from llama_reference.suite.worker import do
 
 
 def checked(adapter: Path, components: list[str]) -> tuple[int, Results]:
-    """Exit status and results of `check`, which asks every component in a process of its own."""
+    """Exit status and results of `check`, whose processes answer the tasks of a plan."""
     module = load(adapter)
     results = Results(about(adapter, getattr(module, "BITWISE", False)))
-    for component in components:
-        session = Session(module, Results())
-        for item in items(component):
-            session.ask(item)
+    session = Session(module, Results(), driven=True)
+    plan, last = Plan(tuple(components), False, results), ""
+    while (task := plan.next(last, busy=set())) is not None:
+        last = task.component
+        do(task, session)
         results.merge(Results.of(json.loads(json.dumps(session.results.values()))))
     return status(results), results
 
@@ -74,11 +76,19 @@ def _short(value: object) -> str:
 def view(code: int, results: Results) -> dict[str, Any]:
     """What both have to agree on.
 
-    Names of tests are compared from the class on: the file's path differs. Of a claim that does not hold the message is
-    left out: hypothesis draws numbers from the source of the modules that are loaded too, and may refute it by another.
+    Names of tests are compared from the class on: the file's path differs. Of messages the first line is compared: what an
+    answer looks like is compared by itself, and stands in pytest's messages only, since `check` diagnoses last. Of a claim
+    that does not hold the message is left out: hypothesis draws numbers from the source of the modules that are loaded
+    too, and may refute it by another.
     """
     troubles = (
-        (t.kind, t.component, t.section, t.where.partition("::")[2] or t.where, t.section != PROPERTIES and t.message)
+        (
+            t.kind,
+            t.component,
+            t.section,
+            t.where.partition("::")[2] or t.where,
+            t.section != PROPERTIES and t.message.partition("\n")[0],
+        )
         for t in results.troubles
     )
     return {

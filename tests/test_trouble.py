@@ -210,9 +210,9 @@ class TestProcesses:
             if how == "Ctrl-C":
                 raise KeyboardInterrupt
 
-        crew.deadline = float("inf")
         try:
             crew.start()
+            crew.deadline = float("inf")  # after_each says when the time is up
             crew.work(after_each)
         finally:
             crew.end()

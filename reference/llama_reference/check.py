@@ -39,7 +39,7 @@ class Check:
     processes: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Components to judge at the same time."""
     time_limit: float | None = None
-    """Seconds after which the run ends with the verdict so far."""
+    """Seconds, from the first question on, after which the run ends with the verdict so far."""
     question_limit: float = 300.0
     """Seconds that one question may take; one that takes longer is told, and its component asked no more."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False

@@ -32,7 +32,7 @@ PATIENCE = 120.0  # seconds that a diagnosis may take: what is wrong is known wi
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds: of the whole run, and of one question."""
+    """Seconds: of the whole run, from its first question on, and of one question."""
 
     run: float | None = None
     question: float = 300.0
@@ -112,15 +112,15 @@ class Crew:
     def __init__(self, adapter: Path, plan: Plan, limits: Limits, processes: int) -> None:
         self.adapter, self.plan, self.limits, self.processes = adapter, plan, limits, processes
         self.workers: list[Worker] = []
-        self.deadline = math.inf if limits.run is None else time.monotonic() + limits.run
+        self.deadline = math.inf
 
     def start(self) -> bool:
         """Start the first process alone, so that bad adapters are told once. Returns whether it claims bits."""
         worker = Worker.start(self.adapter)
         self.workers.append(worker)
-        patience = min(self.limits.question, self.limits.run or math.inf)
-        if not worker.connection.poll(patience):
-            raise AdapterError(f"{self.adapter}: not imported and built within {patience:g} s{worker.end()}")
+        if not worker.connection.poll(self.limits.question):
+            late = f"not imported and built within {self.limits.question:g} s"
+            raise AdapterError(f"{self.adapter}: {late}{worker.end()}")
         message = worker.receive()
         if message is None:
             place = worker.end()
@@ -129,6 +129,8 @@ class Crew:
         if error:
             raise AdapterError(error, details)
         worker.is_ready = True
+        if self.limits.run is not None:  # how long imports take is not the adapter's affair
+            self.deadline = time.monotonic() + self.limits.run
         return bool(bitwise)
 
     def work(self, after_each: Callable[[Task], None]) -> None:

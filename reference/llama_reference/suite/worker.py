@@ -138,16 +138,21 @@ def _serve(adapter: Path, stack: str, connection: Connection) -> None:
                 task = connection.recv()
             except EOFError:
                 return
-            session.results = Results()
-            if isinstance(task, Diagnosis):
-                session.diagnose(task.component)
-            elif isinstance(task, Survey):
-                session.results = Results.of(task.known)
-                session.survey(task.component)
-                session.results = Results(unseen=session.results.unseen)
-            else:
-                session.ask(task)
+            do(task, session)
             connection.send(session.results.values())
+
+
+def do(task: Task, session: Session) -> None:
+    """Do one task; what it adds to the Results is in session.results afterwards, and nothing else."""
+    session.results = Results()
+    if isinstance(task, Diagnosis):
+        session.diagnose(task.component)
+    elif isinstance(task, Survey):
+        session.results = Results.of(task.known)
+        session.survey(task.component)
+        session.results = Results(unseen=session.results.unseen)
+    else:
+        session.ask(task)
 
 
 def load_and_build(adapter: Path) -> ModuleType:
