@@ -76,10 +76,10 @@ def _short(value: object) -> str:
 def view(code: int, results: Results) -> dict[str, Any]:
     """What both have to agree on.
 
-    Names of tests are compared from the class on: the file's path differs. Of messages the first line is compared: what an
-    answer looks like is compared by itself, and stands in pytest's messages only, since `check` diagnoses last. Of a claim
-    that does not hold the message is left out: hypothesis draws numbers from the source of the modules that are loaded
-    too, and may refute it by another.
+    Names of tests are compared from the class on: the file's path differs. Of messages the first line is compared: the
+    diagnosis is compared by itself, and stands in pytest's messages only, since `check` diagnoses last. Of a claim that
+    does not hold the message is left out: hypothesis draws numbers from the source of the modules that are loaded too,
+    and may refute it by another.
     """
     troubles = (
         (

@@ -310,6 +310,18 @@ class TestPytest:
         assert re.search(r"trouble: no answer within 0.5 s: it hangs or is slow, in swiglu \(line \d+\)", said)
         assert "questions: trouble at a question before" in said
 
+    def test_answers_are_counted_once_however_many_processes_ask(self, pytester):
+        pytester.makeconftest("from llama_reference.suite.fixtures import *")
+        pytester.makepyfile(
+            my_llama=RIGHT,
+            test_rms_norm="from llama_reference.suite.declare import declared\nglobals().update(declared('rms_norm'))",
+        )
+        options = ("--implementation", "my_llama.py", "-k", "within and hard")
+        one, two = (pytester.runpytest_subprocess(*options, processes).stdout.str() for processes in ("-n0", "-n2"))
+        counted = re.search(r"1 of 10 components judged and right, \d+ answers", one)
+        assert counted
+        assert counted[0] in two
+
     def test_a_run_out_of_time_has_not_passed(self, suite):
         status, said = suite(RIGHT, "--time-limit", "0")
         assert status == pytest.ExitCode.INTERRUPTED

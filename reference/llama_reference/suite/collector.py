@@ -114,7 +114,8 @@ class Collector:
             found_now.add_trouble(Outcome(found), *about, report.nodeid, message(report))
         if self.survivor and found_now != Results():
             self.survivor.tell(found=found_now.values())
-            found_now.rows = []  # of this very process
+        if self.survivor or hasattr(self.config, "workerinput"):
+            found_now.rows = []  # they are this very process's, and are there already
         self.results.merge(found_now)
 
     @pytest.hookimpl(wrapper=True)
