@@ -296,9 +296,9 @@ def main() -> None:
     try:
         config = parse(GenerateConfig, "python -m llama_scratch.generate", __doc__, config=(tyro.conf.DisallowNone,))
         if not config.json:  # show what is compiled, and how long it took
-            logging.basicConfig(format="[%(message)s]")
-            for handler in logging.getLogger().handlers:
-                handler.addFilter(OnceFilter())
+            handler = logging.StreamHandler()
+            handler.addFilter(OnceFilter())  # of this handler only: others are not this program's
+            logging.basicConfig(format="[%(message)s]", handlers=[handler])
             logging.getLogger("llama_scratch").setLevel(logging.INFO)
         sys.exit(run(config))
     except BrokenPipeError:  # the reader has gone, as in `| head`: exit quietly, without flushing stdout again
