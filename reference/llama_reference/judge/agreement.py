@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ MARGIN = 1.0  # in log₂: half as far from the mistake as from transformers
 # answers in float64. (Of a mistake that makes rounding worse, such as attention without its norm, some are not.)
 PLAUSIBLE = 64
 FINEST = 2.0**-12  # ulps: equal bits are not infinitely near
+Answer = TypeVar("Answer")
 KEPT = 2048  # answers of mistakes that are kept, so that the next diagnosis need not ask for them
 
 
@@ -98,9 +100,14 @@ def trials(component: str, seed: int, profile: Profile) -> Iterator[Case]:
 
 
 def answered(component: str, implementation: Implementation, case: Case) -> Answers | str | None:
-    """Answers; None where it refuses the question; or how it breaks, numbers in the message left out."""
+    """Answers to the question of a component, as `attempted` gives them."""
+    return attempted(lambda: ask(component, implementation, case))
+
+
+def attempted(question: Callable[[], Answer]) -> Answer | str | None:
+    """The answer; None where it is refused; or how it breaks, numbers in the message left out."""
     try:
-        return ask(component, implementation, case)
+        return question()
     except NotImplementedError:
         return None
     except Exception as error:  # whatever a foreign implementation raises
@@ -133,18 +140,35 @@ def _fits(suspect: Suspect, component: str, answers: Answers | str, mistake: Mis
     if isinstance(answers, str) or not isinstance(others, dict):
         return answers == others
     theirs, _ = reference_answers(component, case)
+
+    def exactly() -> Answers | str | None:
+        return exactly_mistaken(component, mistake, case, kept)
+
+    return explains(suspect, answers, others, exactly, theirs, costs(component, case), case.dtype)
+
+
+def explains(
+    suspect: Suspect,
+    answers: Answers,
+    others: Answers,
+    exactly: Callable[[], Answers | str | None],
+    theirs: Answers,
+    cost: dict[str, float],
+    dtype: torch.dtype,
+) -> bool:
+    """Whether answers are those of a mistake (`others`; `exactly` asks it in float64) up to rounding; what they tell
+    about it is noted down. theirs, cost: transformers' answers, and how many ulps they are off the formula.
+    """
     if not comparable(answers, others):
         return False
     if not same_bits(answers, others):
         suspect.bitwise = False
-        cost = costs(component, case)
-        plausible = is_plausible(answers, others, cost, case.dtype)
-        exact = exactly_mistaken(component, mistake, case, kept) if plausible else None
+        exact = exactly() if is_plausible(answers, others, cost, dtype) else None
         if not isinstance(exact, dict) or not comparable(answers, exact, of_one_dtype=False):
             return False
-        if not within(answers, others, exact, cost, case.dtype):
+        if not within(answers, others, exact, cost, dtype):
             return False
-    note(suspect, answers, others, theirs, case.dtype)
+    note(suspect, answers, others, theirs, dtype)
     return True
 
 

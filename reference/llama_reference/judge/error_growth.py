@@ -30,7 +30,7 @@ def running(implementation: Implementation, exam: LayerChecks) -> list[Finding]:
     """
     recording, inputs = exam.recording, exam.recording.inputs
     start, layers = recording.out_of["model.embed_tokens"], exam.config["num_hidden_layers"]
-    handle = _or_none(lambda: implementation.build(exam.config, exam.state, exam.dtype))
+    handle = or_none(lambda: implementation.build(exam.config, exam.state, exam.dtype))
     if handle is None:
         return []
     ours = _run(implementation, handle, inputs, start, layers)
@@ -51,7 +51,7 @@ def _run(implementation: Implementation, handle: Handle, inputs: Inputs, x: Tens
     def ask(name: str, x: Tensor | None, *after: Any, which: tuple[Any, ...] = ()) -> Tensor | None:
         if x is None:
             return None
-        return _or_none(lambda: getattr(implementation, name)(handle, *which, x.clone(), *after))
+        return or_none(lambda: getattr(implementation, name)(handle, *which, x.clone(), *after))
 
     for layer in range(layers):
         at = f"model.layers.{layer}"
@@ -72,7 +72,8 @@ def _run(implementation: Implementation, handle: Handle, inputs: Inputs, x: Tens
     yield None, "llama", "lm_head", ask("llama", inputs.tokens, *around)
 
 
-def _or_none(answer: Callable[[], Any]) -> Any:
+def or_none(answer: Callable[[], Any]) -> Any:
+    """The answer; None where it is not given."""
     try:
         return answer()
     except Exception:

@@ -6,8 +6,7 @@ decided as in `agreement`: a mistake explains a component when all its answers a
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor
 
 from llama_reference import mistakes
-from llama_reference.implementation import COMPONENTS, Handle, Implementation, State
-from llama_reference.judge.agreement import Suspect, comparable, furthest, is_plausible, note, same_bits, within
+from llama_reference.implementation import COMPONENTS, Implementation, State
+from llama_reference.judge.agreement import Suspect, attempted, explains, furthest, same_bits
 from llama_reference.judge.diagnosis import Likeness, nearest_first
+from llama_reference.judge.error_growth import or_none
 from llama_reference.judge.localization import Finding
 from llama_reference.judge.reasoning import USES
 from llama_reference.mistakes import Mistake
@@ -56,10 +56,10 @@ def looks_like(implementation: Implementation, exams: list[LayerChecks], culprit
 
 def _ask(implementation: Implementation, exam: LayerChecks, culprit: Finding) -> _Asked:
     """The component's answers, without those that it refuses."""
-    handle = _or_none(partial(implementation.build, exam.config, exam.state, exam.dtype))
+    handle = or_none(partial(implementation.build, exam.config, exam.state, exam.dtype))
     about = culprit.name, culprit.layer, culprit.where
     questions = [q for q in exam.questions if (q.name, q.layer, q.where) == about and handle is not None]
-    answers = [(q, _answer(q, implementation, handle)) for q in questions]
+    answers = [(q, attempted(partial(q.ask, implementation, handle))) for q in questions]
     at, whole = f"model.layers.{culprit.layer}.", culprit.name not in OF_ONE_LAYER
     needed = {key: w for key, w in exam.state.items() if whole or key.startswith(at) or ".layers." not in key}
     return _Asked(exam, needed, [(q, answer) for q, answer in answers if answer is not None])
@@ -69,51 +69,27 @@ def _explains(mistake: Mistake, asked: _Asked, suspect: Suspect) -> bool:
     """Whether all answers are the mistake's; what they tell about it is noted down."""
     exam, rounded = asked.exam, mistake.implementation
     exact: Implementation = _Widened(type(rounded)(torch.float64))
-    handle = _or_none(lambda: rounded.build(exam.config, asked.state, exam.dtype))
-    wide = _or_none(lambda: exact.build(exam.config, asked.state, exam.dtype))
+    handle = or_none(partial(rounded.build, exam.config, asked.state, exam.dtype))
+    wide = or_none(partial(exact.build, exam.config, asked.state, exam.dtype))
     for question, answer in asked.answers:
-        if isinstance(answer, str):
-            if answer != _answer(question, rounded, handle):
+        how, others = question.how, attempted(partial(question.ask, rounded, handle))
+        if isinstance(answer, str) or not isinstance(others, Tensor):
+            if answer != others:
                 return False
             continue
-        given, theirs = {question.how: answer}, {question.how: question.theirs}
-        others = _labelled(question, rounded, handle)
-        if others is None or not comparable(given, others):
+
+        def exactly(question: Question = question, others: Tensor = others) -> Answers | str | None:
+            again = attempted(partial(question.ask, rounded, handle))
+            if not isinstance(again, Tensor) or not same_bits({"": again}, {"": others}):
+                return None  # answers at random are near to anything
+            wider = attempted(partial(question.ask, exact, wide))
+            return {question.how: wider} if isinstance(wider, Tensor) else wider
+
+        cost = {how: furthest(question.theirs, question.exact, exam.dtype)}
+        theirs = {how: question.theirs}
+        if not explains(suspect, {how: answer}, {how: others}, exactly, theirs, cost, exam.dtype):
             return False
-        if not same_bits(given, others):
-            suspect.bitwise = False
-            cost = {question.how: furthest(question.theirs, question.exact, exam.dtype)}
-            plausible = is_plausible(given, others, cost, exam.dtype)
-            exactly = _labelled(question, exact, wide) if plausible else None
-            if exactly is None or not within(given, others, exactly, cost, exam.dtype):
-                return False
-            again = _labelled(question, rounded, handle)
-            if again is None or not same_bits(others, again):  # answers at random are near to anything
-                return False
-        note(suspect, given, others, theirs, exam.dtype)
     return True
-
-
-def _answer(question: Question, implementation: Implementation, handle: Handle) -> Tensor | str | None:
-    """An answer; None where it refuses; or how it breaks, numbers in the message left out."""
-    try:
-        return question.ask(implementation, handle)
-    except NotImplementedError:
-        return None
-    except Exception as error:  # whatever a foreign implementation raises
-        return re.sub(r"\d+", "", f"{type(error).__name__}: {error}")
-
-
-def _labelled(question: Question, implementation: Implementation, handle: Handle) -> Answers | None:
-    answer = None if handle is None else _answer(question, implementation, handle)
-    return {question.how: answer} if isinstance(answer, Tensor) else None
-
-
-def _or_none(answer: Callable[[], Any]) -> Any:
-    try:
-        return answer()
-    except Exception:
-        return None
 
 
 class _Widened:

@@ -7,18 +7,15 @@ so that no answer is silently missing.
 
 from __future__ import annotations
 
-import reprlib
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 from unittest import SkipTest
 
-import hypothesis
 import torch
-from hypothesis import strategies as st
 
 from llama_reference import mistakes
 from llama_reference.judge import blindness, comparison, description, diagnosis, layouts
@@ -37,8 +34,8 @@ from llama_reference.report.results import (
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.cases import Case, dtypes, lacking, twin
 from llama_reference.standard.outcome import Outcome
-from llama_reference.standard.profile import Profile
 from llama_reference.suite import trouble
+from llama_reference.suite.draws import Draws
 from llama_reference.suite.offered import NotOffered, Offered
 from llama_reference.suite.plan import Item, answer_cases, left_out
 from llama_reference.suite.trouble import NoVerdict
@@ -95,24 +92,6 @@ class Comparison:
         if len(wrong) > 5:
             lines.append(f"and {len(wrong) - 5} more")
         raise WrongAnswers("\n  ".join([*lines, *self.session.told(self.component)]))
-
-
-class Drawn:
-    """Choices made by hypothesis; they are kept, for the message of a claim that does not hold."""
-
-    def __init__(self, data: st.DataObject, profile: Profile) -> None:
-        self._data, self.profile = data, profile
-        self.choices: list[Any] = []
-
-    def integer(self, lowest: int, highest: int) -> int:
-        """Draw an integer, both ends included."""
-        self.choices.append(self._data.draw(st.integers(lowest, highest)))
-        return self.choices[-1]
-
-    def choice(self, options: Sequence[Any]) -> Any:
-        """Draw one of the options."""
-        self.choices.append(self._data.draw(st.sampled_from(options)))
-        return self.choices[-1]
 
 
 class Session:
@@ -307,45 +286,18 @@ class Session:
         self._ask_or_not(Item(claim.component, PROPERTIES, claim=claim))
         profile = self.found(claim.component).profile
         self._must_have(claim.component, claim.lacking(profile))
-        refusals: list[str] = []
-        answered = 0
         examples = max(1, int(claim.examples * self._times)) if claim.examples > 1 else 1
-        settings = hypothesis.settings(
-            max_examples=examples,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=[hypothesis.Phase.generate],  # a draw is small already; shrinking it would cost a second
-            suppress_health_check=list(hypothesis.HealthCheck),
-            report_multiple_bugs=False,
-        )
-
         implementation = self.in_our_layout(claim.component)
-        draw: Drawn | None = None  # the last one: hypothesis ends with the draw that it reports
-
-        @settings
-        @hypothesis.given(data=st.data())
-        def drawn(data: st.DataObject) -> None:
-            nonlocal answered, draw
-            draw = Drawn(data, profile)
-            try:
-                claim.check(implementation, draw)
-            except NotImplementedError as refusal:
-                refusals.append(str(refusal))
-            else:
-                answered += 1
-
+        draws = Draws(claim, profile)
         try:
             with torch.no_grad(), self._told_of_trouble(claim.component), seeded():
-                drawn()
+                draws.check(implementation, examples)
         except AssertionError as error:
-            drew = f" for {', '.join(map(reprlib.repr, draw.choices))}" if draw is not None and draw.choices else ""
-            raise WrongAnswers(f"{claim} does not hold{drew}: {_asserted(error)}") from error
-        if not answered:
-            raise NotOffered(refusals[0])
-        if refusals:
-            refused = f"{len(refusals)} of {answered + len(refusals)} draws"
-            self.results.left_out.setdefault(claim.component, {})[claim.name] = refused
+            raise WrongAnswers(f"{claim} does not hold{draws.last()}: {_asserted(error)}") from error
+        if not draws.answered:
+            raise NotOffered(draws.refusals[0])
+        if draws.refusals:
+            self.results.left_out.setdefault(claim.component, {})[claim.name] = draws.refused()
 
     @contextmanager
     def _told_of_trouble(self, component: str) -> Iterator[None]:
