@@ -179,7 +179,7 @@ def test_computing_in_another_order_is_no_guilt(name, hard):
 
 def test_a_right_implementation_is_clean(implementation, every_dtype):
     findings = localization.find(implementation, every_dtype)
-    assert len(findings) == 3 * 13 + 5
+    assert len(findings) == 3 * 16 + 5
     assert [str(finding) for finding in findings if not finding.good] == []
     assert localization.culprits(findings) == []
     steps = running(implementation, every_dtype)
@@ -241,7 +241,11 @@ def test_what_is_not_offered_is_not_passed(hard):
     chunked = {(name, layer_checks.IN_CHUNKS) for name in ("attention", "block", "llama")} | {
         ("kv_cache", layer_checks.STEP_BY_STEP)
     }
-    turned = {("rotary", f"{which}{where}") for which in (far.QUERIES, far.KEYS) for where in ("", f", {far.FAR}")}
+    turned = {
+        ("rotary", f"{which}{where}")
+        for which in (far.QUERIES, far.KEYS)
+        for where in ("", f", {far.FAR}", f", {far.LAST}")
+    }
     assert missing == {("swiglu", layer_checks.ONE_PASS), *turned, *chunked}
     assert localization.culprits(findings) == []
     assert {step.name for step in running(lacking, hard)} == {"rms_norm", "attention", "block", "llama"}

@@ -72,8 +72,8 @@ def test_this_project_agrees_with_transformers(stories, dtype, capsys):
         f"dtype: {dtype}",
     ):
         assert line in text.splitlines()
-    asked = 13 * 5 + 5  # and the first layer again, in float32
-    assert f"verdict: all answers agree: {asked + (13 + 5) * (dtype != 'float32')} bitwise" in text
+    asked = 16 * 5 + 5  # and the first layer again, in float32
+    assert f"verdict: all answers agree: {asked + (16 + 5) * (dtype != 'float32')} bitwise" in text
     assert "through the checkpoint's tokenizer" in text
 
 
@@ -130,7 +130,7 @@ def test_findings_are_written_as_json_and_as_a_page(stories, wrong, tmp_path):
     values = json.loads(json_file.read_text())
     assert values["agrees"] is False
     assert [(finding["name"], finding["layer"]) for finding in values["culprits"]] == [("swiglu", LAYER)]
-    assert len(values["findings"]) == 70
+    assert len(values["findings"]) == 85
     assert values["looks_like"] == {"swiglu": "looks like no known mistake"}
     assert len(values["running"]) == 5 * 5 + 2
     assert "transformers 5." in values["versions"]

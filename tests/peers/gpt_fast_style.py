@@ -10,7 +10,9 @@ def build(config, state, dtype):
     c.only(config, rope_type="default")
     keys = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
     sizes = [config[key] for key in (*keys, "intermediate_size", "rms_norm_eps")]
-    model = Transformer(*sizes, config["rope_parameters"]["rope_theta"], 4096, dtype)
+    model = Transformer(
+        *sizes, config["rope_parameters"]["rope_theta"], max(4096, config["max_position_embeddings"]), dtype
+    )
 
     def convert(weights):
         return c.fuse_qkv(c.permute_qk(weights, config, c.interleaved), config)

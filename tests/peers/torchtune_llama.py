@@ -13,7 +13,8 @@ def build(config, state, dtype):
                      head_dim=config["hidden_size"] // config["num_attention_heads"])  # fmt: skip
     rope = config["rope_parameters"]
     sizes = {
-        "vocab_size": config["vocab_size"], "num_layers": config["num_hidden_layers"], "max_seq_len": 4096,
+        "vocab_size": config["vocab_size"], "num_layers": config["num_hidden_layers"],
+        "max_seq_len": max(4096, config["max_position_embeddings"]),
         "num_heads": config["num_attention_heads"], "num_kv_heads": config["num_key_value_heads"],
         "embed_dim": config["hidden_size"], "intermediate_dim": config["intermediate_size"],
         "norm_eps": config["rms_norm_eps"], "rope_base": rope["rope_theta"]}  # fmt: skip

@@ -16,7 +16,8 @@ from torch import Tensor
 from llama_reference.implementation import Config, Handle, Implementation
 from llama_reference.questions.activations import ATTENTION, Recording
 
-FAR = "far positions"
+FAR, LAST = "far positions", "last positions"
+RUN = 8  # consecutive positions at the end of the model: what an engine that takes an offset only can answer
 EDGES = (1, 256, 2048, 4096, 8192)  # asked with their neighbours, as the original context is
 QUERIES, KEYS = "queries", "keys"
 Ask = Callable[[Implementation, Handle], Tensor]  # (implementation, its handle) -> an answer, rows of real tokens only
@@ -36,7 +37,7 @@ def far_positions(config: Config) -> dict[str, Tensor]:
     def up_to(last: int) -> Tensor:
         return torch.tensor([sorted({edge for edge in edges if edge < last} | {last})])
 
-    found = {FAR: up_to(length - 1)}
+    found = {FAR: up_to(length - 1), LAST: torch.arange(max(length - RUN, 0), length)[None]}
     if rope["rope_type"] == "longrope" and original < length:
         found[f"{FAR} of the original context"] = up_to(original - 1)
     return found
