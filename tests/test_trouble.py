@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 import time
 import warnings
 from itertools import groupby
@@ -248,6 +249,18 @@ def test_doubt_asks_on():
     assert left_out(item, results) == ""
     results.rows.append(results.rows[0])
     assert left_out(item, results) == f"{BEYOND_DOUBT} after 12 answers"
+
+
+@pytest.mark.parametrize("place", ["adapters", "."])
+def test_an_adapter_may_import_what_stands_next_to_it_and_where_the_command_is_run(place, tmp_path, monkeypatch):
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / place / "somebodys_llama.py").write_text("def build(config, state, dtype):\n    return state\n")
+    path = tmp_path / "adapters" / "my_llama.py"
+    path.write_text("from somebodys_llama import build\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
+    monkeypatch.delitem(sys.modules, "somebodys_llama", raising=False)
+    assert load(path).build({}, "a state", None) == "a state"
 
 
 class TestPytest:

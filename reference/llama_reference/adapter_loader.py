@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import sysconfig
 import traceback
 import warnings
@@ -21,7 +22,8 @@ class AdapterError(UsageError, ImportError):
 
 
 def load(path: Path) -> ModuleType:
-    """Load the file as a module; it need not be importable by name.
+    """Load the file as a module; it need not be importable by name. It may import what stands in its own folder and in
+    the working directory, but for names that are installed.
 
     Raises AdapterError, naming the file, when there is none or it cannot be run.
     """
@@ -29,6 +31,7 @@ def load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise AdapterError(f"{path}: no such Python file")
+    sys.path += [str(folder) for folder in (path.parent, Path.cwd()) if str(folder) not in sys.path]
     module = importlib.util.module_from_spec(spec)
     try:
         with lenient_warnings():
