@@ -212,6 +212,19 @@ def test_rows_one_by_one_are_asked_their_real_tokens_alone():
     assert cache.reorder(torch.tensor([1, 1, 0])).rows == [[4, 5, 6], [4, 5, 6], [2]]
 
 
+def test_a_chunk_of_padding_alone_gets_zeros_and_leaves_the_cache_as_it_is():
+    x, at = torch.ones(1, 2, 3), torch.tensor([[5, 6]])
+    cache = c.RowCache([[]], lambda row, length: row[:length])
+
+    def call(x, _positions, row):
+        if row is not None:
+            row += x.flatten().tolist()
+        return x[..., :1]
+
+    assert c.row_by_row(call, x, at, torch.zeros(1, 2), cache).tolist() == [[[0], [0]]]
+    assert (cache.rows, cache.real.tolist()) == ([[]], [[False, False]])
+
+
 def test_a_program_is_asked_token_by_token():
     text = []
 
