@@ -1,9 +1,9 @@
-# make train · test · test-thorough · mutants · report · bench · docs · lint     (each builds .venv first when missing or stale)
+# make train · test · test-processes · test-thorough · mutants · report · bench · docs · lint     (each builds .venv first when missing or stale)
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-thorough mutants report bench docs lint
+.PHONY: train test test-processes test-thorough mutants report bench docs lint
 
 train: .venv/ready
 	$(BIN)/python -m llama_scratch.train
@@ -11,9 +11,13 @@ train: .venv/ready
 test: .venv/ready
 	$(BIN)/pytest
 
+# What programs do: the installed kit, every printed command, runs that are killed, teams of processes
+test-processes: .venv/ready
+	$(BIN)/pytest -m processes
+
 # 20 times the examples, and every false-alarm draw, planted mistake and fuzzed file
 test-thorough: .venv/ready
-	$(BIN)/pytest --hypothesis-profile=thorough
+	$(BIN)/pytest -m "" --hypothesis-profile=thorough
 
 # Each small change to the model's files, one at a time: which of them does no test notice?
 mutants: .venv/ready

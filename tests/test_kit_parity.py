@@ -20,6 +20,8 @@ from llama_reference.suite.trouble import NoVerdict
 from tests.both_commands import differences
 from tests.profiles import is_thorough
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent
 QUICK = ("rms_norm", "swiglu", "loss")  # components that are judged in a second or two
 KNOWN = [known for name in mistakes.COMPONENTS for known in mistakes.of(name) if is_thorough() or name in QUICK]

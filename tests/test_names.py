@@ -31,7 +31,8 @@ REFERENCE_FLOORS = [
     "judge",
     "report",
     "suite",
-    "check verify template catalogue",
+    "check verify catalogue",
+    "commands",
     "__main__",
 ]
 README = ROOT / "README.md"

@@ -373,6 +373,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.processes
 def test_a_broken_adapter_is_told_what_it_looks_like_and_what_it_lacks(tmp_path):
     adapter = tmp_path / "adapter.py"
     adapter.write_text(ADAPTER)

@@ -18,7 +18,7 @@ from llama_reference.report.results import ANSWERS, Results
 from llama_reference.standard.outcome import Outcome
 from llama_reference.suite import plugin, survivor
 from llama_reference.suite.plan import BEYOND_DOUBT, items, left_out
-from llama_reference.suite.runner import Crew, Limits, Plan, run
+from llama_reference.suite.runner import Crew, Limits, Plan
 from llama_reference.suite.session import Session
 from llama_reference.suite.worker import load_and_build
 from tests.profiles import is_thorough
@@ -176,18 +176,25 @@ def test_a_model_that_builds_plain_configurations_only_is_asked(adapter):
     assert "build raises AssertionError: no biases" in terminal.table(results)
 
 
+@pytest.mark.processes
 class TestProcesses:
     """What only a process of its own shows."""
 
     def test_a_crash_and_a_hang_end_one_component_and_the_rest_is_judged(self, adapter):
         text = SWIGLU + "ctypes.string_at(0)\ndef loss(logits, labels):\n    time.sleep(1000)\n"
-        path = adapter(text)
-        results = run(path, ("swiglu", "rms_norm", "loss"), True, 3, Limits(question=20))
+        path, results = adapter(text), Results()
+        crew = Crew(path, Plan(("swiglu", "rms_norm", "loss"), True, results), Limits(question=60), 3)
+        try:
+            crew.start()
+            crew.limits = Limits(question=5)  # loading takes longer on a busy machine
+            crew.work(lambda _: None)
+        finally:
+            crew.end()
         assert summary.wrong(results) == []
         assert summary.verdict(results)[1].endswith("trouble, and no verdict: swiglu, loss")
         said = dict(line.split(" (asked: ") for _, line in notes.on_trouble(results))
         crash = "the adapter's process ended (SIGSEGV), in swiglu (my_llama.py:7)"
-        hang = "no answer within 20 s: it hangs or is slow, in loss (my_llama.py:9)"
+        hang = "no answer within 5 s: it hangs or is slow, in loss (my_llama.py:9)"
         assert said == {
             crash: "swiglu answers: hard, torch.float32)",
             hang: "loss answers: hard, torch.float32)",
@@ -293,6 +300,7 @@ class TestPytest:
         assert (crash in said) == (ends == "by a crash")
         assert ("1 of 10 components judged and right" in said) == (ends == "by a crash")
 
+    @pytest.mark.processes
     @pytest.mark.skipif(not is_thorough(), reason="a process of its own: in the thorough profile")
     @pytest.mark.parametrize("processes", ["-n0", "-n2"])
     def test_a_crash_leaves_a_verdict_so_far(self, processes, pytester):
@@ -323,6 +331,7 @@ class TestPytest:
         assert re.search(r"trouble: no answer within 0.5 s: it hangs or is slow, in swiglu \(line \d+\)", said)
         assert "questions: trouble at a question before" in said
 
+    @pytest.mark.processes
     def test_answers_are_counted_once_however_many_processes_ask(self, pytester):
         pytester.makeconftest("from llama_reference.suite.fixtures import *")
         pytester.makepyfile(
@@ -330,7 +339,8 @@ class TestPytest:
             test_rms_norm="from llama_reference.suite.declare import declared\nglobals().update(declared('rms_norm'))",
         )
         options = ("--implementation", "my_llama.py", "-k", "within and hard")
-        one, two = (pytester.runpytest_subprocess(*options, processes).stdout.str() for processes in ("-n0", "-n2"))
+        one = pytester.runpytest_inprocess(*options, "-n0").stdout.str()
+        two = pytester.runpytest_subprocess(*options, "-n2").stdout.str()
         counted = re.search(r"1 of 10 components judged and right, \d+ answers", one)
         assert counted
         assert counted[0] in two

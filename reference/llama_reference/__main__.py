@@ -6,22 +6,9 @@ A first run: `llama-reference template > my_llama.py`, fill it in, `llama-refere
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
-import tyro
-
-from llama_reference.catalogue import Mistakes
-from llama_reference.check import Check
 from llama_reference.command_line import UsageError, parse
-from llama_reference.template import Template
-from llama_reference.verify import Verify
-
-Command = (
-    Annotated[Check, tyro.conf.subcommand("check")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Template, tyro.conf.subcommand("template")]
-    | Annotated[Mistakes, tyro.conf.subcommand("mistakes")]
-)
+from llama_reference.commands import Command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,6 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
             print(details, file=sys.stderr)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # where there is nothing yet to tell
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

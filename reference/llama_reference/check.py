@@ -6,15 +6,9 @@ adapter cannot be run, something is in trouble, or the run was cut short.
 
 from __future__ import annotations
 
-import os
-import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from llama_reference.command_line import UsageError, check_output_file
+from llama_reference.command_line import UsageError
 from llama_reference.report import exports, suite_page, terminal
 from llama_reference.report.files import write
 from llama_reference.report.results import Results
@@ -24,73 +18,31 @@ from llama_reference.suite.plan import chosen
 from llama_reference.suite.runner import Limits, run
 
 RIGHT, WRONG, UNJUDGED = 0, 1, 2  # the exit statuses
+WRITERS = {"json": terminal.as_json, "html": suite_page.render, "junit": exports.junit, "badge": exports.badge}
 
 
-@dataclass(frozen=True)
-class Check:
-    """Judge a Llama through its adapter, component by component."""
+def judge(
+    adapter: Path, components: tuple[str, ...], quick: bool, processes: int, limits: Limits, show: bool
+) -> Results:
+    """Ask the adapter about components of those names, all where none is given. Raises UsageError."""
+    return run(adapter, chosen(components), quick, processes, limits, show)
 
-    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER.py")]
-    """The adapter: a Python file with the functions that `llama-reference template` shows."""
-    component: tuple[str, ...] = ()
-    """Components to judge; without it, all."""
-    quick: bool = False
-    """Ask fewer dtypes and gradients: every variant in float32, the hard one in all dtypes."""
-    processes: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Components to judge at the same time."""
-    time_limit: float | None = None
-    """Seconds, from the first question on, after which the run ends with the verdict so far."""
-    question_limit: float = 300.0
-    """Seconds that one question may take; one that takes longer is told, and its component asked no more."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """List every failure after the table."""
-    json: Path | None = None
-    """Write every answer and verdict as JSON."""
-    html: Path | None = None
-    """Write one self-contained page."""
-    junit: Path | None = None
-    """Write the verdicts as JUnit XML."""
-    badge: Path | None = None
-    """Write an endpoint badge for shields.io."""
 
-    def main(self) -> int:
-        """Run the command, and return its exit status. Raises UsageError."""
-        self._check()
-        components = chosen(self.component)
-        limits = Limits(self.time_limit, self.question_limit)
-        results = run(self.adapter, components, self.quick, self.processes, limits, sys.stderr.isatty())
-        print(terminal.table(results))
-        if self.verbose:
-            print(failures(results))
-        self._write(results)
-        if is_nothing_judged(results) and not results.cut_short:
-            raise UsageError(f"{self.adapter}: nothing was judged: {why_nothing(results)}")
-        return status(results)
+def tell(results: Results, adapter: Path, verbose: bool, files: dict[str, Path | None]) -> int:
+    """Print the table and write the files, which WRITERS name; return the exit status.
 
-    def _check(self) -> None:
-        """Raise UsageError before the work rather than after it."""
-        if not self.adapter.is_file():
-            raise UsageError(f"{self.adapter}: no such file; `llama-reference template` writes one to start from")
-        if self.processes < 1:
-            raise UsageError(f"--processes is {self.processes}, expected 1 or more")
-        for name in ("time_limit", "question_limit"):
-            if (seconds := getattr(self, name)) is not None and seconds <= 0:
-                raise UsageError(f"--{name.replace('_', '-')} is {seconds:g}, expected seconds, more than 0")
-        for name in ("json", "html", "junit", "badge"):
-            check_output_file(f"--{name}", getattr(self, name))
-
-    def _write(self, results: Results) -> None:
-        writers = {
-            "json": terminal.as_json,
-            "html": suite_page.render,
-            "junit": exports.junit,
-            "badge": exports.badge,
-        }
-        for name, render in writers.items():
-            path: Path | None = getattr(self, name)
-            if path is not None:
-                write(path, render(results))
-                print(f"written: {path}")
+    Raises UsageError where nothing was judged.
+    """
+    print(terminal.table(results))
+    if verbose:
+        print(failures(results))
+    for name, path in files.items():
+        if path is not None:
+            write(path, WRITERS[name](results))
+            print(f"written: {path}")
+    if is_nothing_judged(results) and not results.cut_short:
+        raise UsageError(f"{adapter}: nothing was judged: {why_nothing(results)}")
+    return status(results)
 
 
 def status(results: Results) -> int:

@@ -8,17 +8,15 @@ and 2 when there is nothing to compare: a bad directory, adapter or option.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 import transformers
-import tyro
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama_reference.adapter_loader import load
-from llama_reference.command_line import UsageError, check_output_file
+from llama_reference.command_line import UsageError
 from llama_reference.implementation import Config, State
 from llama_reference.judge import error_growth, localization, replay
 from llama_reference.questions import layer_checks
@@ -35,36 +33,14 @@ TEXT = (
 )
 
 
-@dataclass(frozen=True)
-class Verify:
-    """Compare a checkpoint with transformers, layer by layer, through an adapter."""
-
-    directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
-    """The checkpoint: config.json and weights, as on the hub."""
-    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER.py")]
-    """The adapter: a Python file with the functions that `llama-reference template` shows."""
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """What to compute in (default: the checkpoint's own)."""
-    tokens: int = 32
-    """Length of the text."""
-    json: Path | None = None
-    """Write the findings as JSON."""
-    html: Path | None = None
-    """Write one self-contained page."""
-
-    def main(self) -> int:
-        """Run the command, and return its exit status."""
-        if self.tokens < 1:
-            raise UsageError(f"--tokens is {self.tokens}, expected 1 or more")
-        check_output_file("--json", self.json)
-        check_output_file("--html", self.html)
-        result = verify(self.directory, self.adapter, self.dtype, self.tokens)
-        print(result.text())
-        if self.json:
-            write(self.json, json.dumps(result.values(), indent=1, allow_nan=False) + "\n")
-        if self.html:
-            write(self.html, checkpoint_page.render(result))
-        return 0 if result.agrees else 1
+def tell(result: Verification, json_file: Path | None, html_file: Path | None) -> int:
+    """Print what was found and write the files; return the exit status."""
+    print(result.text())
+    if json_file:
+        write(json_file, json.dumps(result.values(), indent=1, allow_nan=False) + "\n")
+    if html_file:
+        write(html_file, checkpoint_page.render(result))
+    return 0 if result.agrees else 1
 
 
 def verify(directory: Path, implementation: Path, dtype: str | None = None, tokens: int = 32) -> Verification:

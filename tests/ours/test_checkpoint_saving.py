@@ -111,6 +111,7 @@ def test_nothing_but_the_new_checkpoint_and_the_users_files_is_left(directory):
     assert all((directory / name).stat().st_mode & 0o777 == 0o666 & ~umask for name in names(directory))
 
 
+@pytest.mark.processes
 def test_a_save_that_is_killed_before_any_change_leaves_the_old_or_the_new(directory, victim):
     """Every instant between two changes of a directory, one after another; the next save then leaves no trace."""
     before = names(directory)
@@ -134,6 +135,7 @@ def test_a_save_that_is_killed_before_any_change_leaves_the_old_or_the_new(direc
     assert len(layouts) > 20
 
 
+@pytest.mark.processes
 def test_a_save_that_is_killed_at_50_random_instants_leaves_a_loadable_directory(directory, victim):
     dice, state, killed = random.Random(0), 0, 0
     started = time.perf_counter()

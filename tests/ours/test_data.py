@@ -340,6 +340,7 @@ class TestPreparing:
             prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "new" / "tokens", context=context)
         assert not (tmp_path / "new").exists()
 
+    @pytest.mark.processes
     def test_a_kill_leaves_nothing_that_looks_complete(self, tmp_path):
         """Killed while it tokenises; what is left is no corpus, does not stop the next one, and is gone after it."""
         text = tmp_path / "text.txt"
@@ -369,6 +370,7 @@ class TestPreparing:
         assert {path.name for path in tmp_path.iterdir()} == {"text", "tokens"}
         assert prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens").digest == first.digest
 
+    @pytest.mark.processes
     def test_the_command_line_says_how_much_and_how_fast(self, verse, tmp_path):
         line = [sys.executable, "-m", "llama_scratch.data", "--data", str(verse), "--vocab-size", "280"]
         for _ in range(2):

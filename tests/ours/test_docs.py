@@ -210,6 +210,7 @@ def test_a_formula_has_a_twin_that_fails_when_it_is_broken(name, tmp_path):
     assert len(failures(page)) == 1
 
 
+@pytest.mark.processes
 def test_the_readme_shows_what_the_suite_says_of_a_norm_with_a_mistake():
     """The example is docs/my_norm.py, and the text below it is what its command prints, but for last digits."""
     readme = (ROOT / "README.md").read_text()

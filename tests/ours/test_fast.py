@@ -224,6 +224,7 @@ assert "torch._inductor" not in sys.modules, "the compiler is in memory"
 """
 
 
+@pytest.mark.processes
 def test_a_process_that_decodes_leaves_no_files(request, tmp_path):
     FastLlama(textbook(torch.float32)).compiled(several=False, padded=False)
     surroundings = {"TMPDIR": str(tmp_path), compiled.CACHE_DIR_VARIABLE: str(request.config.cache.mkdir("steps"))}

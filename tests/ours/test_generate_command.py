@@ -245,6 +245,7 @@ def test_ctrl_c_on_one_text_keeps_what_there_is_and_exits_with_130(directory, ca
     assert "interrupted" in err
 
 
+@pytest.mark.processes
 def test_a_reader_that_has_gone_is_no_error(directory):
     line = [sys.executable, "-m", "llama_scratch.generate", str(directory), "--prompt", "The", "--max-new-tokens", "90"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

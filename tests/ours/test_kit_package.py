@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 MEGABYTES = 3
 NEEDS_HATCHLING = "needs hatchling, which pip cannot get here"

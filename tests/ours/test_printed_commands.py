@@ -17,6 +17,8 @@ import pytest
 import llama_scratch
 from docs import commands
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEMPLATE = ROOT / "reference" / "llama_reference" / "templates" / "adapter.py"

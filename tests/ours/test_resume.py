@@ -19,6 +19,8 @@ from llama_scratch.training import checkpoints
 from tests.ours.killed_training import SETTINGS, settings
 from tests.profiles import among
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent.parent
 STEPS = SETTINGS["steps"]
 SEEDS = among(range(20), ["0", "1"])

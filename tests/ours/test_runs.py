@@ -17,6 +17,8 @@ from llama_scratch.training import checkpoints
 from tests.ours.checkpoint_writers import built, made
 from tests.ours.test_data import SOURCES, written
 
+pytestmark = pytest.mark.processes
+
 SETTINGS = {"steps": 6, "batch_size": 4, "seq_len": 16, "vocab_size": 280, "hidden_size": 32, "layers": 1, "heads": 2,
             "warmup": 2, "eval_every": 6, "save_every": 2, "compile": "off"}  # fmt: skip
 LINE = [sys.executable, "-m", "llama_scratch.train", "--vocab-size", "512", "--steps", "3000", "--batch-size", "2"]

@@ -19,6 +19,8 @@ from llama_scratch.training.distributed import Distributed
 from llama_scratch.training.setup import flag
 from tests.profiles import among
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent.parent
 SETTINGS = {"steps": 20, "batch_size": 8, "seq_len": 16, "vocab_size": 280, "hidden_size": 32, "layers": 2, "heads": 4,
             "warmup": 4, "eval_every": 10, "save_every": 5, "max_grad_norm": 0.5}  # fmt: skip

@@ -380,6 +380,7 @@ class TestBadInput:
         assert list(checkpoints.saved_steps(tmp_path)) == [27]
 
 
+@pytest.mark.processes
 class TestTheCommandLine:
     def test_it_shows_progress_a_sample_and_a_summary(self, text, tmp_path):
         done = command("--data", str(text), *flags(SMALL), cwd=tmp_path)

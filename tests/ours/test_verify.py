@@ -266,6 +266,7 @@ def test_a_bad_option_is_one_line(tmp_path, arguments, reason, capsys):
     assert reason in only_line(capsys)
 
 
+@pytest.mark.processes
 def test_it_runs_as_a_module_from_the_checkout(tmp_path):
     line = [sys.executable, "-m", "llama_reference", "verify", str(tmp_path / "nowhere"), str(OURS)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
 import os
 import re
 import signal
@@ -24,13 +23,12 @@ from llama_reference.implementation import FUNCTIONS
 from llama_reference.report.results import Results
 from llama_reference.standard.cases import HARD, ROPES, weights
 from llama_reference.standard.profile import FULL, restricted
-from llama_reference.suite import trouble
+from llama_reference.suite import clean_process, trouble
 from llama_reference.suite.offered import Offered
 from llama_reference.suite.plan import Item
 from llama_reference.suite.session import Session
 from llama_reference.suite.trouble import NoVerdict
 
-PRELOADED = ["llama_reference.suite.session"]
 # What nearly everybody can build: tried where the hard configuration cannot be built.
 PLAIN = HARD | {"hidden_size": 64, "head_dim": 8, "num_key_value_heads": 8, "rope_parameters": ROPES["default"],
                 "attention_bias": False, "mlp_bias": False}  # fmt: skip
@@ -76,8 +74,7 @@ class Worker:
     @classmethod
     def start(cls, adapter: Path) -> Worker:
         """In a clean process that has the suite imported already. The first message is what _load says."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
+        context = clean_process.context()
         ours, theirs = context.Pipe()
         handle, name = tempfile.mkstemp(prefix="llama_reference-")
         os.close(handle)

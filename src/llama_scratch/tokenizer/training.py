@@ -17,7 +17,6 @@ INPUT = 1024
 # inputs: 32 million characters, about thirty times what the rarest of 32,000 pieces needs
 SAMPLE = 1 << 15
 RESERVED = 259  # 256 bytes, <unk>, <s> and </s>
-LARGEST = (1 << 31) - 1  # SentencePiece's int
 # SentencePiece's messages about a vocabulary that is too small or too large
 TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 TOO_LARGE = re.compile(r"too high \(\d+\)\. Please set it to a value <= (\d+)")
@@ -32,12 +31,14 @@ def train_model(texts: Iterable[str], vocab_size: int, sample_size: int = SAMPLE
     inputs = sample(_inputs(texts), sample_size)
     if not inputs:
         raise TokenizerError("there is no text to learn a tokenizer from")
+    # Every character is a piece at most, and every merge takes one away: a text of n has fewer than 2 n more pieces.
+    too_many = RESERVED + 2 * sum(map(len, inputs))
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(inputs),
             model_writer=model,
             model_type="bpe",
-            vocab_size=min(max(vocab_size, RESERVED), LARGEST),  # outside this range its error does not name the limit
+            vocab_size=min(max(vocab_size, RESERVED), too_many),  # far outside, its error is late or names no limit
             byte_fallback=True,
             add_dummy_prefix=False,
             normalization_rule_name="identity",

@@ -1,0 +1,128 @@
+"""What can be typed after `llama-reference`, and its flags.
+
+The work is imported when a command runs: torch and transformers take seconds, and `--help` or a wrong flag has its
+answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from llama_reference.command_line import UsageError, check_output_file
+from llama_reference.suite import clean_process
+
+
+@dataclass(frozen=True)
+class Check:
+    """Judge a Llama through its adapter, component by component."""
+
+    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER.py")]
+    """The adapter: a Python file with the functions that `llama-reference template` shows."""
+    component: tuple[str, ...] = ()
+    """Components to judge; without it, all."""
+    quick: bool = False
+    """Ask fewer dtypes and gradients: every variant in float32, the hard one in all dtypes."""
+    processes: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Components to judge at the same time."""
+    time_limit: float | None = None
+    """Seconds, from the first question on, after which the run ends with the verdict so far."""
+    question_limit: float = 300.0
+    """Seconds that one question may take; one that takes longer is told, and its component asked no more."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """List every failure after the table."""
+    json: Path | None = None
+    """Write every answer and verdict as JSON."""
+    html: Path | None = None
+    """Write one self-contained page."""
+    junit: Path | None = None
+    """Write the verdicts as JUnit XML."""
+    badge: Path | None = None
+    """Write an endpoint badge for shields.io."""
+
+    def main(self) -> int:
+        """Run the command, and return its exit status. Raises UsageError."""
+        if not self.adapter.is_file():
+            raise UsageError(f"{self.adapter}: no such file; `llama-reference template` writes one to start from")
+        if self.processes < 1:
+            raise UsageError(f"--processes is {self.processes}, expected 1 or more")
+        for name in ("time_limit", "question_limit"):
+            if (seconds := getattr(self, name)) is not None and seconds <= 0:
+                raise UsageError(f"--{name.replace('_', '-')} is {seconds:g}, expected seconds, more than 0")
+        files = {name: getattr(self, name) for name in ("json", "html", "junit", "badge")}
+        for name, path in files.items():
+            check_output_file(f"--{name}", path)
+        clean_process.prepare()  # while it imports the suite, this process does
+        from llama_reference import check
+        from llama_reference.suite.runner import Limits
+
+        limits = Limits(self.time_limit, self.question_limit)
+        results = check.judge(self.adapter, self.component, self.quick, self.processes, limits, sys.stderr.isatty())
+        return check.tell(results, self.adapter, self.verbose, files)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compare a checkpoint with transformers, layer by layer, through an adapter."""
+
+    directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """The checkpoint: config.json and weights, as on the hub."""
+    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER.py")]
+    """The adapter: a Python file with the functions that `llama-reference template` shows."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What to compute in (default: the checkpoint's own)."""
+    tokens: int = 32
+    """Length of the text."""
+    json: Path | None = None
+    """Write the findings as JSON."""
+    html: Path | None = None
+    """Write one self-contained page."""
+
+    def main(self) -> int:
+        """Run the command, and return its exit status. Raises UsageError."""
+        if self.tokens < 1:
+            raise UsageError(f"--tokens is {self.tokens}, expected 1 or more")
+        check_output_file("--json", self.json)
+        check_output_file("--html", self.html)
+        from llama_reference import verify
+
+        return verify.tell(verify.verify(self.directory, self.adapter, self.dtype, self.tokens), self.json, self.html)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Print an adapter to start from, every function of it explained."""
+
+    def main(self) -> int:
+        """Run the command, and return its exit status."""
+        print(files("llama_reference").joinpath("templates", "adapter.py").read_text(encoding="utf-8"), end="")
+        return 0
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """List the known mistakes: what is done wrong, and where it was seen."""
+
+    component: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Components (default: all)."""
+
+    def main(self) -> int:
+        """Run the command, and return its exit status. Raises UsageError."""
+        from llama_reference import catalogue
+
+        print(catalogue.listing(self.component))
+        return 0
+
+
+Command = (
+    Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Template, tyro.conf.subcommand("template")]
+    | Annotated[Mistakes, tyro.conf.subcommand("mistakes")]
+)
