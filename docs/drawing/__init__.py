@@ -44,7 +44,10 @@ ALL: dict[str, tuple[float, Draw, bool]] = {}
 
 
 def figure(height: float, slow: bool = False) -> Callable[[Draw], Draw]:
-    """Marks what draws a figure of this height in inches. A slow one trains or judges; tests do not draw it again."""
+    """Marks what draws a figure of this height in inches.
+
+    A slow one trains or judges: it is drawn again where it is named, and by no test.
+    """
 
     def keep(draw: Draw) -> Draw:
         ALL[draw.__name__] = height, draw, slow

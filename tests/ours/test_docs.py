@@ -177,6 +177,13 @@ def test_a_figure_is_what_the_code_draws_now(name, tmp_path):
         assert np.abs(before - after).mean() < SHADE, "draw it again: python -m docs.drawing"
 
 
+def test_the_kill_matrix_is_of_these_mistakes():
+    """It takes a minute to draw."""
+    cells = words(drawing.FIGURES / "kill_matrix.svg")[4 + len(mistakes.COMPONENTS) :]
+    totals = [int(cell.split(" of ")[1]) for cell in cells[::4]]  # every row begins with a number
+    assert totals == [len(mistakes.of(name)) for name in mistakes.COMPONENTS], "python -m docs.drawing kill_matrix"
+
+
 @pytest.mark.parametrize("name", among(mistakes.COMPONENTS, QUICK))
 def test_every_mistake_has_a_picture(name):
     assert {m.name for m in mistakes.of(name) if views.picture(m) is None} <= UNSEEN
