@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE, REFERENCE = ROOT / "src" / "llama_scratch", ROOT / "reference" / "llama_reference"
 # From the ground up. A room imports rooms of lower floors only; rooms of one floor do not know each other.
 FLOORS = [
-    "errors command_line dtypes torch_private",
+    "errors",
+    "command_line dtypes torch_private",
     "model",
     "checkpoint",
     "tokenizer fast",

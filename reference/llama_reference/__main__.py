@@ -5,6 +5,7 @@ A first run: `llama-reference template > my_llama.py`, fill it in, `llama-refere
 
 from __future__ import annotations
 
+import os
 import sys
 
 from llama_reference.command_line import UsageError, parse
@@ -13,9 +14,11 @@ from llama_reference.commands import Command
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; one line on standard error and exit status 2 where it cannot be carried out."""
-    command = parse(Command, arguments, __doc__)
     try:
-        return int(command.main())
+        return int(parse(Command, arguments, __doc__).main())
+    except BrokenPipeError:  # the reader has gone, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (UsageError, OSError) as error:
         if details := getattr(error, "details", ""):
             print(details, file=sys.stderr)

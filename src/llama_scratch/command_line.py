@@ -7,12 +7,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import io
+import os
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -20,8 +21,30 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import tyro
 
+from llama_scratch.errors import LlamaScratchError
+
 Options = TypeVar("Options")
 KINDS = {"INT": "a whole number", "FLOAT": "a number"}
+
+
+@contextmanager
+def one_line_errors(interrupted: str = "") -> Iterator[None]:
+    """End the program with one line where it fails, and with `interrupted` and status 130 on Ctrl-C.
+
+    A reader that has gone, as in `| head`, ends it without a word.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes once more, and complains
+        raise SystemExit(1) from None
+    except (LlamaScratchError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        if interrupted:
+            print(interrupted, file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def parse(

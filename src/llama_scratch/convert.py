@@ -8,7 +8,6 @@ DST appears when it is complete.
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +30,8 @@ from llama_scratch.checkpoint.meta_params import PARAMS
 from llama_scratch.checkpoint.pretrained import Llama
 from llama_scratch.checkpoint.saving import replace_checkpoint
 from llama_scratch.checkpoint.weight_files import Checkpoint, Weight
-from llama_scratch.command_line import parse, this_python
+from llama_scratch.command_line import one_line_errors, parse, this_python
 from llama_scratch.dtypes import dtype_name
-from llama_scratch.errors import LlamaScratchError
 from llama_scratch.tokenizer.converting import ENOUGH, TEMPLATE, find_tokenizer
 
 
@@ -168,12 +166,9 @@ def summary(config: ConvertConfig, conversion: Conversion) -> str:
 
 def main() -> None:
     """Run the command line, on which every field of ConvertConfig is a flag."""
-    try:
+    with one_line_errors():
         config = parse(ConvertConfig, "python -m llama_scratch.convert", __doc__)
-        conversion = convert(config)
-    except (LlamaScratchError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(summary(config, conversion))
+        print(summary(config, convert(config)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from llama_scratch.command_line import Parser, parse, refuse, suggestion
+from llama_scratch.command_line import Parser, one_line_errors, parse, refuse, suggestion
 from llama_scratch.data import Corpus, random_sequences
 from llama_scratch.errors import LlamaScratchError
 from llama_scratch.model.config import Tokens
@@ -230,17 +230,14 @@ def read_command_line(arguments: Sequence[str] | None = None) -> TrainConfig:
 
 def main() -> None:
     """Run the command line, on which every field of TrainConfig is a flag."""
-    try:
+    # Inside the loop Ctrl-C is StopSignal's.
+    with one_line_errors("interrupted; the same command starts again; --resume continues from a checkpoint, if any"):
         config = read_command_line()
         history = train(config)
-    except (LlamaScratchError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # raised outside the loop only: StopSignal handles it there
-        sys.exit("interrupted; the same command starts again; --resume continues from a checkpoint if one was saved")
-    if history and is_main_process():
-        print(f"\n{report.summary(config, history)}")
-        if config.json or not sys.stdout.isatty():  # for the program that reads it
-            print(json.dumps(report.numbers(config, history)))
+        if history and is_main_process():
+            print(f"\n{report.summary(config, history)}")
+            if config.json or not sys.stdout.isatty():  # for the program that reads it
+                print(json.dumps(report.numbers(config, history)))
 
 
 if __name__ == "__main__":

@@ -137,3 +137,14 @@ def test_the_arrow_up_brings_the_last_prompt_back(terminal):
     shown = len(terminal.screen)
     terminal.type("\x1b[A")
     terminal.wait(lambda screen: "The cat sat" in screen[shown:])
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("module", ["llama_scratch." + name for name in ("train", "generate", "convert", "data")] + [
+    "llama_reference"])  # fmt: skip
+def test_help_whose_reader_has_gone_is_no_error(module):
+    line = [sys.executable, "-m", module, "--help"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1

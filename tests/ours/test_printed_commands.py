@@ -28,8 +28,8 @@ STARTS = r"(?:\.venv/bin/\w|make [a-z]|pytest |python -m |llama-reference [a-z])
 # what stands for something of the reader's
 NAMED = {
     "docs/NAME.md": "docs/rms_norm.md", '"NAME"': "rms_norm", "FIGURE": "decay", "SRC DST": "SRC DST2",
-    "path/to/your_adapter.py": "my_adapter.py", "verify DIR ADAPTER.py": "verify out my_adapter.py", "KIND PATH": "--help",
-    "COMMAND": "template",
+    "path/to/your_adapter.py": "my_adapter.py", "verify DIR ADAPTER.py": "verify out my_adapter.py",
+    "KIND PATH": "--help", "COMMAND": "template",
 }  # fmt: skip
 # behind a command: what makes it short
 SHORTENED = {

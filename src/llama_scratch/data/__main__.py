@@ -7,15 +7,13 @@ then give each run the same --data, --text-field, --val-fraction and --vocab-siz
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_scratch.command_line import flag, parse, this_python
+from llama_scratch.command_line import flag, one_line_errors, parse, this_python
 from llama_scratch.data.corpus import VALIDATION_TEXT, CorpusConfig, prepare
 from llama_scratch.data.sources import find_files
-from llama_scratch.errors import LlamaScratchError
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Options(CorpusConfig):
 
 def main() -> None:
     """Run the command line, on which every field of Options is a flag."""
-    try:
+    with one_line_errors():
         options = parse(Options, "python -m llama_scratch.data", __doc__)
         started = time.perf_counter()
         request = CorpusConfig(**{name: getattr(options, name) for name in CorpusConfig.__dataclass_fields__})
@@ -38,14 +36,14 @@ def main() -> None:
         seconds = time.perf_counter() - started
         size = sum(file.stat().st_size for file in find_files(request.data)) / 1e6
         held_out = (corpus.directory / VALIDATION_TEXT).stat().st_size
-    except (LlamaScratchError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(
-        f"{len(corpus.training):,} tokens to train on, {len(corpus.validation):,} held out for validation "
-        f"({held_out:,} bytes of text)"
-    )
-    print(f"{size:.1f} MB of files in {seconds:.1f} s ({size / seconds:.1f} MB/s), tokenised in {corpus.directory}/")
-    print(f"train on it: {_training_command(options)}")
+        print(
+            f"{len(corpus.training):,} tokens to train on, {len(corpus.validation):,} held out for validation "
+            f"({held_out:,} bytes of text)"
+        )
+        print(
+            f"{size:.1f} MB of files in {seconds:.1f} s ({size / seconds:.1f} MB/s), tokenised in {corpus.directory}/"
+        )
+        print(f"train on it: {_training_command(options)}")
 
 
 def _training_command(options: Options) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import select
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from llama_scratch.checkpoint.files import CheckpointError
 from llama_scratch.checkpoint.hf_directory import read_config
 from llama_scratch.checkpoint.hints import check_directory
 from llama_scratch.checkpoint.pretrained import Llama
-from llama_scratch.command_line import flag, is_usable, parse
+from llama_scratch.command_line import flag, is_usable, one_line_errors, parse
 from llama_scratch.errors import LlamaScratchError
 from llama_scratch.generate.chat import ChatError, ChatTemplate, Message
 from llama_scratch.generate.loop import GenerationError, context_length
@@ -293,7 +292,7 @@ class OnceFilter:
 
 def main() -> None:
     """Run the command line, on which every field of GenerateConfig is a flag."""
-    try:
+    with one_line_errors():
         config = parse(GenerateConfig, "python -m llama_scratch.generate", __doc__, config=(tyro.conf.DisallowNone,))
         if not config.json:  # show what is compiled, and how long it took
             handler = logging.StreamHandler()
@@ -301,10 +300,3 @@ def main() -> None:
             logging.basicConfig(format="[%(message)s]", handlers=[handler])
             logging.getLogger("llama_scratch").setLevel(logging.INFO)
         sys.exit(run(config))
-    except BrokenPipeError:  # the reader has gone, as in `| head`: exit quietly, without flushing stdout again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (LlamaScratchError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
