@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llama_reference.standard.budget import Verdict
 from llama_reference.standard.outcome import Outcome
 
@@ -183,7 +185,7 @@ def about(adapter: Path, bitwise: bool) -> dict[str, str]:
         "judged": BIT_FOR_BIT if bitwise else BY_BUDGET,
         "time": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "llama_reference": version("llama_scratch"),  # the distribution that it is a part of
-        "torch": version("torch"),
+        "torch": torch.__version__,  # with its build: +cpu, +cu132
         "transformers": version("transformers"),
         "python": platform.python_version(),
     }

@@ -1,11 +1,16 @@
 """transformers' eager attention, the model's own."""
 
+from inspect import signature
+
 import torch
 from torch import Tensor
 from transformers import Cache, LlamaForCausalLM
 from transformers.masking_utils import create_causal_mask
 
 from llama_reference.standard.oracle.rotary import reset_rotary
+
+# transformers 5.24 renamed the argument, and warns of the old name
+CACHE = "cache" if "cache" in signature(LlamaForCausalLM.forward).parameters else "past_key_values"
 
 
 def layer_inputs(
@@ -16,7 +21,7 @@ def layer_inputs(
     real = torch.ones(x.shape[0], filled + x.shape[1], dtype=torch.long) if mask is None else mask
     seen = create_causal_mask(handle.config, x, real, cache, positions, layer_idx=layer)
     rotation = reset_rotary(handle).model.rotary_emb(x, positions)
-    return {"position_embeddings": rotation, "attention_mask": seen, "past_key_values": cache}
+    return {"position_embeddings": rotation, "attention_mask": seen, CACHE: cache}
 
 
 def attention(

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from llama_reference.implementation import Config, State
+from llama_reference.standard.oracle.attention import CACHE
 from llama_reference.standard.oracle.rotary import reset_rotary
 
 
@@ -52,8 +53,7 @@ def llama(
 ) -> Tensor:
     filled = cache.get_seq_length() if cache is not None else 0
     real = torch.ones(tokens.shape[0], filled + tokens.shape[1], dtype=torch.long) if mask is None else mask
-    answer = reset_rotary(handle)(
-        tokens, attention_mask=real, position_ids=positions, past_key_values=cache, use_cache=cache is not None
-    )
+    kept: dict[str, Any] = {CACHE: cache, "use_cache": cache is not None}
+    answer = reset_rotary(handle)(tokens, attention_mask=real, position_ids=positions, **kept)
     logits: Tensor = answer.logits
     return logits
