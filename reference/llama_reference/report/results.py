@@ -185,7 +185,7 @@ def about(adapter: Path, bitwise: bool) -> dict[str, str]:
         "judged": BIT_FOR_BIT if bitwise else BY_BUDGET,
         "time": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "llama_reference": version("llama_scratch"),  # the distribution that it is a part of
-        "torch": torch.__version__,  # with its build: +cpu, +cu132
+        "torch": str(torch.__version__),  # with its build: +cpu, +cu132
         "transformers": version("transformers"),
         "python": platform.python_version(),
     }
