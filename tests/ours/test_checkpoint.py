@@ -116,6 +116,7 @@ def test_a_bad_file_is_named(directory, file, content, message):
 
 def test_weights_start_as_transformers_starts_them():
     config = Case().config | {"initializer_range": 0.05, "pad_token_id": 7, "hidden_size": 512, "vocab_size": 999}
+    torch.manual_seed(0)
     model = Llama(config_file.from_dict(config))
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
@@ -124,7 +125,7 @@ def test_weights_start_as_transformers_starts_them():
             assert not parameter.any()
         else:
             assert 0.048 < parameter.std() < 0.052, name
-            assert abs(parameter.mean()) < 0.001, name
+            assert abs(parameter.mean()) < 5 * 0.05 / parameter.numel() ** 0.5, name
     assert not model.model.embed_tokens.weight[7].any()
 
 
