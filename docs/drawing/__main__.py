@@ -12,9 +12,9 @@ import docs.drawing as drawing
 for module in pkgutil.iter_modules(drawing.__path__, "docs.drawing."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
-present = [name for name, (_, _, slow) in drawing.ALL.items() if slow and (drawing.FIGURES / f"{name}.svg").exists()]
-names = sys.argv[1:] or [name for name in drawing.ALL if name not in present]
-names = list(drawing.ALL) if names == ["all"] else names
+kept = [path.stem for path in drawing.FIGURES.glob("*.svg")]
+usual = [name for name, (_, _, slow) in drawing.ALL.items() if not slow or name not in kept]
+names = list(drawing.ALL) if sys.argv[1:] == ["all"] else sys.argv[1:] or usual
 drawing.FIGURES.mkdir(exist_ok=True)
 for name in names:
     drawing.draw(name, drawing.FIGURES / f"{name}.svg")

@@ -14,18 +14,9 @@ from llama_reference.report.files import write
 from llama_reference.report.results import Results
 from llama_reference.report.summary import is_nothing_judged, verdict, why_nothing, wrong
 from llama_reference.standard.outcome import Outcome
-from llama_reference.suite.plan import chosen
-from llama_reference.suite.runner import Limits, run
 
 RIGHT, WRONG, UNJUDGED = 0, 1, 2  # the exit statuses
 WRITERS = {"json": terminal.as_json, "html": suite_page.render, "junit": exports.junit, "badge": exports.badge}
-
-
-def judge(
-    adapter: Path, components: tuple[str, ...], quick: bool, processes: int, limits: Limits, show: bool
-) -> Results:
-    """Ask the adapter about components of those names, all where none is given. Raises UsageError."""
-    return run(adapter, chosen(components), quick, processes, limits, show)
 
 
 def tell(results: Results, adapter: Path, verbose: bool, files: dict[str, Path | None]) -> int:

@@ -60,10 +60,11 @@ class Check:
             check_output_file(f"--{name}", path)
         clean_process.prepare()  # while it imports the suite, this process does
         from llama_reference import check
-        from llama_reference.suite.runner import Limits
+        from llama_reference.suite.plan import chosen
+        from llama_reference.suite.runner import Limits, run
 
-        limits = Limits(self.time_limit, self.question_limit)
-        results = check.judge(self.adapter, self.component, self.quick, self.processes, limits, sys.stderr.isatty())
+        components, limits = chosen(self.component), Limits(self.time_limit, self.question_limit)
+        results = run(self.adapter, components, self.quick, self.processes, limits, sys.stderr.isatty())
         return check.tell(results, self.adapter, self.verbose, files)
 
 

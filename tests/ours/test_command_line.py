@@ -140,10 +140,13 @@ def test_the_arrow_up_brings_the_last_prompt_back(terminal):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("module", ["llama_scratch." + name for name in ("train", "generate", "convert", "data")] + [
-    "llama_reference"])  # fmt: skip
-def test_help_whose_reader_has_gone_is_no_error(module):
-    line = [sys.executable, "-m", module, "--help"]
+@pytest.mark.parametrize(
+    "command",
+    [*(f"llama_scratch.{name} --help" for name in ("train", "generate", "convert", "data")),
+     "llama_reference --help", "llama_reference template", "llama_reference mistakes loss"],
+)  # fmt: skip
+def test_a_reader_that_has_gone_is_no_error(command):
+    line = [sys.executable, "-m", *command.split()]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""

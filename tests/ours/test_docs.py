@@ -178,7 +178,7 @@ def test_a_figure_is_what_the_code_draws_now(name, tmp_path):
 
 
 def test_the_kill_matrix_is_of_these_mistakes():
-    """It takes a minute to draw."""
+    """Its totals only are compared: to draw it again takes a minute."""
     cells = words(drawing.FIGURES / "kill_matrix.svg")[4 + len(mistakes.COMPONENTS) :]
     totals = [int(cell.split(" of ")[1]) for cell in cells[::4]]  # every row begins with a number
     assert totals == [len(mistakes.of(name)) for name in mistakes.COMPONENTS], "python -m docs.drawing kill_matrix"
