@@ -15,9 +15,10 @@ from llama_reference.commands import Command
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; one line on standard error and exit status 2 where it cannot be carried out."""
     try:
-        status = int(parse(Command, arguments, __doc__).main())
-        sys.stdout.flush()
-        return status
+        try:
+            return int(parse(Command, arguments, __doc__).main())
+        finally:
+            sys.stdout.flush()  # here, also after --help, which exits: at the very end nobody could handle it
     except BrokenPipeError:  # the reader has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -34,8 +34,10 @@ def one_line_errors(interrupted: str = "") -> Iterator[None]:
     A reader that has gone, as in `| head`, ends it without a word.
     """
     try:
-        yield
-        sys.stdout.flush()
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # here, also after --help, which exits: at the very end nobody could handle it
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python flushes once more, and complains
         raise SystemExit(1) from None

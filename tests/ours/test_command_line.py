@@ -147,7 +147,8 @@ def test_the_arrow_up_brings_the_last_prompt_back(terminal):
 )  # fmt: skip
 def test_a_reader_that_has_gone_is_no_error(command):
     line = [sys.executable, "-m", *command.split()]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(line, env=usual, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 1
