@@ -20,6 +20,8 @@ from llama_scratch.fast.pages import use_large_pages
 from tests.profiles import is_thorough
 
 pytestmark = pytest.mark.skipif(not fast.has_cpp_compiler(), reason="needs g++ or clang++")
+# A compilation takes half a minute. One step, of float32 and one text, is compiled in every run of pytest.
+another_compilation = pytest.mark.processes
 
 PROMPT, STEPS = 5, 12
 
@@ -54,7 +56,7 @@ def step_by_step(model: FastLlama, tokens: torch.Tensor, room: int, mask: torch.
     return torch.cat(parts, dim=1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=another_compilation)], ids=str)
 def test_logits_are_within_budget_of_the_formula(dtype, keys):
     tokens = Case().tokens[:1, : PROMPT + STEPS]
     model = textbook(dtype)
@@ -91,6 +93,7 @@ def exactly(dtype: torch.dtype, tokens: torch.Tensor, mask: torch.Tensor) -> tor
     return torch.stack(rows)
 
 
+@another_compilation
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_batches_of_any_size_and_padding_are_within_budget(dtype, keys):
     tokens = Case().tokens[:, : PROMPT + STEPS].repeat(2, 1)  # rows that differ by their padding alone
@@ -117,8 +120,10 @@ def test_a_prompt_in_chunks_is_the_whole_prompt():
     assert not any(layer.self_attn.sdpa for layer in model.model.model.layers), "the model itself is as it was"
 
 
+@another_compilation
 def test_rows_that_change_places_are_decoded_on():
     model, tokens = FastLlama(textbook(torch.float32)), Case().tokens[:, : PROMPT + 2]
+    mask = torch.ones_like(tokens).repeat(2, 1)  # a step without padding would be compiled once more
     rows = torch.arange(len(tokens)).flip(0).repeat(2)  # and each of them twice
 
     def go_on(tokens: torch.Tensor, turned: bool) -> torch.Tensor:
@@ -126,7 +131,9 @@ def test_rows_that_change_places_are_decoded_on():
         model(tokens[:, :PROMPT], cache)
         if turned:
             cache.reorder(rows)
-        return torch.cat([model(tokens[rows if turned else ..., t : t + 1], cache) for t in (PROMPT, PROMPT + 1)], 1)
+            tokens = tokens[rows]
+        steps = (PROMPT, PROMPT + 1)
+        return torch.cat([model(tokens[:, t : t + 1], cache, mask[: len(tokens), : t + 1]) for t in steps], 1)
 
     exact = exactly(torch.float32, tokens, torch.ones_like(tokens))[rows, PROMPT:]
     found = [go_on(tokens, turned) for turned in (True, False)]
@@ -273,6 +280,7 @@ def test_elsewhere_the_textbook_decodes_and_says_so(other, caplog):
     assert caplog.records[-1].getMessage().startswith("decoding without compiling: torch.float")
 
 
+@another_compilation
 def test_a_trained_model_tells_the_same_stories(shared):
     """200 of them, as one text each and as a batch; where they part, the two tokens were as good as tied."""
     model = Llama.from_pretrained(shared / "stories260K").requires_grad_(False)
