@@ -57,7 +57,8 @@ def timed(call: Callable[[], object]) -> float:
 )
 def test_decode(benchmark, tell, rounds, size, dtype, batch):
     """Tokens a second behind a prompt of 16, the prompt's own time subtracted; and the time to the first."""
-    calls, model = decoders.decoders(size, dtype), decoders.model(size, dtype)
+    calls = decoders.decoders(size, dtype)
+    model = decoders.model(size, dtype)
     prompt = torch.randint(32000, (batch, PROMPT), generator=torch.Generator().manual_seed(0))
     ties = check_same(model, {name: calls[name](prompt, NEW + 1) for name in NAMES})
     read = decoders.step_bytes(model.config, dtype, batch, PROMPT + NEW // 2)
@@ -101,7 +102,8 @@ def test_decode(benchmark, tell, rounds, size, dtype, batch):
 @LARGE
 def test_prefill(benchmark, tell, rounds, dtype):
     """Time to the first token behind a prompt of 512."""
-    calls, model = decoders.decoders("134M", dtype), decoders.model("134M", dtype)
+    calls = decoders.decoders("134M", dtype)
+    model = decoders.model("134M", dtype)
     prompt = torch.randint(32000, (1, LONG), generator=torch.Generator().manual_seed(0))
     ties = check_same(model, {name: calls[name](prompt, 1) for name in NAMES})
     work = decoders.prompt_flops(model.config, LONG)
@@ -152,7 +154,8 @@ def test_cost_by_length(benchmark, tell, rounds):
     """One more token behind 32 to 1,000: with the cache a position and its keys and values, without it every position
     again. Fitted slopes beside what the shapes predict.
     """
-    model, dtype = decoders.model("24M", torch.float32), torch.float32
+    model = decoders.model("24M", torch.float32)
+    dtype = torch.float32
     text = torch.randint(32000, (1, max(LENGTHS) + 1), generator=torch.Generator().manual_seed(0))
     calls = steps_behind(model, text)
     read = [decoders.step_bytes(model.config, dtype, 1, length + 1) for length in LENGTHS]

@@ -85,7 +85,8 @@ def test_step(benchmark, tell, rounds, shape, dtype):
         benchmark.pedantic(variants["ours compiled"].seconds, setup=one_round, rounds=rounds)
     medians = {name: statistics.median(times[name]) for name in PROVIDERS}
     best = min(medians["HF"], medians["HF compiled"])
-    fact, peak = facts["ours compiled"], speed.peak_flops("cpu", DTYPES[dtype])
+    fact = facts["ours compiled"]
+    peak = speed.peak_flops("cpu", DTYPES[dtype])
     tokens = fact["tokens"]
     share = fact["flops"] / medians["ours compiled"] / peak
     cells = {name: f"{tokens / medians[name]:.0f}" for name in PROVIDERS}

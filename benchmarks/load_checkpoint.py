@@ -90,7 +90,8 @@ def main() -> None:
                     found[provider].append(measure(provider, Path(folder), forward))
             print("load and forward" if forward else "load")
             for provider, rows in found.items():
-                seconds, peak = (statistics.median(row[key] for row in rows) for key in ("seconds", "peak"))
+                seconds = statistics.median(row["seconds"] for row in rows)
+                peak = statistics.median(row["peak"] for row in rows)
                 every = ", ".join(f"{row['seconds']:.2f}" for row in rows)
                 memory = f"{peak / 1e9:.2f} GB = {peak / size:.2f} x the weights"
                 print(f"  {provider:<13}{seconds:6.2f} s ({every})   {memory}")

@@ -88,7 +88,8 @@ def table(infos: list[Info], run: dict[str, Any]) -> str:
     rows = [heads, ["---"] * len(heads)]
     for info in infos:
         rows.append([info["label"], *(tokens(info, name) for name in names), f"{ratio(info):.2f}"])
-    machine, version = run["machine_info"], infos[0]["torch"].partition("+")[0]
+    machine = run["machine_info"]
+    version = infos[0]["torch"].partition("+")[0]
     cpu = machine["cpu"]
     where = f"{cpu.get('brand_raw', 'a processor')}, {cpu['count']} cores, {machine['system']}"
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -32,7 +32,8 @@ def printed(example: Example) -> str:
 
 def check(example: Example) -> str | None:
     """None, or what is wrong with the block's output."""
-    found, stated = printed(example), example.region.lexemes["output"]
+    found = printed(example)
+    stated = example.region.lexemes["output"]
     return None if found == stated else f"it prints\n{found}and the page says\n{stated or 'nothing'}"
 
 
@@ -52,7 +53,9 @@ README = Sybil(parsers=[PythonCodeBlockParser(), shell_blocks], patterns=["READM
 def rewrite(page: Path) -> int:
     """Puts what each block prints below it; returns how many blocks there are."""
     document = Document.parse(str(page), blocks)
-    text, moved, examples = document.text, 0, list(document.examples())
+    text = document.text
+    moved = 0
+    examples = list(document.examples())
     for example in examples:
         region, found = example.region, printed(example)
         block = f"```python\n{region.parsed}```\n" + (f"\n```output\n{found}```\n" if found else "")

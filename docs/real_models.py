@@ -20,8 +20,13 @@ REAL = {
 
 def parameters(config: LlamaConfig) -> dict[str, int]:
     """How many parameters each part has, from the shapes alone; no biases, and a head of its own."""
-    D, F, L, V = config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.vocab_size
-    N, G, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    D = config.hidden_size
+    F = config.intermediate_size
+    L = config.num_hidden_layers
+    V = config.vocab_size
+    N = config.num_attention_heads
+    G = config.num_key_value_heads
+    H = config.head_dim
     return {
         "embedding and head": 2 * V * D,
         "attention": L * (D * N * H + 2 * D * G * H + N * H * D),

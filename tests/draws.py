@@ -30,7 +30,8 @@ def number(family: Family, dice: random.Random) -> float:
     grid = family.numbers.grid
     if not family.numbers.between:
         return dice.choice(grid)
-    i, share = dice.randrange(1, len(grid) - 2), dice.uniform(0.15, 0.85)
+    i = dice.randrange(1, len(grid) - 2)
+    share = dice.uniform(0.15, 0.85)
     low, high = grid[i], grid[i + 1]
     if family.numbers.between == "log":
         return float(f"{math.exp(math.log(low) * (1 - share) + math.log(high) * share):.3g}")
@@ -65,7 +66,8 @@ def pairs(count: int) -> Iterator[tuple[str, Mistake]]:
     drawn = 0
     while drawn < count:
         inner, outer = dice.choice(NESTED) if drawn % 2 else (component(dice),) * 2
-        one, other = dice.choice(mistakes.of(inner)), dice.choice(mistakes.of(outer))
+        one = dice.choice(mistakes.of(inner))
+        other = dice.choice(mistakes.of(outer))
         made = list(both(one, other)) if one != other else []
         evidence = Evidence(outer, made[0].implementation, SEED) if made else None
         if evidence is None or telling(evidence) is None:

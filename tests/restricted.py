@@ -45,7 +45,8 @@ class Restricted:
     """An implementation that raises NotImplementedError for whatever the profile does not have."""
 
     def __init__(self, implementation: Any, profile: Profile) -> None:
-        self._implementation, self._profile = implementation, profile
+        self._implementation = implementation
+        self._profile = profile
 
     def __getattr__(self, name: str) -> Any:
         refused = name in PARTS and name not in self._profile.parts

@@ -59,8 +59,12 @@ class Textbook:
 
     def frequencies(self, config, length):
         """Radians per position for every pair, and the factor on cosine and sine."""
-        rope, H, trained = config["rope_parameters"], config["head_dim"], config["max_position_embeddings"]
-        kind, base, factor = rope["rope_type"], rope["rope_theta"], rope.get("factor", 1.0)
+        rope = config["rope_parameters"]
+        H = config["head_dim"]
+        trained = config["max_position_embeddings"]
+        kind = rope["rope_type"]
+        base = rope["rope_theta"]
+        factor = rope.get("factor", 1.0)
         if kind == "dynamic" and length > trained:
             base *= (factor * length / trained - (factor - 1)) ** (H / (H - 2))
         theta = base ** -(torch.arange(0, H, 2).float() / H)
@@ -77,7 +81,8 @@ class Textbook:
         return theta, 1.0
 
     def llama3(self, theta, rope):
-        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        low = rope["low_freq_factor"]
+        high = rope["high_freq_factor"]
         turns = rope["original_max_position_embeddings"] * theta / (2 * math.pi)
         kept = ((turns - low) / (high - low)).clamp(0, 1)
         return kept * theta + (1 - kept) * theta / rope["factor"]
@@ -95,8 +100,11 @@ class Textbook:
     # attention and its cache
 
     def attention(self, model, layer, x, positions, mask, cache=None):
-        at, H = f"model.layers.{layer}.self_attn", model.config["head_dim"]
-        q, k, v = (self.linear(model, f"{at}.{p}_proj", x).unflatten(-1, (-1, H)).transpose(1, 2) for p in "qkv")
+        at = f"model.layers.{layer}.self_attn"
+        H = model.config["head_dim"]
+        q = self.linear(model, f"{at}.q_proj", x).unflatten(-1, (-1, H)).transpose(1, 2)
+        k = self.linear(model, f"{at}.k_proj", x).unflatten(-1, (-1, H)).transpose(1, 2)
+        v = self.linear(model, f"{at}.v_proj", x).unflatten(-1, (-1, H)).transpose(1, 2)
         q, k = self.rotary(model, q, k, positions)
         if cache is not None:
             k, v = self.remember(cache, layer, k, v)
@@ -125,7 +133,8 @@ class Textbook:
     # feed-forward, layer, model
 
     def swiglu(self, model, layer, x):
-        gate, up = (self.linear(model, f"model.layers.{layer}.mlp.{p}_proj", x) for p in ("gate", "up"))
+        gate = self.linear(model, f"model.layers.{layer}.mlp.gate_proj", x)
+        up = self.linear(model, f"model.layers.{layer}.mlp.up_proj", x)
         return self.linear(model, f"model.layers.{layer}.mlp.down_proj", self.gated(model, gate, up))
 
     def gated(self, model, gate, up):
@@ -189,7 +198,8 @@ class Textbook:
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -unseen.shape[1] :]
             logits = self.llama(model, unseen, positions, mask, cache)
             chosen = self.newest(logits, mask).argmax(dim=-1)[:, None]
-            tokens, mask = torch.cat((tokens, chosen), dim=1), F.pad(mask, (0, 1), value=1)
+            tokens = torch.cat((tokens, chosen), dim=1)
+            mask = F.pad(mask, (0, 1), value=1)
             unseen = chosen if use_cache else tokens
         return tokens
 

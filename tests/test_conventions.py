@@ -11,7 +11,9 @@ from llama_reference.standard.stepwise import StepwiseLlama
 
 CONFIG = cases.HARD
 STATE = cases.weights(CONFIG, 0)
-N, G, H = (CONFIG[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+N = CONFIG["num_attention_heads"]
+G = CONFIG["num_key_value_heads"]
+H = CONFIG["head_dim"]
 AT = "model.layers.1.self_attn."
 
 
@@ -82,10 +84,8 @@ def test_exchanged_halves_turn_the_other_way_round():
     """R(−θ) of exchanged halves is R(θ) with its halves exchanged: what such a model computes is right."""
     model, x = StepwiseLlama(), torch.randn(1, 2, 4, 10)
     angles = torch.randn(1, 4, 5).repeat(1, 1, 2)
-    right, other = (
-        model.rotate(x, angles.cos(), angles.sin()),
-        model.rotate(c.exchanged(x), angles.cos(), -angles.sin()),
-    )
+    right = model.rotate(x, angles.cos(), angles.sin())
+    other = model.rotate(c.exchanged(x), angles.cos(), -angles.sin())
     assert torch.equal(c.exchanged(other), right)
 
 
@@ -106,7 +106,8 @@ def fused(weights):
 
 
 def test_gradients_arrive_under_hugging_faces_names_however_weights_are_laid_out():
-    model, x = Fused(), torch.randint(9, (3, CONFIG["hidden_size"])).float()
+    model = Fused()
+    x = torch.randint(9, (3, CONFIG["hidden_size"])).float()
     leaves = c.load(model, GATED, fused, torch.float32)
     model.both(x).chunk(2, -1)[1].sum().backward()
     assert leaves.keys() == GATED.keys()
@@ -146,8 +147,8 @@ def test_what_a_model_has_no_room_for_is_refused():
 
 @pytest.mark.parametrize("mask", [None, torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])])
 def test_masks_are_those_of_the_standard(mask):
-    look = c.may_look(2, 5, mask)
-    assert torch.equal(look, StepwiseLlama().may_look(2, 5, mask))
+    look = c.visible(2, 5, mask)
+    assert torch.equal(look, StepwiseLlama().visible(2, 5, mask))
     added = c.additive(look, torch.float16)
     assert torch.equal(added == 0, look)
     assert (added[~look] == torch.finfo(torch.float16).min).all()
@@ -178,7 +179,8 @@ class Remembers(nn.Module):
 @pytest.mark.parametrize("grows", [True, False])
 def test_a_cache_inside_a_model_can_be_had_twice_cropped_and_reordered(grows):
     model = Remembers(grows)
-    first, second = c.HeldCache(model, "kept"), c.HeldCache(model, "kept")
+    first = c.HeldCache(model, "kept")
+    second = c.HeldCache(model, "kept")
 
     def ask(cache, *rows):
         x = torch.tensor(rows, dtype=torch.float32)[:, None, :, None]
@@ -196,7 +198,8 @@ def test_a_cache_inside_a_model_can_be_had_twice_cropped_and_reordered(grows):
 
 
 def test_rows_one_by_one_are_asked_their_real_tokens_alone():
-    x, mask = torch.arange(8.0).view(2, 4, 1), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    x = torch.arange(8.0).view(2, 4, 1)
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     cache = c.RowCache([[], []], lambda row, length: row[:length])
 
     def call(x, positions, row):
@@ -242,7 +245,8 @@ def test_a_built_model_has_its_parts_by_their_names():
     class Layer(nn.Module):
         def __init__(self):
             super().__init__()
-            self.feed_forward, self.attention_norm = nn.Module(), nn.LayerNorm(72, bias=False)
+            self.feed_forward = nn.Module()
+            self.attention_norm = nn.LayerNorm(72, bias=False)
             for w, (outer, inner) in {"w1": (92, 72), "w2": (72, 92), "w3": (92, 72)}.items():
                 setattr(self.feed_forward, w, nn.Linear(inner, outer))
 

@@ -79,8 +79,8 @@ class KeysNotTurned(StepwiseLlama):
         q, k, v = self.project(handle, at, x)
         q, _ = self.rotary(handle, q, k, positions)
         if cache is not None:
-            k, v = self.remember(cache, layer, k, v)
-        read = self.attend(q, k, v, self.may_look(q.shape[2], k.shape[2], mask), self.scale(handle.config))
+            k, v = self.append(cache, layer, k, v)
+        read = self.attend(q, k, v, self.visible(q.shape[2], k.shape[2], mask), self.scale(handle.config))
         return self.linear(handle, at + "o_proj", self.merge(read))
 
 
@@ -155,7 +155,8 @@ class Refuses:
     """An implementation that refuses some variants of the hard case."""
 
     def __init__(self, implementation, variants):
-        self._implementation, self._refused = implementation, [Case(variant).config for variant in variants]
+        self._implementation = implementation
+        self._refused = [Case(variant).config for variant in variants]
 
     def __getattr__(self, name):
         return getattr(self._implementation, name)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llama_reference import mistakes
-from llama_reference.report.results import BY_BUDGET, Results
+from llama_reference.report.results import BY_BUDGET, Diagnosis, Named, Results
 from llama_reference.standard import oracle
 from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import items
@@ -79,7 +79,7 @@ def test_random_answers_are_the_same_in_every_order():
 def found(status: int = 0, bitwise: bool = True) -> tuple[int, Results]:
     results = Results({"judged": BY_BUDGET, "time": "now"}, properties={"loss": {"it_is_so": Outcome.HOLDS}})
     results.rows = []
-    results.diagnoses = {} if bitwise else {"loss": ["looks like `that`"]}
+    results.diagnoses = {} if bitwise else {"loss": Diagnosis([Named("looks like `that`", "why")])}
     return status, results
 
 

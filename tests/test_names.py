@@ -29,10 +29,11 @@ REFERENCE_FLOORS = [
     "implementation command_line",
     "standard adapter_loader conventions",
     "mistakes questions",
+    "checkpoints",
     "judge",
     "report",
     "suite",
-    "check verify catalogue",
+    "check verify against catalogue",
     "commands",
     "__main__",
 ]

@@ -44,7 +44,8 @@ def test_the_hard_case_within_a_profile_is_hard(name):
 @pytest.mark.parametrize("name", ALL)
 def test_sizes_within_a_profile_are_distinct(name):
     config = configuration("hard", ALL[name])
-    N, G = config["num_attention_heads"], config["num_key_value_heads"]
+    N = config["num_attention_heads"]
+    G = config["num_key_value_heads"]
     sizes = [config[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "head_dim")]
     assert len({*sizes, N, N // G, G}) == 4 + (3 if ALL[name].num_key_value_heads else 2)
 
@@ -121,7 +122,7 @@ def test_a_plain_llama_is_judged():
 def test_a_mistake_in_a_plain_llama_is_named():
     known = next(m for m in mistakes.of("swiglu") if m.name == "gate_and_up_swapped")
     results = judged(Restricted(known.implementation, PLAIN), "swiglu")
-    assert results.diagnoses["swiglu"][0].startswith("looks like `gate_and_up_swapped` (these are its bits)")
+    assert results.diagnoses["swiglu"].named[0].title == "looks like `gate_and_up_swapped` (these are its bits)"
 
 
 class RefusesALongRope(StepwiseLlama):
@@ -162,7 +163,8 @@ def exists(component: str, known, profile: Profile) -> bool:
     """Whether its bits are other than the right ones on weights and inputs that nobody is asked with."""
     for seed in (11, 12):
         for case in comparison.cases(component, seed, profile):
-            answers, right = (comparison.ask(component, x, case) for x in (known.implementation, StepwiseLlama()))
+            answers = comparison.ask(component, known.implementation, case)
+            right = comparison.ask(component, StepwiseLlama(), case)
             if any(not torch.equal(answers[label], right[label]) for label in right):
                 return True
     return False

@@ -52,7 +52,8 @@ class Rearranged(StepwiseLlama):
 
     def loss(self, logits, labels):
         targets = labels[:, 1:].flatten()
-        rows, targets = logits[:, :-1].float().flatten(0, 1)[targets != -100], targets[targets != -100]
+        rows = logits[:, :-1].float().flatten(0, 1)[targets != -100]
+        targets = targets[targets != -100]
         return (rows.logsumexp(-1) - rows.gather(1, targets[:, None])[:, 0]).sum() / len(targets)
 
     def distribution(self, scores):

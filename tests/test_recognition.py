@@ -48,7 +48,8 @@ class KeysPermutedAsQueries(rewritten.Textbook):
         y = super().linear(model, name, x)
         if not name.endswith("k_proj"):
             return y
-        N, H = model.config["num_attention_heads"], model.config["head_dim"]
+        N = model.config["num_attention_heads"]
+        H = model.config["head_dim"]
         if y.shape[-1] % (2 * N):
             raise NotImplementedError
         meta = y.unflatten(-1, (-1, 2, H // 2)).transpose(-1, -2).flatten(-3)

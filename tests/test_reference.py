@@ -97,7 +97,8 @@ def test_padded_rows_depend_on_the_backend_and_only_real_ones_are_compared(case,
     other = plain_transformers(case)
     assert other.config._attn_implementation == "sdpa"  # unless told otherwise
     assert handle.config._attn_implementation == "eager"
-    eager, sdpa = (oracle.llama(h, case.tokens, case.positions, case.mask) for h in (handle, other))
+    eager = oracle.llama(handle, case.tokens, case.positions, case.mask)
+    sdpa = oracle.llama(other, case.tokens, case.positions, case.mask)
     real = case.mask.bool()
     assert (eager - sdpa)[~real].abs().max() > eager.std()
     exact = formula.llama(formula.build(case.config, case.state, case.dtype), case.tokens, case.positions, case.mask)
@@ -115,14 +116,16 @@ def test_use_cache_changes_no_bit_of_a_pass_with_a_mask(dtype):
 
 
 def test_a_pass_in_chunks_has_other_bits_and_is_compared_with_the_same_chunks(case):
-    first, again = llama.ask(oracle, case), llama.ask(oracle, case)
+    first = llama.ask(oracle, case)
+    again = llama.ask(oracle, case)
     assert not torch.equal(first["padded batch"], first["in chunks"])
     assert torch.equal(first["in chunks"], again["in chunks"])
 
 
 def test_positions_that_jump_are_taken_for_packed_texts_unless_there_is_a_mask_or_a_cache(case, handle):
     jump = (torch.arange(LENGTH) + 80 * (torch.arange(LENGTH) >= 20)).expand_as(case.tokens)
-    packed, cached = (handle(case.tokens, position_ids=jump, use_cache=cache).logits for cache in (False, True))
+    packed = handle(case.tokens, position_ids=jump, use_cache=False).logits
+    cached = handle(case.tokens, position_ids=jump, use_cache=True).logits
     ours = oracle.llama(handle, case.tokens, jump, None)
     assert (packed - ours).abs().max() > ours.std()
     assert torch.equal(cached, ours)
@@ -148,11 +151,15 @@ def test_dynamic_rotary_remembers_longer_calls_and_the_oracle_forgets():
     case = Case("rope dynamic")
     handle = oracle.build(case.config, case.state, case.dtype)
     context = case.config["max_position_embeddings"]
-    short, long = (torch.arange(n)[None] for n in (context + 50, 8 * context))
+    short = torch.arange(context + 50)[None]
+    long = torch.arange(8 * context)[None]
     embedding, x = handle.model.rotary_emb, torch.zeros(1)
-    before, _, after = (embedding(x, positions)[0] for positions in (short, long, short))
+    before = embedding(x, short)[0]
+    _ = embedding(x, long)[0]
+    after = embedding(x, short)[0]
     assert (before - after).abs().max() > 1
-    q, k = torch.randn(1, 1, context + 50, 20), torch.randn(1, 1, context + 50, 20)
+    q = torch.randn(1, 1, context + 50, 20)
+    k = torch.randn(1, 1, context + 50, 20)
     fresh = oracle.rotary(oracle.build(case.config, case.state, case.dtype), q, k, short)
     assert all(map(torch.equal, oracle.rotary(handle, q, k, short), fresh))
 
@@ -201,7 +208,8 @@ def test_every_question_has_a_bound_between_the_references_or_a_reason():
 def off_the_formula(name: str, case: Case, formula_case: Case) -> float:
     """Transformers' largest error, in float32, when the formula is asked about formula_case."""
     ask = CHECKS[name].ask
-    answers, exact = ask(oracle, case), ask(formula, formula_case)
+    answers = ask(oracle, case)
+    exact = ask(formula, formula_case)
     assert answers.keys() == exact.keys() != set()
     return max(budget.ulps(answers[label], exact[label], case.dtype).max().item() for label in answers)
 

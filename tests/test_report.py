@@ -26,6 +26,8 @@ from llama_reference.report.results import (
     BIT_FOR_BIT,
     BY_BUDGET,
     GRADIENTS,
+    Diagnosis,
+    Named,
     Results,
     Trouble,
     about,
@@ -84,7 +86,10 @@ def test_a_green_run_is_one_row_a_component_in_the_order_of_the_catalogue():
 def test_what_is_wrong_stands_first_and_names_the_innermost():
     results = wrong("rms_norm", 123456.0)
     results.add("block", "answers", "hard", [verdict(99.0, bitwise=False)])
-    results.diagnoses = {"rms_norm": ["looks like `it`: why", "looks like `that`: why"], "block": ["no known mistake"]}
+    results.diagnoses = {
+        "rms_norm": Diagnosis([Named("looks like `it`", "why"), Named("looks like `that`", "why")]),
+        "block": Diagnosis(otherwise="no known mistake"),
+    }
     text = report.table(results)
     assert text.splitlines()[0] == "WRONG: rms_norm (and so what contains it: block)"
     assert line(results, "rms_norm").startswith("rms_norm WRONG 1 of 7, 1e5 ulp WRONG 1 of 7 bitwise 4")
@@ -165,7 +170,9 @@ def test_it_reads_at_a_hundred_columns_when_everything_is_wrong():
         for section in ("answers", "gradients"):
             results.add(component, section, "hard", [verdict(math.inf, bitwise=False)] * 444)
         results.properties[component] = {f"claim {i}": Outcome.BROKEN for i in range(17)}
-        results.diagnoses[component] = ["looks like `one` (these are its bits): " + "a long story, " * 20]
+        results.diagnoses[component] = Diagnosis(
+            [Named("looks like `one` (these are its bits)", "a long story, " * 20)]
+        )
     assert max(map(len, report.table(results).splitlines())) <= report.WIDTH
 
 
@@ -179,20 +186,21 @@ def test_two_processes_know_what_one_would():
     """Each has some of the rows, claims and mistakes; a claim is worth what the worst part of it is."""
     whole, first, second = green(), green(), green()
     first.rows, second.rows = whole.rows[::2], whole.rows[1::2]
-    first.properties, second.properties = (
-        {"loss": {"a": Outcome.HOLDS, "b": Outcome.BROKEN}},
-        {"loss": {"a": Outcome.NOT_OFFERED, "b": Outcome.HOLDS}},
-    )
+    first.properties = {"loss": {"a": Outcome.HOLDS, "b": Outcome.BROKEN}}
+    second.properties = {"loss": {"a": Outcome.NOT_OFFERED, "b": Outcome.HOLDS}}
     for half, kept in ((first, 0), (second, 1)):
         half.kills = {c: dict(list(kills.items())[kept::2]) for c, kills in whole.kills.items()}
         half.add_trouble(Outcome.RAISED, "loss", "answers", "hard", "the same")
-    first.diagnoses, second.diagnoses = {"loss": ["one"]}, {"block": ["two"]}
+    one = Diagnosis([Named("looks like `one`", "why")])
+    nothing = Diagnosis(otherwise="nothing is known")
+    first.diagnoses = {"loss": one}
+    second.diagnoses = {"block": nothing}
     first.merge(Results.of(second.values()))
     assert Counter(first.rows) == Counter(whole.rows)
     assert first.properties == {"loss": {"a": Outcome.NOT_OFFERED, "b": Outcome.BROKEN}}
     assert first.kills == whole.kills
     assert first.equivalents == whole.equivalents
-    assert first.diagnoses == {"loss": ["one"], "block": ["two"]}
+    assert first.diagnoses == {"loss": one, "block": nothing}
     assert first.troubles == [Trouble(Outcome.RAISED, "loss", "answers", "hard", "the same")]
 
 
@@ -200,7 +208,7 @@ def test_what_is_written_is_read_again(tmp_path):
     results = wrong("attention", math.inf)
     results.add("loss", "answers", "hard", [verdict(math.nan, math.inf)])
     results.add_trouble(Outcome.BROKEN, "loss", "answers", "a test", "why")
-    results.diagnoses = {"attention": ["looks like nothing"]}
+    results.diagnoses = {"attention": Diagnosis([Named("looks like nothing", "why")])}
     written = report.write(results, tmp_path / "deep" / "down")
     assert [path.name for path in written] == ["report.json", "index.html"]
     values = json.loads(written[0].read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -217,7 +225,7 @@ def test_what_is_written_is_read_again(tmp_path):
 def test_another_schema_is_refused(tmp_path, values):
     path = tmp_path / "report.json"
     path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"report\.json: schema (0|None), expected 1"):
+    with pytest.raises(ValueError, match=r"report\.json: schema (0|None), expected 2"):
         report.read(path)
 
 
@@ -270,7 +278,7 @@ def test_the_page_says_whose_error_a_number_is_and_no_chart_is_empty():
 def test_the_page_begins_with_what_was_judged_when_and_with_which_versions():
     results = green()
     results.about = about(Path("docs/my_norm.py"), bitwise=False)
-    (title, how) = re.search(r'<h1>(.*)</h1><p class="note">(.*)</p>', suite_page.render(results)).groups()
+    title, how = re.search(r'<h1>(.*)</h1><p class="note">(.*)</p>', suite_page.render(results)).groups()
     assert title == "my_norm.py, component by component"
     assert re.match(
         r"docs/my_norm\.py, judged by budget, 20\d\d-\d\d-\d\d \d\d:\d\d UTC, llama_reference [\d.]+, torch", how
@@ -292,7 +300,7 @@ def test_the_page_escapes_whatever_it_quotes():
     results = green()
     results.about["implementation"] = HOSTILE
     results.add("loss", "answers", HOSTILE, [replace(verdict(99.0, bitwise=False), label=HOSTILE)])
-    results.diagnoses["loss"] = [HOSTILE]
+    results.diagnoses["loss"] = Diagnosis([Named(HOSTILE, HOSTILE)])
     results.properties["loss"][HOSTILE] = Outcome.BROKEN
     results.kills["loss"][HOSTILE] = []
     results.equivalents.append((HOSTILE, HOSTILE, HOSTILE))

@@ -38,7 +38,8 @@ class TestReferences:
     def test_the_oracle_has_the_order_of_transformers_own_generate(self, label):
         case = Case()
         given = OFF | KNOBS[label]
-        handle, tokens = oracle.build(case.config, case.state, case.dtype), case.tokens[:, :9]
+        handle = oracle.build(case.config, case.state, case.dtype)
+        tokens = case.tokens[:, :9]
         sampled = given["temperature"] != 0
         off = {"top_k": 0, "top_p": 1.0, "min_p": None, "repetition_penalty": 1.0}
         set_ = {name: off[name] if given[name] is None else given[name] for name in off}

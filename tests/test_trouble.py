@@ -120,7 +120,7 @@ def test_what_is_wrong_by_a_known_mistake_is_no_trouble(adapter):
     session = Session(load(adapter(text)), Results())
     session.ask(next(items("attention")))
     assert summary.wrong(session.results) == ["attention"]
-    assert session.results.diagnoses["attention"][0].startswith("looks like `dropout_in_eval`")
+    assert session.results.diagnoses["attention"].named[0].title.startswith("looks like `dropout_in_eval`")
 
 
 def test_warnings_of_an_adapter_end_nothing(adapter):
@@ -282,7 +282,8 @@ class TestPytest:
         declared = "from llama_reference.suite.declare import declared\nglobals().update(declared('swiglu'))"
 
         def run(text, *options):
-            path, _ = pytester.makepyfile(my_llama=text), pytester.makepyfile(test_swiglu=declared)
+            path = pytester.makepyfile(my_llama=text)
+            _ = pytester.makepyfile(test_swiglu=declared)
             done = pytester.runpytest_inprocess("--implementation", str(path), "-n0", "-q", *options)
             return done.ret, " ".join(done.stdout.str().split())
 

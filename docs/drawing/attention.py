@@ -18,7 +18,8 @@ def weights_of(model: Llama, tokens: Tensor) -> Tensor:
 
     def record(layer: Attention, arguments: tuple[Tensor, ...]) -> None:
         x, rotation, mask = arguments[:3]
-        q, k = (p(x).unflatten(-1, (-1, layer.head_dim)).transpose(1, 2) for p in (layer.q_proj, layer.k_proj))
+        q = layer.q_proj(x).unflatten(-1, (-1, layer.head_dim)).transpose(1, 2)
+        k = layer.k_proj(x).unflatten(-1, (-1, layer.head_dim)).transpose(1, 2)
         q, k = rotate(q, rotation), rotate(k, rotation)
         one_hot = torch.eye(x.shape[1]).expand(*k.shape[:2], -1, -1)  # values that say where they stand
         found.append(attend(q, k, one_hot, mask)[0])
@@ -104,7 +105,8 @@ def scale(canvas: Figure) -> None:
     widths = [4, 8, 16, 32, 64, 128, 256]
     found: dict[str, list[float]] = {"divided by √H": [], "as they are": []}
     for H in widths:
-        q, k = (torch.randn(200, 32, H, generator=generator) for _ in range(2))
+        q = torch.randn(200, 32, H, generator=generator)
+        k = torch.randn(200, 32, H, generator=generator)
         scores = q @ k.transpose(-2, -1)
         for kept, factor in zip(found.values(), (H**-0.5, 1.0), strict=True):
             kept.append((scores * factor).softmax(-1).amax(-1).mean().item())

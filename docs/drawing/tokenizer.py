@@ -11,7 +11,8 @@ from llama_scratch import Tokenizer
 def bytes_a_token(canvas: Figure) -> None:
     """How much held-out text one token carries, by the size of the vocabulary."""
     every = documents()
-    held_out, training = every[::10], [text for i, text in enumerate(every) if i % 10]
+    held_out = every[::10]
+    training = [text for i, text in enumerate(every) if i % 10]
     sizes, found = [360, 512, 1024, 2048, 4096, 8192], []
     for size in sizes:
         tokenizer = Tokenizer.train(training, size)

@@ -34,6 +34,7 @@ def trained() -> Run:
         config = TrainConfig(out=Path(folder), device="cpu")
         history = train(config)
         without = baselines(config)
-        model, tokenizer = Llama.from_pretrained(config.out).eval(), Tokenizer.from_pretrained(config.out)
+        model = Llama.from_pretrained(config.out).eval()
+        tokenizer = Tokenizer.from_pretrained(config.out)
     torch.manual_seed(config.seed)
     return Run(history, config, tokenizer, model, Llama(model.config).eval(), without)

@@ -86,7 +86,8 @@ def turned(implementation: Implementation) -> Views:
     found = {}
     for name, rope in ROPES.items():
         handle = implementation.build(HARD | {"rope_parameters": rope}, {}, torch.float32)
-        ones, positions = torch.ones(2, 1, 40, 20), torch.arange(40)[None] * 8 + torch.tensor([[0], [3]])
+        ones = torch.ones(2, 1, 40, 20)
+        positions = torch.arange(40)[None] * 8 + torch.tensor([[0], [3]])
         q, k = implementation.rotary(handle, ones, ones, positions)
         for label, part in (("query", q[0, 0]), ("key", k[0, 0]), ("query of the second row", q[1, 0])):
             found[f"{label}, {name} frequencies"] = part.detach().double().numpy()
@@ -202,7 +203,8 @@ def _worst(truth: Array, wrong: Array) -> tuple[Array, Array]:
 def _beside(truth: Array, wrong: Array) -> Array:
     """right | wrong | difference as colours (rows, columns, 4), the difference on its own scale."""
     off = wrong - truth
-    top, most = np.nanmax(np.abs(truth), initial=0.0) or 1.0, np.nanmax(np.abs(off), initial=0.0) or 1.0
+    top = np.nanmax(np.abs(truth), initial=0.0) or 1.0
+    most = np.nanmax(np.abs(off), initial=0.0) or 1.0
     gap = np.zeros((len(truth), 1, 4))
     parts = (_coloured(truth / top), gap, _coloured(wrong / top), gap, _coloured(off / most))
     return np.concatenate(parts, axis=1)

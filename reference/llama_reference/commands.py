@@ -63,19 +63,24 @@ class Check:
         from llama_reference.suite.plan import chosen
         from llama_reference.suite.runner import Limits, run
 
-        components, limits = chosen(self.component), Limits(self.time_limit, self.question_limit)
+        components = chosen(self.component)
+        limits = Limits(self.time_limit, self.question_limit)
         results = run(self.adapter, components, self.quick, self.processes, limits, sys.stderr.isatty())
         return check.tell(results, self.adapter, self.verbose, files)
 
 
 @dataclass(frozen=True)
 class Verify:
-    """Compare a checkpoint with transformers, layer by layer, through an adapter."""
+    """Compare a checkpoint with transformers, layer by layer, through an adapter, or with another file of it."""
 
     directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
-    """The checkpoint: config.json and weights, as on the hub."""
-    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER.py")]
+    """The checkpoint: config.json and weights, as on the hub; with --against, of any format."""
+    adapter: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="ADAPTER.py")] = None
     """The adapter: a Python file with the functions that `llama-reference template` shows."""
+    against: Path | None = None
+    """Another checkpoint of the same model, of transformers, Meta, llama.cpp (GGUF) or llama2.c: which tensors differ,
+    and which mistake of conversion explains it.
+    """
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """What to compute in (default: the checkpoint's own)."""
     tokens: int = 32
@@ -91,6 +96,16 @@ class Verify:
             raise UsageError(f"--tokens is {self.tokens}, expected 1 or more")
         check_output_file("--json", self.json)
         check_output_file("--html", self.html)
+        if self.against is not None:
+            if self.adapter is not None:
+                raise UsageError(
+                    f"{self.adapter} and --against {self.against}: expected an adapter or another checkpoint"
+                )
+            from llama_reference.against import against
+
+            return against(self.directory, self.against, self.json)
+        if self.adapter is None:
+            raise UsageError("ADAPTER.py is missing: the adapter of a Llama, or --against another checkpoint")
         from llama_reference import verify
 
         return verify.tell(verify.verify(self.directory, self.adapter, self.dtype, self.tokens), self.json, self.html)

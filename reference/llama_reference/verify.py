@@ -49,9 +49,9 @@ def verify(directory: Path, implementation: Path, dtype: str | None = None, toke
     model = opened(directory, NAMED[dtype] if dtype else None)
     inputs, source = text_of(directory, model.config.vocab_size, tokens)
     config, state = parts(model)
-    exams = [layer_checks.prepare(config, state, model.dtype, inputs, model)]
+    all_checks = [layer_checks.prepare(config, state, model.dtype, inputs, model)]
     if model.dtype != torch.float32:  # which hides what a 16-bit dtype shows only far out, or not at all
-        exams.append(layer_checks.prepare(*_in_float32(config, state, inputs)))
+        all_checks.append(layer_checks.prepare(*_in_float32(config, state, inputs)))
     B, T = inputs.tokens.shape
     size = sum(weight.numel() for weight in state.values())
     padded = ", ".join(map(str, (~inputs.real).sum(-1).tolist()))
@@ -62,9 +62,9 @@ def verify(directory: Path, implementation: Path, dtype: str | None = None, toke
         "tokens": f"{B} rows of {T}, padded by {padded} (compared: what real tokens answer), {source}",
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }
-    findings = [finding for exam in exams for finding in localization.find(adapter, exam)]
-    running = error_growth.running(adapter, exams[0])
-    return Verification(about, model.config.num_hidden_layers, findings, running, _names(adapter, exams, findings))
+    findings = [finding for checks in all_checks for finding in localization.find(adapter, checks)]
+    running = error_growth.running(adapter, all_checks[0])
+    return Verification(about, model.config.num_hidden_layers, findings, running, _names(adapter, all_checks, findings))
 
 
 def _in_float32(config: Config, state: State, inputs: Inputs) -> tuple[Config, State, torch.dtype, Inputs]:
@@ -72,12 +72,14 @@ def _in_float32(config: Config, state: State, inputs: Inputs) -> tuple[Config, S
     return config, state, torch.float32, inputs
 
 
-def _names(adapter: Any, exams: list[layer_checks.LayerChecks], findings: list[localization.Finding]) -> dict[str, str]:
+def _names(
+    adapter: Any, all_checks: list[layer_checks.LayerChecks], findings: list[localization.Finding]
+) -> dict[str, str]:
     """By component, the known mistake that its first culprit looks like: the others are layers of the same code."""
     first: dict[str, localization.Finding] = {}
     for culprit in localization.culprits(findings):
         first.setdefault(culprit.name, culprit)
-    found = {name: replay.looks_like(adapter, exams, culprit) for name, culprit in first.items()}
+    found = {name: replay.looks_like(adapter, all_checks, culprit) for name, culprit in first.items()}
     return {name: str(known[0]) if known else "looks like no known mistake" for name, known in found.items()}
 
 
@@ -109,7 +111,8 @@ def opened(directory: Path, dtype: torch.dtype | None) -> LlamaForCausalLM:
 
 def parts(model: LlamaForCausalLM) -> tuple[Config, State]:
     """The fields of config.json as transformers reads them, and the tensors; a tied head is left out."""
-    fields, state = model.config.to_dict(), dict(model.state_dict())
+    fields = model.config.to_dict()
+    state = dict(model.state_dict())
     if fields["tie_word_embeddings"]:
         del state["lm_head.weight"]
     return {name: fields[name] for name in HARD}, state

@@ -31,7 +31,8 @@ def build(config: Config, state: State, dtype: torch.dtype) -> FastLlama:
 
 
 def rms_norm(handle: FastLlama, where: str, x: Tensor) -> Tensor:
-    weight, rows = handle.model.get_parameter(where + ".weight"), x.float().flatten(0, -2)
+    weight = handle.model.get_parameter(where + ".weight")
+    rows = x.float().flatten(0, -2)
     return kernel.norm(rows, weight, handle.config.rms_norm_eps).view(x.shape).to(x.dtype)
 
 
@@ -66,7 +67,8 @@ def block(
     handle: FastLlama, layer: int, x: Tensor, positions: Tensor, mask: Tensor | None, cache: StaticCache | None = None
 ) -> Tensor:
     w = handle.weights.layers[layer]
-    eps, act = handle.config.rms_norm_eps, handle.config.hidden_act
+    eps = handle.config.rms_norm_eps
+    act = handle.config.hidden_act
     rows = _rows(handle, layer, x, positions, mask, cache)
     steps = [kernel.block(w, row, eps, act, *others) for row, others in rows]
     return torch.stack(steps, dim=1).to(x.dtype)

@@ -68,7 +68,8 @@ def write_hf(directory: Path, config: Config, state: State, kind: str = "safeten
         return directory
     weight_map = {}
     for i in range(shards):
-        keys, name = sorted(state)[i::shards], f"{stem}-{i + 1:05}-of-{shards:05}{suffix}"
+        keys = sorted(state)[i::shards]
+        name = f"{stem}-{i + 1:05}-of-{shards:05}{suffix}"
         write({key: state[key] for key in keys}, directory / name)
         weight_map |= dict.fromkeys(keys, name)
     total = sum(w.numel() * w.element_size() for w in state.values())
@@ -127,7 +128,9 @@ def write_meta(directory: Path, config: Config, state: State, parts: int = 1, by
 def write_llama2c(path: Path, config: Config, state: State) -> Path:
     """The legacy .bin of llama2.c, in float32."""
     state = {key: weight.float() for key, weight in turned(config, state).items()}
-    L, T, H = config["num_hidden_layers"], config["max_position_embeddings"], config["head_dim"]
+    L = config["num_hidden_layers"]
+    T = config["max_position_embeddings"]
+    H = config["head_dim"]
     V = config["vocab_size"] * (1 if config["tie_word_embeddings"] else -1)
     sizes = (config["hidden_size"], config["intermediate_size"], L, config["num_attention_heads"],
              config["num_key_value_heads"], V, T)  # fmt: skip

@@ -19,7 +19,8 @@ def differences(ours: LlamaConfig, theirs: transformers.LlamaConfig) -> dict:
     """Field -> (ours, theirs), where they differ."""
     found = {}
     for field in fields(LlamaConfig):
-        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
+        mine = getattr(ours, field.name)
+        other = getattr(theirs, field.name)
         if field.name == "dtype":
             other = None if other is None else str(other).removeprefix("torch.")
         if field.name == "rope_parameters":

@@ -43,7 +43,8 @@ ORIGINALS: dict[str, pre_tokenizers.PreTokenizer] = {
 def byte_level(name: str, first: list[str], last: list[str]) -> tokenizers.Tokenizer:
     """A small tokenizer that cuts words as `name` does, with special tokens before and behind all others."""
     library = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=name == "llama-bpe"))
-    library.pre_tokenizer, library.decoder = ORIGINALS[name], decoders.ByteLevel()
+    library.pre_tokenizer = ORIGINALS[name]
+    library.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=first, initial_alphabet=alphabet, show_progress=False)
     library.train_from_iterator([*data.python_documents()[:30], "123 1234 12345 007 2024 " * 50], trainer)

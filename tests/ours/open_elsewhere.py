@@ -43,7 +43,8 @@ def chat_ids(tokenizer, messages):
 
 def opened(directory, tokenizer=None):
     """`tokenizer`: where it is, if elsewhere."""
-    tokenizer, model = open_tokenizer(tokenizer or directory), open_model(directory)
+    tokenizer = open_tokenizer(tokenizer or directory)
+    model = open_model(directory)
     with torch.no_grad():
         logits = model(torch.tensor([TOKENS])).logits[0]
     chats = {name: chat_ids(tokenizer, messages) for name, messages in CHATS.items()} if tokenizer.chat_template else {}

@@ -237,7 +237,8 @@ def lfs_pointers(path: Path) -> Made:
 def hub_cache(path: Path) -> Made:
     """A snapshot in huggingface_hub's cache: every file is a link to a blob that is named by its hash."""
     entry = path / "models--HuggingFaceTB--SmolLM2-135M-Instruct"
-    snapshot, blobs = entry / "snapshots" / COMMIT, entry / "blobs"
+    snapshot = entry / "snapshots" / COMMIT
+    blobs = entry / "blobs"
     for folder in (snapshot, blobs, entry / "refs"):
         folder.mkdir(parents=True)
     (entry / "refs" / "main").write_text(COMMIT)

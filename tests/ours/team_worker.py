@@ -19,7 +19,8 @@ calls = []
 
 def step(engine, *arguments):
     calls.append(1)
-    first_life, last = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0", os.environ["RANK"] != "0"
+    first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    last = os.environ["RANK"] != "0"
     if len(calls) == int(os.environ.get("TEAM_KILLED_AT", 0)) and first_life and last:
         os.kill(os.getpid(), signal.SIGKILL)
     answer = take_step(engine, *arguments)

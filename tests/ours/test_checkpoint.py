@@ -76,7 +76,8 @@ def test_tied_is_one_tensor(tmp_path):
 
 
 def test_the_dtype_asked_for_is_given_and_frequencies_stay_float32(directory):
-    model, case = Llama.from_pretrained(directory, dtype=torch.bfloat16), Case()
+    model = Llama.from_pretrained(directory, dtype=torch.bfloat16)
+    case = Case()
     theirs = LOADER.from_pretrained(directory, dtype=torch.bfloat16, attn_implementation="eager")
     far = case.positions + 4000
     with torch.no_grad():

@@ -93,7 +93,8 @@ def test_every_architecture_field_of_transformers_is_here():
 def test_rotary_keys_that_ask_for_nothing_change_nothing_in_transformers_either(raw):
     config = config_file.from_dict(raw)
     for length in (1, 2048, 2049, 5000):
-        ours, theirs = inverse_frequencies(config, length), transformers_frequencies(copy.deepcopy(raw), length)
+        ours = inverse_frequencies(config, length)
+        theirs = transformers_frequencies(copy.deepcopy(raw), length)
         assert torch.equal(ours[0], theirs[0])
         assert ours[1] == theirs[1]
 
@@ -212,7 +213,8 @@ def test_frequencies_and_attention_factor_have_transformers_bits(rope, head_dim)
 )  # fmt: skip
 def test_yarn_options_have_transformers_bits(extra):
     raw = HARD | {"rope_parameters": ROPES["yarn"] | extra}
-    ours, theirs = inverse_frequencies(config_file.from_dict(raw), 9), transformers_frequencies(copy.deepcopy(raw), 9)
+    ours = inverse_frequencies(config_file.from_dict(raw), 9)
+    theirs = transformers_frequencies(copy.deepcopy(raw), 9)
     assert torch.equal(ours[0], theirs[0])
     assert ours[1] == theirs[1]
 

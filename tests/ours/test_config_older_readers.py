@@ -46,7 +46,9 @@ def saved(rope: dict, tmp_path, **fields) -> dict:
 
 def transformers_4(file: dict, length: int) -> tuple[np.ndarray, float]:
     """LlamaConfig and modeling_rope_utils of 4.57: theta from `rope_theta`, the rest from `rope_scaling`."""
-    theta, scaling, H = file.get("rope_theta", 10000.0), file.get("rope_scaling"), file["head_dim"]
+    theta = file.get("rope_theta", 10000.0)
+    scaling = file.get("rope_scaling")
+    H = file["head_dim"]
     longest = file["max_position_embeddings"]
     kind = "default" if scaling is None else scaling.get("type", scaling.get("rope_type"))
     half = np.arange(0, H, 2) / H
@@ -70,7 +72,8 @@ def transformers_4(file: dict, length: int) -> tuple[np.ndarray, float]:
 
 def llama_3(plain: np.ndarray, scaling: dict) -> np.ndarray:
     turns = scaling["original_max_position_embeddings"] * plain / (2 * math.pi)
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    low = scaling["low_freq_factor"]
+    high = scaling["high_freq_factor"]
     smooth = np.clip((turns - low) / (high - low), 0, 1)
     return plain * ((1 - smooth) / scaling["factor"] + smooth)
 
@@ -87,7 +90,8 @@ def longrope(plain, scaling: dict, longest: int, outside: int | None, length: in
 
 
 def yarn(theta: float, H: int, scaling: dict, longest: int) -> tuple[np.ndarray, float]:
-    factor, original = scaling["factor"], scaling.get("original_max_position_embeddings") or longest
+    factor = scaling["factor"]
+    original = scaling.get("original_max_position_embeddings") or longest
     turns = [scaling.get("beta_fast") or 32, scaling.get("beta_slow") or 1]
     edges = [H * math.log(original / (t * 2 * math.pi)) / (2 * math.log(theta)) for t in turns]
     if scaling.get("truncate", True):
@@ -95,7 +99,8 @@ def yarn(theta: float, H: int, scaling: dict, longest: int) -> tuple[np.ndarray,
     low, high = max(edges[0], 0), min(edges[1], H - 1)
     keep = 1 - np.clip((np.arange(H // 2) - low) / (high - low or 0.001), 0, 1)
     plain = 1.0 / theta ** (np.arange(0, H, 2) / H)
-    m, all_dim = scaling.get("mscale"), scaling.get("mscale_all_dim")
+    m = scaling.get("mscale")
+    all_dim = scaling.get("mscale_all_dim")
     usual = 0.1 * math.log(factor) + 1
     both = (0.1 * m * math.log(factor) + 1) / (0.1 * all_dim * math.log(factor) + 1) if m and all_dim else usual
     given = scaling.get("attention_factor")

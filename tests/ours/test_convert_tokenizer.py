@@ -76,7 +76,8 @@ def test_pieces_with_scores_have_sentencepieces_ids(original, tmp_path):
     source = write(tmp_path / "model.gguf", library.vocab_size(), of_model(read_model(path.read_bytes()), **flags))
     directory, said = converted(source)
     assert f"tokenizer: tokenizer.model, tokenizer.json, tokenizer_config.json, from {source}" in said
-    ours, theirs = Tokenizer.from_pretrained(directory), transformers.AutoTokenizer.from_pretrained(directory)
+    ours = Tokenizer.from_pretrained(directory)
+    theirs = transformers.AutoTokenizer.from_pretrained(directory)
     again = sentencepiece.SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
     for text in texts_of(Tokenizer.from_pretrained(path.parent), 4):
         ids = library.encode(text)
@@ -94,8 +95,10 @@ def test_transformers_reads_llama_2s_pieces_otherwise_where_a_text_begins_with_a
     path = shared / "tokenizers" / "llama2" / "tokenizer.model"
     library = sentencepiece.SentencePieceProcessor(model_file=str(path))
     source = write(tmp_path / "model.gguf", 32000, of_model(read_model(path.read_bytes())))
-    ours, theirs = Tokenizer.from_pretrained(converted(source)[0]), theirs_of(source)
-    texts, differing = [*TEXTS, *(text for text, _ in cases(path.parent))], []
+    ours = Tokenizer.from_pretrained(converted(source)[0])
+    theirs = theirs_of(source)
+    texts = [*TEXTS, *(text for text, _ in cases(path.parent))]
+    differing = []
     for text in texts:
         ids = ours.encode(text)
         assert ids == library.encode(text)
@@ -118,7 +121,8 @@ def test_bytes_with_merges_have_the_originals_ids(name, first, last, tmp_path):
     begin = 0 if first else count - 3
     source = write(tmp_path / "model.gguf", count, of_json(library, name, bos=begin, eos=begin + 1))
     directory, _ = converted(source)
-    ours, theirs = Tokenizer.from_pretrained(directory), transformers.AutoTokenizer.from_pretrained(directory)
+    ours = Tokenizer.from_pretrained(directory)
+    theirs = transformers.AutoTokenizer.from_pretrained(directory)
     from_file = theirs_of(source)
     library.encode_special_tokens = True
     for text in texts_of(ours, 2):
@@ -147,7 +151,8 @@ def test_transformers_cuts_a_word_of_llama_3_that_is_a_token(tmp_path):
         token["id"] += 1
     library = tokenizers.Tokenizer.from_str(json.dumps(content))
     source = write(tmp_path / "model.gguf", count + 3, of_json(library, "llama-bpe", bos=count + 1, eos=count + 2))
-    ours, from_file = Tokenizer.from_pretrained(converted(source)[0]), theirs_of(source)
+    ours = Tokenizer.from_pretrained(converted(source)[0])
+    from_file = theirs_of(source)
     for text, is_one in ((" unreachable", True), (" unreachables", False)):
         ids = library.encode(text).ids
         assert (ids == [count]) == is_one
@@ -259,7 +264,8 @@ def test_user_defined_tokens_are_found_in_a_text(trained, tmp_path):
     whole = type(model)([type(model.pieces[0])(*piece) for piece in pieces], *list(vars(model).values())[1:])
     source = write(tmp_path / "model.gguf", len(pieces), of_model(whole, add_space_prefix=False))
     directory, _ = converted(source)
-    ours, plain = Tokenizer.from_pretrained(directory), Tokenizer.from_pretrained(trained.parent)
+    ours = Tokenizer.from_pretrained(directory)
+    plain = Tokenizer.from_pretrained(trained.parent)
     thought = [*plain.encode("a "), 500, *plain.encode(" b"), *plain.encode("<|im_end|>")]
     assert ours.encode("a <think> b<|im_end|>") == thought
     assert ours.decode(thought) == "a <think> b<|im_end|>"
@@ -273,10 +279,14 @@ def test_user_defined_tokens_are_found_in_a_text(trained, tmp_path):
 def test_bos_and_eos_go_where_the_file_says(kind, bos, eos, trained, tmp_path):
     flags = {f"add_{name}_token": value for name, value in (("bos", bos), ("eos", eos)) if value is not None}
     if kind == "scores":
-        add, count, begin = of_model(read_model(trained.read_bytes()), add_space_prefix=False), 500, 1
+        add = of_model(read_model(trained.read_bytes()), add_space_prefix=False)
+        count = 500
+        begin = 1
     else:
         library = byte_level("gpt-2", ["<|a|>", "<s>", "</s>"], [])
-        add, count, begin = of_json(library, "gpt-2", bos=1, eos=2), library.get_vocab_size(), 1
+        add = of_json(library, "gpt-2", bos=1, eos=2)
+        count = library.get_vocab_size()
+        begin = 1
 
     def say(writer):
         for name, value in flags.items():

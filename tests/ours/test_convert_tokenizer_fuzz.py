@@ -118,7 +118,8 @@ def gguf_values(saved):
 
 @pytest.mark.parametrize("kind", ["scores", "merges"])
 def test_gguf_files_with_changed_bytes_and_values(kind, saved, tmp_path):
-    values, path = gguf_values(saved / kind), tmp_path / "model.gguf"
+    values = gguf_values(saved / kind)
+    path = tmp_path / "model.gguf"
     content = gguf_of(values, path)
     assert opens_converted(path)
     contents = [change_bytes(content, random.Random(i)) for i in range(COUNT // 2)]

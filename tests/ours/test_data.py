@@ -224,14 +224,16 @@ class TestPreparing:
 
     def test_a_tokenizer_that_puts_a_space_in_front_does_so_once_a_document(self, shared):
         tokenizer = Tokenizer.from_pretrained(shared / "tokenizers" / "llama2")
-        encode, text = encoding.Encoder(tokenizer), "Some words and more of them. " * 50
+        encode = encoding.Encoder(tokenizer)
+        text = "Some words and more of them. " * 50
         chunks = list(sources.cut([text], 100))
         assert len(chunks) > 5
         ids = [i for n, chunk in enumerate(chunks) for i in encode(chunk, n == 0).tolist()]
         assert ids == tokenizer.encode(text, bos=True, eos=True)
 
     def test_an_unchanged_text_is_reused_and_a_changed_one_noticed(self, verse, tmp_path, monkeypatch):
-        request, where = CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens"
+        request = CorpusConfig((verse,), vocab_size=280)
+        where = tmp_path / "tokens"
         made = []
         make = corpus._make
         monkeypatch.setattr(corpus, "_make", lambda *a: (made.append(1), make(*a)))
@@ -264,7 +266,8 @@ class TestPreparing:
 
     @pytest.mark.parametrize("name", SOURCES)
     def test_a_text_that_has_changed_is_prepared_anew(self, name, tmp_path, monkeypatch):
-        request, where = written(name, tmp_path, monkeypatch), tmp_path / "tokens"
+        request = written(name, tmp_path, monkeypatch)
+        where = tmp_path / "tokens"
         before = prepare(request, where)
         assert prepare(written(name, tmp_path, monkeypatch, VERSE[::-1]), where).digest != before.digest
         assert prepare(written(name, tmp_path, monkeypatch), where).digest == before.digest
@@ -282,7 +285,8 @@ class TestPreparing:
             prepare(CorpusConfig((verse,), vocab_size=280), tmp_path / "file")
 
     def test_tokens_that_cannot_be_written_are_read(self, verse, tmp_path, monkeypatch):
-        request, where = CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens"
+        request = CorpusConfig((verse,), vocab_size=280)
+        where = tmp_path / "tokens"
         before = prepare(request, where).digest
 
         def read_only(*_, **__):
@@ -305,7 +309,8 @@ class TestPreparing:
 
     @pytest.mark.parametrize("name", ["training-00000.bin", "validation-00000.bin", "validation.txt"])
     def test_a_shard_that_was_cut_short_is_an_error(self, verse, tmp_path, name):
-        request, where = CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens"
+        request = CorpusConfig((verse,), vocab_size=280)
+        where = tmp_path / "tokens"
         prepare(request, where)
         if name.endswith(".bin"):
             with (where / name).open("r+b") as file:
@@ -316,7 +321,8 @@ class TestPreparing:
             prepare(request, where)
 
     def test_a_manifest_that_is_none_means_that_nothing_is_there(self, verse, tmp_path):
-        request, where = CorpusConfig((verse,), vocab_size=280), tmp_path / "tokens"
+        request = CorpusConfig((verse,), vocab_size=280)
+        where = tmp_path / "tokens"
         tokens = prepare(request, where).training.read(0, 10**6)
         (where / "manifest.json").rename(tmp_path / "good.json")
         good = json.loads((tmp_path / "good.json").read_text())

@@ -277,8 +277,11 @@ class TestConversations:
         path.write_text(json.dumps([{"messages": turns}] * 10))
         made = prepare(CorpusConfig((path,), tokenizer=chatty), tmp_path / "tokens")
         tokenizer = Tokenizer.from_pretrained(chatty)
-        bos, eos, line = tokenizer.bos_id, tokenizer.eos_id, tokenizer.encode("\n")
-        question, answer = tokenizer.encode("user\nIs </s> here?"), tokenizer.encode("assistant\nOn the mat.")
+        bos = tokenizer.bos_id
+        eos = tokenizer.eos_id
+        line = tokenizer.encode("\n")
+        question = tokenizer.encode("user\nIs </s> here?")
+        answer = tokenizer.encode("assistant\nOn the mat.")
         expected = [bos, *question, eos, *line, bos, *answer, eos, *line]
         assert made.validation.read(0, 10**6).tolist() == expected
 

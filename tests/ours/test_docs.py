@@ -170,7 +170,8 @@ def pictures(svg: Path) -> list[np.ndarray]:
 def test_a_figure_is_what_the_code_draws_now(name, tmp_path):
     drawing.draw(name, tmp_path / "now.svg")
     assert words(drawing.FIGURES / f"{name}.svg") == words(tmp_path / "now.svg"), "draw it again"
-    kept, now = numbers(drawing.FIGURES / f"{name}.svg"), numbers(tmp_path / "now.svg")
+    kept = numbers(drawing.FIGURES / f"{name}.svg")
+    now = numbers(tmp_path / "now.svg")
     assert len(kept) == len(now), "draw it again: python -m docs.drawing"
     assert np.abs(kept - now).max() < PEN, "draw it again: python -m docs.drawing"
     for before, after in zip(*map(pictures, (drawing.FIGURES / f"{name}.svg", tmp_path / "now.svg")), strict=True):
@@ -302,7 +303,8 @@ def lacking(module, name: str) -> list[str]:
     (node,) = (x for x in ast.parse(Path(module.__file__).read_text()).body if getattr(x, "name", None) == name)
     whole, missing = ast.get_docstring(node) or "", []
     for part in (node, *(x for x in node.body if isinstance(node, ast.ClassDef) and isinstance(x, ast.FunctionDef))):
-        said, hidden = ast.get_docstring(part) or "", part.name.startswith("_")
+        said = ast.get_docstring(part) or ""
+        hidden = part.name.startswith("_")
         asked = isinstance(part, ast.FunctionDef) and (not hidden or part.name in ("__init__", "__post_init__"))
         raises = asked and any(isinstance(x, ast.Raise) for x in ast.walk(part))
         if (not said and not hidden and part.name != "forward") or (raises and "Raises" not in said + whole):

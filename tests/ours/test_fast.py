@@ -63,7 +63,8 @@ def test_logits_are_within_budget_of_the_formula(dtype, keys):
     found = step_by_step(FastLlama(model), tokens, 24)
     assert len(keys) == 1, "one compilation, however the text grows"
     with torch.no_grad():
-        theirs, exact = model(tokens), textbook(dtype).double()(tokens)
+        theirs = model(tokens)
+        exact = textbook(dtype).double()(tokens)
     single = slice(PROMPT, None)
     verdict = budget.judge("fast", found[:, single], theirs[:, single], exact[:, single], dtype)
     assert verdict.within, verdict
@@ -98,7 +99,8 @@ def exactly(dtype: torch.dtype, tokens: torch.Tensor, mask: torch.Tensor) -> tor
 def test_batches_of_any_size_and_padding_are_within_budget(dtype, keys):
     tokens = Case().tokens[:, : PROMPT + STEPS].repeat(2, 1)  # rows that differ by their padding alone
     model, mask = textbook(dtype), padded(tokens)
-    theirs, exact = model(tokens, None, mask).detach(), exactly(dtype, tokens, mask)
+    theirs = model(tokens, None, mask).detach()
+    exact = exactly(dtype, tokens, mask)
     compared = (mask == 1) & (torch.arange(tokens.shape[1]) >= PROMPT)  # real, and asked one by one
     for rows in (slice(None), slice(1, 3)):
         found = step_by_step(FastLlama(model), tokens[rows], 24, mask[rows])[compared[rows]]
@@ -109,10 +111,12 @@ def test_batches_of_any_size_and_padding_are_within_budget(dtype, keys):
 
 
 def test_a_prompt_in_chunks_is_the_whole_prompt():
-    model, tokens = FastLlama(textbook(torch.float32), chunk=3), Case().tokens[:, : PROMPT + 3]
+    model = FastLlama(textbook(torch.float32), chunk=3)
+    tokens = Case().tokens[:, : PROMPT + 3]
     for mask in (torch.ones_like(tokens), padded(tokens)):
         given, real = None if mask.all() else mask, mask == 1
-        theirs, exact = model.model(tokens, None, mask).detach(), exactly(torch.float32, tokens, mask)
+        theirs = model.model(tokens, None, mask).detach()
+        exact = exactly(torch.float32, tokens, mask)
         found = model(tokens, model.new_cache(len(tokens), 9), given)
         assert budget.judge("chunks", found[real], theirs[real], exact[real], torch.float32).within
         last = model(tokens, model.new_cache(len(tokens), 9), given, last_only=True)
@@ -122,7 +126,8 @@ def test_a_prompt_in_chunks_is_the_whole_prompt():
 
 @another_compilation
 def test_rows_that_change_places_are_decoded_on():
-    model, tokens = FastLlama(textbook(torch.float32)), Case().tokens[:, : PROMPT + 2]
+    model = FastLlama(textbook(torch.float32))
+    tokens = Case().tokens[:, : PROMPT + 2]
     mask = torch.ones_like(tokens).repeat(2, 1)  # a step without padding would be compiled once more
     rows = torch.arange(len(tokens)).flip(0).repeat(2)  # and each of them twice
 
@@ -142,7 +147,8 @@ def test_rows_that_change_places_are_decoded_on():
 
 @pytest.mark.parametrize("new", [1, 3])
 def test_a_mask_of_another_shape_is_refused(new):
-    model, tokens = FastLlama(textbook(torch.float32)), Case().tokens[:1, : PROMPT + new]
+    model = FastLlama(textbook(torch.float32))
+    tokens = Case().tokens[:1, : PROMPT + new]
     cache = model.new_cache(1, 24)
     model(tokens[:, :PROMPT], cache)
     with pytest.raises(ValueError, match="attention_mask is \\(1, 4\\), expected \\(1, "):
@@ -150,14 +156,16 @@ def test_a_mask_of_another_shape_is_refused(new):
 
 
 def test_no_graph_is_made_of_a_model_that_may_be_trained():
-    model, tokens = FastLlama(textbook(torch.float32).requires_grad_(True)), Case().tokens[:1, : PROMPT + 1]
+    model = FastLlama(textbook(torch.float32).requires_grad_(True))
+    tokens = Case().tokens[:1, : PROMPT + 1]
     cache = model.new_cache(1, 9)
     answers = model(tokens[:, :PROMPT], cache), model(tokens[:, PROMPT:], cache), model(tokens)
     assert not any(logits.requires_grad for logits in answers)
 
 
 def test_one_token_may_be_the_whole_prompt():
-    model, tokens = textbook(torch.float32), Case().tokens[:1, :1]
+    model = textbook(torch.float32)
+    tokens = Case().tokens[:1, :1]
     assert torch.equal(generate(model, tokens, 4, stop_ids=[], fast=True), generate(model, tokens, 4, stop_ids=[]))
 
 
@@ -176,7 +184,8 @@ def test_it_compiles_where_that_is_expected_to_pay(monkeypatch, tmp_path):
 
 
 def test_what_is_compiled_is_kept_for_later_processes(monkeypatch):
-    model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
+    model = textbook(torch.float32)
+    tokens = Case().tokens[:1, :PROMPT]
     first = generate(model, tokens, 3, stop_ids=[], fast=True)
     compiled.load.cache_clear()  # as a new process
     monkeypatch.setattr(compiled, "_make", None)
@@ -199,7 +208,8 @@ def test_what_is_kept_is_for_this_torch_and_this_number_of_threads(monkeypatch):
 
 @pytest.mark.parametrize("trouble", ["the compiler fails", "nothing can be kept"])
 def test_where_compiling_fails_it_says_so_and_goes_on(trouble, monkeypatch, caplog, tmp_path):
-    model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
+    model = textbook(torch.float32)
+    tokens = Case().tokens[:1, :PROMPT]
     compiled.load.cache_clear()
     compiler = tmp_path / "compiler"
     compiler.write_text("#!/bin/sh\necho 'no header, no kernel' >&2\nexit 1\n")
@@ -214,7 +224,8 @@ def test_where_compiling_fails_it_says_so_and_goes_on(trouble, monkeypatch, capl
 
 
 def test_a_kept_file_that_is_no_step_is_named_and_decoding_goes_on(monkeypatch, caplog, tmp_path):
-    model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
+    model = textbook(torch.float32)
+    tokens = Case().tokens[:1, :PROMPT]
     compiled.load.cache_clear()
     monkeypatch.setenv(compiled.CACHE_DIR_VARIABLE, str(tmp_path))
     broken = compiled.step_key(model.config, torch.float32, several=False, padded=False).path
@@ -268,7 +279,8 @@ def test_a_full_cache_is_refused():
 
 def test_without_a_compiler_it_says_so_and_goes_on(monkeypatch, caplog):
     monkeypatch.setattr(compiled.shutil, "which", lambda _name: None)
-    model, tokens = textbook(torch.float32), Case().tokens[:1, :PROMPT]
+    model = textbook(torch.float32)
+    tokens = Case().tokens[:1, :PROMPT]
     assert torch.equal(generate(model, tokens, 4, fast=True), generate(model, tokens, 4, fast=False))
     assert [r.getMessage() for r in caplog.records] == ["decoding without compiling: there is no g++ or clang++"]
 

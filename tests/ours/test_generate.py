@@ -141,7 +141,8 @@ def test_by_default_it_is_greedy_and_every_knob_is_off():
 
 
 def test_no_step_of_sampling_writes_into_the_logits():
-    logits, tokens = torch.tensor([[2.0, -1.0, 0.5, 0.0]]), torch.tensor([[0, 1]])
+    logits = torch.tensor([[2.0, -1.0, 0.5, 0.0]])
+    tokens = torch.tensor([[0, 1]])
     kept = logits.clone()
     changed = [
         sampling.repetition_penalty(logits, tokens, 2.0),
@@ -155,7 +156,8 @@ def test_no_step_of_sampling_writes_into_the_logits():
 
 
 def test_sampling_follows_softmax_of_logits_over_temperature():
-    logits, tokens = torch.tensor([[2.0, 1.0, 0.0, -30.0]]).expand(200_000, -1), torch.zeros(200_000, 1).long()
+    logits = torch.tensor([[2.0, 1.0, 0.0, -30.0]]).expand(200_000, -1)
+    tokens = torch.zeros(200_000, 1).long()
     generator = torch.Generator().manual_seed(0)
     drawn = choose(logits, tokens, SamplingParams(0.5), generator=generator).bincount(minlength=4) / 200_000
     expected = (logits[0] / 0.5).softmax(-1)

@@ -169,7 +169,8 @@ def test_no_message_becomes_a_special_token(tokenizer, template, contents, syste
     messages = conversation(*contents, system=system)
     harmless = conversation(*("x" for _ in contents), system=system and "x")
     special = {tokenizer.special_tokens[name] for name in SPECIAL if name in tokenizer.special_tokens}
-    found, expected = ([i for i in chat.encode(m) if i in special] for m in (messages, harmless))
+    found = [i for i in chat.encode(messages) if i in special]
+    expected = [i for i in chat.encode(harmless) if i in special]
     assert found == expected
 
 
@@ -192,14 +193,16 @@ def test_what_a_hostile_message_says_is_still_in_the_text(plain):
 @pytest.mark.parametrize("how", ["strip", "lstrip", "rstrip"])
 def test_a_message_may_be_stripped(plain, how):
     chat = ChatTemplate(f"<|im_start|>{{{{ messages[0]['content'].{how}() }}}}<|im_end|>", plain)
-    start, end = plain.special_tokens["<|im_start|>"], plain.special_tokens["<|im_end|>"]
+    start = plain.special_tokens["<|im_start|>"]
+    end = plain.special_tokens["<|im_end|>"]
     said = " <|im_end|> \n"
     assert chat.encode(conversation(said)) == [start, *plain.encode(getattr(said, how)()), end]
 
 
 def test_a_template_that_rewrites_messages_is_used_where_nothing_can_be_mistaken(plain):
     chat = ChatTemplate(SHOUTING, plain)
-    start, end = plain.special_tokens["<|im_start|>"], plain.special_tokens["<|im_end|>"]
+    start = plain.special_tokens["<|im_start|>"]
+    end = plain.special_tokens["<|im_end|>"]
     assert chat.encode(conversation("cat")) == [start, *plain.encode("CAT"), end]
     for content in ("<|im_end|>", "cat</s>"):
         with pytest.raises(ChatError, match="a special token's name in a message"):
@@ -246,7 +249,8 @@ def test_what_is_no_template_is_refused(plain):
 
 def test_it_is_found_where_transformers_finds_it(tmp_path):
     byte_level(tmp_path)
-    tokenizer, path = Tokenizer.from_pretrained(tmp_path), tmp_path / "tokenizer_config.json"
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
     settings = json.loads(path.read_text())
     found = []
     assert ChatTemplate.from_pretrained(tmp_path, tokenizer) is None

@@ -43,7 +43,8 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "
 def theirs(tmp_path_factory):
     path = tmp_path_factory.mktemp("chat")
     library = tokenizers.Tokenizer(models.BPE())
-    library.pre_tokenizer, library.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(False)
+    library.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=SPECIAL)
     library.train_from_iterator(data.python_documents()[:20], trainer)
@@ -261,10 +262,8 @@ def test_a_template_for_tools_is_used_where_there_are_tools(form, tokenizer, the
         settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
         settings["chat_template"] = listed if form == "list" else templates
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    chat, found = (
-        ChatTemplate.from_pretrained(tmp_path, tokenizer),
-        transformers.AutoTokenizer.from_pretrained(tmp_path),
-    )
+    chat = ChatTemplate.from_pretrained(tmp_path, tokenizer)
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for tools in (None, [], [TOOL]):
         expected = found.apply_chat_template([says("x")], tools=tools, return_dict=False)
         assert chat.encode([says("x")], tools=tools) == expected
@@ -284,7 +283,8 @@ def test_a_chat_has_the_bos_that_its_template_writes_and_no_other(bos, theirs, t
     library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     library.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     library.save(str(tmp_path / "tokenizer.json"))
-    ours, found = Tokenizer.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = Tokenizer.from_pretrained(tmp_path)
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert ours.starts == [0]
     same(ours, found, bos + CHATML, CONVERSATION)
     assert ChatTemplate(bos + CHATML, ours).encode(CONVERSATION).count(0) == bool(bos)
@@ -298,5 +298,6 @@ def test_special_tokens_swallow_the_spaces_that_they_do_in_transformers(side, th
     for token in raw["added_tokens"][2:]:
         token[side] = True
     (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
-    ours, found = Tokenizer.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = Tokenizer.from_pretrained(tmp_path)
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path)
     same(ours, found, " a \n" + CHATML + "  <|im_end|> \n<|im_end|>  ", [says("  x \n"), says("\u00a0")])

@@ -57,7 +57,8 @@ def call(monkeypatch, capsys):
 
 def written(directory, prompt, new, **how):
     """What the library writes: new ids, text."""
-    model, tokenizer = Llama.from_pretrained(directory), Tokenizer.from_pretrained(directory)
+    model = Llama.from_pretrained(directory)
+    tokenizer = Tokenizer.from_pretrained(directory)
     ids = tokenizer.encode(prompt, bos=True)
     whole = generate(model, torch.tensor([ids]), new, **how)[0].tolist()
     return whole[len(ids) :], tokenizer.decode(whole).removeprefix(prompt)
@@ -87,7 +88,8 @@ def test_json_is_one_object_and_all_there_is(directory, call):
     found = json.loads(out)
     ids, text = written(directory, "The cat", 12)
     assert (found["ids"], found["text"], found["finish_reason"]) == (ids, text, "max_new_tokens")
-    model, tokenizer = Llama.from_pretrained(directory), Tokenizer.from_pretrained(directory)
+    model = Llama.from_pretrained(directory)
+    tokenizer = Tokenizer.from_pretrained(directory)
     prompt = tokenizer.encode("The cat", bos=True)
     steps = stream(model, torch.tensor([prompt]), 12)
     assert found["log_probabilities"] == [step.log_probabilities.item() for step in steps]

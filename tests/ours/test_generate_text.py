@@ -86,7 +86,8 @@ def test_the_cut_is_before_the_stop_string_that_is_complete_first_whatever_the_p
     held, shown, given_ = StopStringFilter(stop), "", ""
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     for start, end in pairwise(edges):
-        shown, given_ = shown + held.add(text[start:end]), text[:end]
+        shown = shown + held.add(text[start:end])
+        given_ = text[:end]
         if held.found_stop:
             break
         waiting = given_.removeprefix(shown)

@@ -101,7 +101,8 @@ def test_reorder_permutes_every_layer(model, cache):
 def test_two_caches_do_not_know_each_other(model, cache):
     tokens = Case().tokens
     alone = torch.cat([model(tokens[:, s : s + 4], cache) for s in (0, 4, 8)], dim=1)
-    first, second = (KVCache(model.config, B, LENGTH) for _ in range(2))
+    first = KVCache(model.config, B, LENGTH)
+    second = KVCache(model.config, B, LENGTH)
     parts = []
     for s in (0, 4, 8):
         parts.append(model(tokens[:, s : s + 4], first))
@@ -142,6 +143,7 @@ def test_positions_count_real_tokens_where_there_is_a_mask(model):
     """By default a padded row stands where it would without its padding, as in transformers' generate."""
     case = Case()
     positions = (case.mask.cumsum(-1) - 1).clamp(min=0)
-    given, default = (model(case.tokens, attention_mask=case.mask, positions=p) for p in (positions, None))
+    given = model(case.tokens, attention_mask=case.mask, positions=positions)
+    default = model(case.tokens, attention_mask=case.mask, positions=None)
     assert torch.equal(given, default)
     assert not torch.equal(default, model(case.tokens, attention_mask=case.mask, positions=torch.arange(LENGTH)[None]))

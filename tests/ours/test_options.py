@@ -50,7 +50,8 @@ def test_dropout_is_read_from_the_configuration():
 def test_loss_and_every_gradient_have_transformers_bits(variant, dtype):
     case = Case(variant, dtype)
     labels = case.tokens.masked_fill(case.mask == 0, -100)
-    ours, theirs = build(case), oracle.build(case.config, case.state, dtype)
+    ours = build(case)
+    theirs = oracle.build(case.config, case.state, dtype)
     loss = next_token_loss(ours(case.tokens, attention_mask=case.mask, positions=case.positions), labels)
     expected = oracle.loss(oracle.llama(theirs, case.tokens, case.positions, case.mask), labels)
     assert torch.equal(loss, expected)
@@ -70,7 +71,8 @@ def test_rows_of_padding_have_transformers_bits_too(dtype, sharpness):
     """
     case = Case("hard", dtype)
     quiet = {key: w * sharpness if "q_proj" in key else w for key, w in case.state.items()}
-    theirs, ours = oracle.build(case.config, quiet, dtype), build(case)
+    theirs = oracle.build(case.config, quiet, dtype)
+    ours = build(case)
     ours.load_state_dict(quiet)
     with torch.no_grad():
         expected = oracle.llama(theirs, case.tokens, case.positions, case.mask)

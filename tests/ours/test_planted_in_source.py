@@ -29,7 +29,8 @@ def test_every_plant_has_its_place_and_is_python():
 
 
 def test_a_plant_is_in_the_package_while_it_is_asked_and_not_afterwards():
-    plant, right = next(plant for plant in CATALOGUED if plant.name == "gain_twice"), norm_of_twos(rms_norm)
+    plant = next(plant for plant in CATALOGUED if plant.name == "gain_twice")
+    right = norm_of_twos(rms_norm)
     with planted(plant):
         assert norm_of_twos(sys.modules[rms_norm.__name__]) == 2 * right
     assert sys.modules[rms_norm.__name__] is rms_norm

@@ -97,7 +97,8 @@ def test_frequencies_and_attention_factor_have_transformers_bits(name):
 
 @pytest.mark.parametrize("name", READ)
 def test_a_small_model_of_the_shape_keeps_its_proportions(name):
-    big, small = (config_file.from_dict(raw) for raw in (CONFIGS[name], scaled_down(CONFIGS[name])))
+    big = config_file.from_dict(CONFIGS[name])
+    small = config_file.from_dict(scaled_down(CONFIGS[name]))
     assert big.num_attention_heads * small.num_key_value_heads == small.num_attention_heads * big.num_key_value_heads
     assert big.hidden_size * small.head_dim * small.num_attention_heads == (
         small.hidden_size * big.head_dim * big.num_attention_heads
@@ -115,6 +116,7 @@ def test_a_small_model_of_the_shape_has_transformers_logits(name, dtype):
     tokens = torch.randint(V, positions.shape, generator=torch.Generator().manual_seed(0))
     mask = (torch.arange(T) >= torch.tensor([[3], [0]])).long()
     with torch.no_grad():
-        mine, theirs = (i.llama(i.build(raw, state, dtype), tokens, positions, mask) for i in (ours, oracle))
+        mine = ours.llama(ours.build(raw, state, dtype), tokens, positions, mask)
+        theirs = oracle.llama(oracle.build(raw, state, dtype), tokens, positions, mask)
     assert torch.isfinite(theirs).all()
     assert torch.equal(mine[mask.bool()], theirs[mask.bool()])

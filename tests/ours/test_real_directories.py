@@ -160,7 +160,8 @@ def test_it_loads_with_transformers_logits(usable, theirs):
 
 
 def test_it_encodes_and_decodes_as_transformers_does(usable, made):
-    ours, their = Tokenizer.from_pretrained(usable), open_tokenizer(made.tokenizer)
+    ours = Tokenizer.from_pretrained(usable)
+    their = open_tokenizer(made.tokenizer)
     assert [ours.bos_id, ours.eos_id] == [their.bos_token_id, their.eos_token_id]
     for text in TEXTS:
         ids = their(text, add_special_tokens=False)["input_ids"]

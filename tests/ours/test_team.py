@@ -73,7 +73,8 @@ def train_alone(text, folders, optimizer):
 @pytest.mark.parametrize("team", TEAMS)
 def test_a_team_trains_as_one_process_does_and_comes_back_when_one_of_it_is_killed(text, tmp_path, alone, team):
     size, parallel, optimizer = team.split()
-    out, gradients = tmp_path / "out", tmp_path / "gradients.safetensors"
+    out = tmp_path / "out"
+    gradients = tmp_path / "gradients.safetensors"
     settings = SETTINGS | {"data": text, "out": out, "parallel": parallel, "optimizer": optimizer}
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", size]
     line += ["--max-restarts", "1", "-m", "tests.ours.team_worker"]

@@ -95,7 +95,8 @@ class TestARun:
     def test_transformers_opens_it_with_the_same_logits_and_ids(self, run):
         config, _ = run
         theirs = transformers.AutoModelForCausalLM.from_pretrained(config.out, attn_implementation="eager")
-        tokenizer, ours = Tokenizer.from_pretrained(config.out), Llama.from_pretrained(config.out)
+        tokenizer = Tokenizer.from_pretrained(config.out)
+        ours = Llama.from_pretrained(config.out)
         their_tokenizer = transformers.AutoTokenizer.from_pretrained(config.out)
         text = "The dog sat on\n  the mat </s>"
         ids = tokenizer.encode(text, bos=True)
@@ -115,7 +116,8 @@ class TestARun:
     def test_bits_per_byte_is_the_sum_over_every_token_of_the_text(self, run):
         config, history = run
         held_out = (VERSE * 300)[-len(VERSE) * 30 :]
-        model, tokenizer = Llama.from_pretrained(config.out), Tokenizer.from_pretrained(config.out)
+        model = Llama.from_pretrained(config.out)
+        tokenizer = Tokenizer.from_pretrained(config.out)
         tokens = torch.tensor(tokenizer.encode(held_out, bos=True, eos=True))
         nats, stride = 0.0, config.seq_len - 1
         with torch.no_grad():

@@ -123,7 +123,8 @@ def test_what_bfloat16_hides_at_the_first_positions_is_found_and_named(copy, wro
 
 
 def test_findings_are_written_as_json_and_as_a_page(stories, wrong, tmp_path):
-    json_file, html_file = tmp_path / "out.json", tmp_path / "out.html"
+    json_file = tmp_path / "out.json"
+    html_file = tmp_path / "out.html"
     html_file.write_text("an older page")
     written = ["--json", str(json_file), "--html", str(html_file)]
     assert main(["verify", str(stories), str(wrong), *written]) == 1

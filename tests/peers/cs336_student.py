@@ -6,10 +6,15 @@ from tests.peers.standins.cs336 import TransformerLM
 
 
 def build(config, state, dtype):
-    D, N, eps, theta = config["hidden_size"], config["num_attention_heads"], config["rms_norm_eps"], 10000.0
+    D = config["hidden_size"]
+    N = config["num_attention_heads"]
+    eps = config["rms_norm_eps"]
+    theta = 10000.0
     c.only(config, hidden_act="silu", attention_bias=False, mlp_bias=False, num_key_value_heads=N, head_dim=D // N)
     c.only(config, rope_type="default", rope_theta=theta, tie_word_embeddings=False)
-    V, L, F = config["vocab_size"], config["num_hidden_layers"], config["intermediate_size"]
+    V = config["vocab_size"]
+    L = config["num_hidden_layers"]
+    F = config["intermediate_size"]
     model = TransformerLM(V, 4096, D, L, N, F, theta, eps)
     return c.Built(model, c.CS336, state, dtype, lambda weights: c.permute_qk(weights, config, c.interleaved))
 

@@ -31,17 +31,18 @@ def _call(handle, part, x, positions, mask, cache):
     def call(x, positions, cache):
         at = c.input_pos(positions)
         if cache is None:
-            return part(x, at, c.may_look(len(at), len(at)))
+            return part(x, at, c.visible(len(at), len(at)))
         with cache.inside(handle.model, len(at)) as places:
             c.from_zero(positions - places[0])
             room = next(iter(cache.parts.values())).k_cache.shape[2]
-            return part(x, at, c.may_look(room, room)[:, :, places])
+            return part(x, at, c.visible(room, room)[:, :, places])
 
     return c.row_by_row(call, x, positions, mask, cache)
 
 
 def attention(handle, layer, x, positions, mask, cache=None):
-    part, turns = handle.model.layers[layer].attention, handle.model.turns
+    part = handle.model.layers[layer].attention
+    turns = handle.model.turns
     return _call(handle, lambda x, at, look: part(x, turns[at], look, at), x, positions, mask, cache)
 
 

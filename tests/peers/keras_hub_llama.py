@@ -63,11 +63,12 @@ def _through(layer, number, x, kept, start):
 
 def attention(handle, layer, x, positions, mask, cache=None):
     def part(x, kept, start):
-        theirs, T = handle.transformer_layers[layer]._self_attention_layer, x.shape[1]
+        theirs = handle.transformer_layers[layer]._self_attention_layer
+        T = x.shape[1]
         if kept is None:
-            return theirs(x, attention_mask=c.may_look(T, T)[0])
+            return theirs(x, attention_mask=c.visible(T, T)[0])
         room = kept[layer].shape[2]
-        look = c.may_look(room, room)[0, :, start : start + T]
+        look = c.visible(room, room)[0, :, start : start + T]
         x, kept[layer] = theirs(x, attention_mask=look, cache=kept[layer], cache_update_index=start)
         return x
 
@@ -90,7 +91,8 @@ def llama(handle, tokens, positions, mask, cache=None):
 
 
 def new_cache(handle, batch, length):
-    G, H = handle.num_key_value_heads, handle.hidden_dim // handle.num_query_heads
+    G = handle.num_key_value_heads
+    H = handle.hidden_dim // handle.num_query_heads
     dtype = getattr(torch, handle.layer_norm.compute_dtype)
 
     def cropped(row, length):

@@ -43,12 +43,13 @@ def rotary(handle, q, k, positions):
 
 
 def _call(handle, part, x, positions, mask, cache):
-    table, T = (handle.model.cos[positions], handle.model.sin[positions]), x.shape[1]
+    table = (handle.model.cos[positions], handle.model.sin[positions])
+    T = x.shape[1]
     if cache is None:
-        return part(x, *table, c.may_look(T, T, mask))
+        return part(x, *table, c.visible(T, T, mask))
     with cache.inside(handle.model, T) as places:
         S = int(places[-1]) + 1
-        return part(x, *table, c.may_look(T, S, mask), places, S)
+        return part(x, *table, c.visible(T, S, mask), places, S)
 
 
 def attention(handle, layer, x, positions, mask, cache=None):

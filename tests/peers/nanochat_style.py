@@ -28,7 +28,7 @@ def rotary(handle, q, k, positions):
 
 def _hidden(x, mask, cache, layer=0):
     filled = cache.keys[layer].shape[2] if cache is not None and cache.keys[layer] is not None else 0
-    return ~c.may_look(x.shape[1], filled + x.shape[1], mask)
+    return ~c.visible(x.shape[1], filled + x.shape[1], mask)
 
 
 def attention(handle, layer, x, positions, mask, cache=None):
@@ -50,7 +50,8 @@ def new_cache(handle, _batch, _length):
 
 
 def _change(cache, change):
-    cache.keys, cache.values = ([x if x is None else change(x) for x in kept] for kept in (cache.keys, cache.values))
+    cache.keys = [x if x is None else change(x) for x in cache.keys]
+    cache.values = [x if x is None else change(x) for x in cache.values]
     return cache
 
 

@@ -21,7 +21,9 @@ TIMES = 8  # as far off as the standard, and 8 units: what a mistake costs is th
 def off(adapter: Any, **changes: Any) -> dict[str, float]:
     """How many times its allowance each answer of an adapter is off the formula; above 1 is wrong."""
     config = CONFIG | changes
-    state, standard, exact = cases.weights(config, 0), StepwiseLlama(), StepwiseLlama(torch.float64)
+    state = cases.weights(config, 0)
+    standard = StepwiseLlama()
+    exact = StepwiseLlama(torch.float64)
     models = [each.build(config, state, torch.float32) for each in (adapter, standard, exact)]
     found = {}
     with torch.no_grad():
@@ -38,10 +40,14 @@ def off(adapter: Any, **changes: Any) -> dict[str, float]:
 
 def _questions(config: dict[str, Any]) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
-    B, N, G, H = 2, config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
+    B = 2
+    N = config["num_attention_heads"]
+    G = config["num_key_value_heads"]
+    H = config["head_dim"]
     tokens = torch.randint(config["vocab_size"], (B, LENGTH), generator=generator)
     x = torch.randn(B, LENGTH, config["hidden_size"], generator=generator)
-    q, k = (torch.randn(B, heads, LENGTH, H, generator=generator) for heads in (N, G))
+    q = torch.randn(B, N, LENGTH, H, generator=generator)
+    k = torch.randn(B, G, LENGTH, H, generator=generator)
     at = torch.arange(LENGTH).expand(B, -1)
 
     def over_a_cache(each: Any, model: Any) -> Tensor:

@@ -28,7 +28,8 @@ def build(config, state, dtype):
 
 
 def rotary(handle, q, k, positions):
-    first, theta = c.offset(positions), handle.model.blocks[0].attention.theta
+    first = c.offset(positions)
+    theta = handle.model.blocks[0].attention.theta
     return tuple(c.half_split(turn(c.interleaved(x), first, theta)) for x in (q, k))
 
 

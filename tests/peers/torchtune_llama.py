@@ -37,10 +37,10 @@ def rotary(handle, q, k, positions):
 def _call(handle, part, x, positions, mask, cache):
     T = x.shape[1]
     if cache is None:
-        return part(x, mask=c.may_look(T, T, mask)[:, 0].expand(len(x), -1, -1), input_pos=positions)
+        return part(x, mask=c.visible(T, T, mask)[:, 0].expand(len(x), -1, -1), input_pos=positions)
     with cache.inside(handle.model, T) as places:
         room = next(iter(cache.parts.values())).k_cache.shape[2]
-        look = c.may_look(T, int(places[-1]) + 1, mask)[:, 0].expand(len(x), -1, -1)
+        look = c.visible(T, int(places[-1]) + 1, mask)[:, 0].expand(len(x), -1, -1)
         look = torch.nn.functional.pad(look, (0, room - look.shape[-1]))
         for kept in cache.parts.values():
             kept.cache_pos = places[0] + torch.arange(room)

@@ -11,8 +11,13 @@ from llama_reference.conventions import parameters, rms_norm, swiglu  # noqa: F4
 
 
 def build(config, state, dtype):
-    D, N, F = (config[key] for key in ("hidden_size", "num_attention_heads", "intermediate_size"))
-    L, G, H, V = (config[key] for key in ("num_hidden_layers", "num_key_value_heads", "head_dim", "vocab_size"))
+    D = config["hidden_size"]
+    N = config["num_attention_heads"]
+    F = config["intermediate_size"]
+    L = config["num_hidden_layers"]
+    G = config["num_key_value_heads"]
+    H = config["head_dim"]
+    V = config["vocab_size"]
     c.only(config, hidden_act="silu", attention_bias=False, mlp_bias=False, rope_type="default", rope_theta=10000.0)
     c.only(config, tie_word_embeddings=False)
     layers = Decoder(dim=D, depth=L, heads=N, attn_dim_head=H, attn_kv_heads=G, rotary_pos_emb=True, rotary_emb_dim=H,
@@ -31,7 +36,9 @@ def names(layers):
     }
     found |= {"model.norm": "attn_layers.final_norm"}
     for i in range(layers):
-        at, attend, feed = f"model.layers.{i}.", f"attn_layers.layers.{2 * i}.", f"attn_layers.layers.{2 * i + 1}."
+        at = f"model.layers.{i}."
+        attend = f"attn_layers.layers.{2 * i}."
+        feed = f"attn_layers.layers.{2 * i + 1}."
         for norm, theirs in {"input_layernorm": attend, "post_attention_layernorm": feed}.items():
             found |= {at + norm: theirs + "0.0", f"{at}{norm}.weight": theirs + "0.0.g"}
         found |= {f"{at}self_attn.{part}_proj": f"{attend}1.to_{part}" for part in "qkv"}
@@ -55,7 +62,8 @@ def rotary(handle, q, k, positions):
 
 
 def attention(handle, layer, x, positions, mask):
-    turns, part = handle.model.attn_layers.rotary_pos_emb, handle.model.attn_layers.layers[2 * layer][1]
+    turns = handle.model.attn_layers.rotary_pos_emb
+    part = handle.model.attn_layers.layers[2 * layer][1]
     return c.row_by_row(lambda x, at, _: part(x, rotary_pos_emb=turns(at)), x, positions, mask)
 
 

@@ -182,7 +182,9 @@ SOFTMAX = "scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype)"
 SPLIT = "return x.unflatten(-1, (-1, H)).transpose(1, 2)"
 MERGED = "y.transpose(1, 2).flatten(2)"
 ATTENDED = "y = attend(q, k, v, mask, self.dropout if self.training else 0.0, self.sdpa)"
-Q, K, V = (f"        {n} = split_heads(self.{n}_proj(x), self.head_dim)\n" for n in "qkv")
+Q = "        q = split_heads(self.q_proj(x), self.head_dim)\n"
+K = "        k = split_heads(self.k_proj(x), self.head_dim)\n"
+V = "        v = split_heads(self.v_proj(x), self.head_dim)\n"
 OUT = "return self.o_proj(y.transpose(1, 2).flatten(2))"
 
 

@@ -4,7 +4,7 @@
     weights     fuse_qkv, fuse_gate_up; interleaved, half_split, exchanged, permute_qk; load; Built has a model's parts
                 by their names: parameters, rms_norm and swiglu then are adapters' functions as they stand
     positions   only: what it has of a configuration; input_pos, offset, from_zero: what it has of positions;
-                may_look, additive: masks
+                visible, additive: masks
     caches      HeldCache: of a model that keeps its cache inside; RowCache, row_by_row: of one without padding;
                 crop and reorder then are adapters' functions as they stand
     programs    token_by_token: logits of a program that takes a token and its place
@@ -14,7 +14,7 @@ All of them move or copy numbers, and compute none: what is judged stays the mod
 
 from llama_reference.conventions.caches import HeldCache, RowCache, crop, reorder, row_by_row, token_by_token
 from llama_reference.conventions.names import CS336, GPT_NEOX, LITGPT, META, TORCHTUNE, name, rename
-from llama_reference.conventions.positions import additive, from_zero, input_pos, may_look, offset, only
+from llama_reference.conventions.positions import additive, from_zero, input_pos, offset, only, visible
 from llama_reference.conventions.weights import (
     Built,
     exchanged,
@@ -48,7 +48,6 @@ __all__ = [
     "input_pos",
     "interleaved",
     "load",
-    "may_look",
     "name",
     "offset",
     "only",
@@ -60,4 +59,5 @@ __all__ = [
     "row_by_row",
     "swiglu",
     "token_by_token",
+    "visible",
 ]

@@ -39,7 +39,7 @@ def from_zero(positions: Tensor) -> None:
         raise NotImplementedError("positions from 0 on only")
 
 
-def may_look(T: int, S: int, mask: Tensor | None = None) -> Tensor:
+def visible(T: int, S: int, mask: Tensor | None = None) -> Tensor:
     """(B or 1, 1, T, S): True where a query, one of the last T of S positions, may look. (Masked where True: ~.)"""
     causal = torch.ones(T, S, dtype=torch.bool).tril(S - T)[None, None]
     return causal if mask is None else causal & mask[:, None, None].bool()

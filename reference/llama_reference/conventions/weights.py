@@ -74,7 +74,8 @@ def load(model: nn.Module, state: State, convert: Callable[[State], State], dtyp
     gradients whatever convert does. Raises ValueError where names or shapes are not the model's.
     """
     leaves = {key: w.detach().to(dtype, copy=True).requires_grad_() for key, w in state.items()}
-    theirs, own = convert(leaves), dict(model.named_parameters(remove_duplicate=False))
+    theirs = convert(leaves)
+    own = dict(model.named_parameters(remove_duplicate=False))
     if different := sorted(theirs.keys() ^ own.keys()):
         key = different[0]
         where = "the model lacks it" if key in theirs else "convert does not give it"

@@ -54,7 +54,10 @@ class Evidence:
     """The answers of one implementation to the questions of a component; each question is put once."""
 
     def __init__(self, component: str, implementation: Implementation, seed: int = 0, profile: Profile = FULL) -> None:
-        self.component, self.implementation, self.seed, self.profile = component, implementation, seed, profile
+        self.component = component
+        self.implementation = implementation
+        self.seed = seed
+        self.profile = profile
         self._answers: dict[Case, Answers | str | None] = {}
 
     def answers(self, case: Case) -> Answers | str | None:
@@ -235,7 +238,8 @@ def distances(answer: Tensor, exact: Tensor, dtype: torch.dtype) -> Tensor:
 def note(suspect: Suspect, answers: Answers, others: Answers, theirs: Answers, dtype: torch.dtype) -> None:
     """What the answers tell about a suspect that explains them."""
     for label, answer in answers.items():
-        same, standard = _equal(answer, others[label]), theirs[label]
+        same = _equal(answer, others[label])
+        standard = theirs[label]
         far = math.log2(FINEST) if same else farness(answer, others[label], dtype)
         suspect.distances.append(far)
         if standard.shape != answer.shape or standard.dtype != answer.dtype:

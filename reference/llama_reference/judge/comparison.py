@@ -79,9 +79,9 @@ def verdicts(component: str, case: Case, answers: Answers) -> list[Verdict]:
     theirs = {label: theirs[label] for label in theirs if label in answers}
     judged = _judged(answers, theirs, exact, case.dtype)
     if settle := check.interchangeable:
-        given, settled_theirs, settled_exact = (
-            {label: settle(label, x) for label, x in some.items()} for some in (answers, theirs, exact)
-        )
+        given = {label: settle(label, x) for label, x in answers.items()}
+        settled_theirs = {label: settle(label, x) for label, x in theirs.items()}
+        settled_exact = {label: settle(label, x) for label, x in exact.items()}
         settled = _judged(given, settled_theirs, settled_exact, case.dtype)
         judged = [replace(v, bitwise=raw.bitwise) for v, raw in zip(settled, judged, strict=True)]
     return budget.second_opinion(judged, lambda seed: chance_errors(component, case, seed))

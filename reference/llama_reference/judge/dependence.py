@@ -90,7 +90,8 @@ def _positions(theirs: dict[tuple[int, int], Tensor], right: dict[tuple[int, int
         here = moved[row]
         too_many |= {t - position for t in range(LENGTH) if here[t] > MOVED and expected[t] == 0}
         missing |= {t - position for t in range(LENGTH) if here[t] <= KEPT and expected[t] > MOVED}
-    ahead, behind = sorted(-d for d in too_many if d < 0), sorted(d for d in too_many if d > 0)
+    ahead = sorted(-d for d in too_many if d < 0)
+    behind = sorted(d for d in too_many if d > 0)
     if ahead:
         yield f"an answer depends on inputs up to {ahead[-1]} positions after its own"
     if behind:

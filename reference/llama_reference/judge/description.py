@@ -123,7 +123,8 @@ def _alike(judged: list[Judged], wrong: list[Judged]) -> list[Judged]:
 
 def _some(what: str, every: list[str], some: list[str]) -> Iterator[str]:
     """Which of several things, or which not; nothing where it is all of them."""
-    names, rest = list(dict.fromkeys(some)), [name for name in dict.fromkeys(every) if name not in some]
+    names = list(dict.fromkeys(some))
+    rest = [name for name in dict.fromkeys(every) if name not in some]
     if rest and len(names) <= max(MANY, len(rest)):
         yield what.format(" and ".join(names[:MANY]) + (" and others" if len(names) > MANY else ""))
     elif rest:

@@ -62,10 +62,19 @@ class Likeness:
         """The mistake, or both where they are two."""
         return tuple(part for mistake in self.mistake.parts for part in _apart(mistake)) or (self.mistake,)
 
-    def __str__(self) -> str:
+    @property
+    def title(self) -> str:
         sure = "these are its bits" if self.bitwise else "within rounding"
         names = " and ".join(self._told(mistake) for mistake in self.mistakes)
-        return f"looks like {names} ({sure}): {self.mistake.why} [seen: {self.mistake.seen}]"
+        return f"looks like {names} ({sure})"
+
+    @property
+    def why(self) -> str:
+        """What is done instead of what, and where it was seen."""
+        return f"{self.mistake.why} [seen: {self.mistake.seen}]"
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.why}"
 
     def _told(self, mistake: Mistake) -> str:
         here = not self.asked or mistake.component == self.asked
@@ -134,8 +143,7 @@ def _same_gradients(
     found = {mistake: Suspect() for mistake in suspects}
     for variant in gradient_variants(component, profile):
         case = Case(variant, dtypes(profile)[0], seed, profile=profile)
-        references = reference_gradients(component, variant, case.dtype, seed, profile)
-        theirs, right = (_whole(answers) for answers in references)
+        theirs, right = map(_whole, reference_gradients(component, variant, case.dtype, seed, profile))
         try:
             answers = _whole(gradients.ask(component, implementation, case))
         except NotImplementedError:
@@ -198,7 +206,8 @@ def _breaches(implementation: Implementation, claims: tuple[properties.Claim, ..
 
 def _restless(component: str, implementation: Implementation, seed: int, profile: Profile) -> bool:
     case = next(trials(component, seed, profile))
-    first, second = (answered(component, implementation, case) for _ in range(2))
+    first = answered(component, implementation, case)
+    second = answered(component, implementation, case)
     if not isinstance(first, dict) or not isinstance(second, dict):
         return False
     return comparable(first, second) and not same_bits(first, second)

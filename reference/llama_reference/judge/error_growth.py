@@ -22,26 +22,27 @@ Step = tuple[int | None, str, str, Tensor | None]  # layer, NAME, module, what i
 
 
 @torch.no_grad()
-def running(implementation: Implementation, exam: LayerChecks) -> list[Finding]:
+def running(implementation: Implementation, checks: LayerChecks) -> list[Finding]:
     """The activations of a run by the implementation's own components, in the order of execution.
 
     The run starts from transformers' embeddings. It ends early at a block that does not answer; another component that
     does not is left out. `blame.find` says why.
     """
-    recording, inputs = exam.recording, exam.recording.inputs
-    start, layers = recording.out_of["model.embed_tokens"], exam.config["num_hidden_layers"]
-    handle = or_none(lambda: implementation.build(exam.config, exam.state, exam.dtype))
+    recording, inputs = checks.recording, checks.recording.inputs
+    start = recording.out_of["model.embed_tokens"]
+    layers = checks.config["num_hidden_layers"]
+    handle = or_none(lambda: implementation.build(checks.config, checks.state, checks.dtype))
     if handle is None:
         return []
     ours = _run(implementation, handle, inputs, start, layers)
-    exact = _run(formula, formula.build(exam.config, exam.state, exam.dtype), inputs, start.double(), layers)
+    exact = _run(formula, formula.build(checks.config, checks.state, checks.dtype), inputs, start.double(), layers)
     real = inputs.real
     steps = []
     for (layer, name, where, answer), (*_, truth) in zip(ours, exact, strict=False):
         if answer is not None and truth is not None:
             theirs = recording.out_of[where][real]
             rows = answer[real] if answer.shape == truth.shape else answer
-            steps.append(judged(layer, name, where, "running", rows, theirs, truth[real], exam.dtype))
+            steps.append(judged(layer, name, where, "running", rows, theirs, truth[real], checks.dtype))
     return steps
 
 

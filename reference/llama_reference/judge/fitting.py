@@ -95,7 +95,9 @@ class _Misfit:
     """How far a family's member is from given answers."""
 
     def __init__(self, component: str, make: Callable[[float], Mistake], case: Case) -> None:
-        self._component, self._make, self._case = component, make, case
+        self._component = component
+        self._make = make
+        self._case = case
         self._exact = replace(case, exact=True)
         self.exactly = lru_cache(maxsize=8)(self._exactly)
 
@@ -134,7 +136,8 @@ def _refined(misfit: _Misfit, answers: Answers, number: float, logarithmic: bool
             break
         nudge = 1e-5 if logarithmic else 1e-5 * max(abs(number), 0.1)
         nudged = number * math.exp(nudge) if logarithmic else number + nudge
-        here, there = misfit.residual(answers, number), misfit.residual(answers, nudged)
+        here = misfit.residual(answers, number)
+        there = misfit.residual(answers, nudged)
         if here is None or there is None:
             break
         slope = (there - here) / nudge

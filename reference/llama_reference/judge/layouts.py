@@ -53,7 +53,8 @@ class Translated:
     """An implementation whose rotary embedding is asked, and answers, in our layout."""
 
     def __init__(self, implementation: Implementation, convention: Convention) -> None:
-        self._implementation, self._convention = implementation, convention
+        self._implementation = implementation
+        self._convention = convention
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._implementation, name)

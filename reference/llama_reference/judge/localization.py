@@ -65,16 +65,16 @@ class Finding:
         return str(self.verdict) if self.verdict else f"{self.where}, {self.how}: {self.problem}"
 
 
-def find(implementation: Implementation, exam: LayerChecks) -> list[Finding]:
+def find(implementation: Implementation, checks: LayerChecks) -> list[Finding]:
     """The implementation's result on every question: a failure to answer is a finding too, never an exception."""
     about = (None, "build", "build", "of the model")
     if getattr(implementation, "build", None) is None:
         return [Finding(*about, Outcome.NOT_OFFERED, problem="not offered: no function build")]
     try:
-        handle = implementation.build(exam.config, exam.state, exam.dtype)
+        handle = implementation.build(checks.config, checks.state, checks.dtype)
     except Exception as error:
         return [_unanswered(*about, error)]
-    return _settled([_find(implementation, handle, question, exam.dtype) for question in exam.questions], exam)
+    return _settled([_find(implementation, handle, question, checks.dtype) for question in checks.questions], checks)
 
 
 def culprits(findings: list[Finding], bitwise: bool = False) -> list[Finding]:
@@ -143,24 +143,24 @@ def _find(implementation: Implementation, handle: Handle, question: Question, dt
 
 
 @torch.no_grad()
-def _settled(findings: list[Finding], exam: LayerChecks) -> list[Finding]:
+def _settled(findings: list[Finding], checks: LayerChecks) -> list[Finding]:
     """Re-judge the doubtful findings that decide the culprits, with the allowance of standard.budget."""
     settled: set[int] = set()
     while doubts := {id(f) for f in culprits(findings) if f.verdict and f.verdict.doubtful} - settled:
-        pairs = zip(findings, exam.questions, strict=True)
-        findings = [_reconsidered(f, question, exam) if id(f) in doubts else f for f, question in pairs]
+        pairs = zip(findings, checks.questions, strict=True)
+        findings = [_reconsidered(f, question, checks) if id(f) in doubts else f for f, question in pairs]
         settled |= {id(f) for f in culprits(findings) if f.verdict and f.verdict.chance_error}
     return findings
 
 
-def _reconsidered(found: Finding, question: Question, exam: LayerChecks) -> Finding:
+def _reconsidered(found: Finding, question: Question, checks: LayerChecks) -> Finding:
     """The finding, once it is known how far off rounding by chance is."""
     assert found.verdict is not None
 
     def errors(seed: int) -> dict[str, float]:
         chance = RandomRounding(seed)
-        answer = question.ask(chance, chance.build(exam.config, exam.state, exam.dtype))
-        return {verdict.label: budget.ulps(answer, question.exact, exam.dtype).max().item()}
+        answer = question.ask(chance, chance.build(checks.config, checks.state, checks.dtype))
+        return {verdict.label: budget.ulps(answer, question.exact, checks.dtype).max().item()}
 
     verdict = found.verdict
     [verdict] = budget.second_opinion([verdict], errors)
@@ -226,7 +226,7 @@ def localize_by_suite(implementation: Implementation, seed: int = 0) -> list[Fin
 
 @cache
 def examined(variant: str, dtype: torch.dtype, seed: int = 0) -> LayerChecks:
-    """The exam on the hard case or a variant of it: longrope in its first context, which hard positions leave."""
+    """Checks of the hard case or a variant of it: longrope in its first context, which hard positions leave."""
     case = Case(variant, dtype, seed)
     positions = torch.arange(LENGTH).expand_as(case.tokens) if variant == "rope longrope" else case.positions
     return prepare(case.config, case.state, case.dtype, Inputs(case.tokens, positions, case.mask))

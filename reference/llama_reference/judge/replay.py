@@ -30,19 +30,19 @@ OF_ONE_LAYER = ("rms_norm", "rotary", "attention", "swiglu")  # what uses the te
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a component answers to the questions of one exam, and the tensors that these need."""
+    """What a component answers to the questions of one set of checks, and the tensors that these need."""
 
-    exam: LayerChecks
+    checks: LayerChecks
     state: State
     answers: list[tuple[Question, Tensor | str]]  # or how it breaks
 
 
 @torch.no_grad()
-def looks_like(implementation: Implementation, exams: list[LayerChecks], culprit: Finding) -> list[Likeness]:
-    """The known mistakes that reproduce all answers of the culprit in all exams, the nearest first."""
+def looks_like(implementation: Implementation, all_checks: list[LayerChecks], culprit: Finding) -> list[Likeness]:
+    """The known mistakes that reproduce all answers of the culprit in all checks, the nearest first."""
     if culprit.name not in COMPONENTS:
         return []
-    asked = [_ask(implementation, exam, culprit) for exam in exams]
+    asked = [_ask(implementation, checks, culprit) for checks in all_checks]
     if not any(one.answers for one in asked):
         return []
     suspects = {}
@@ -54,25 +54,27 @@ def looks_like(implementation: Implementation, exams: list[LayerChecks], culprit
     return nearest_first(suspects, culprit.name)
 
 
-def _ask(implementation: Implementation, exam: LayerChecks, culprit: Finding) -> _Asked:
+def _ask(implementation: Implementation, checks: LayerChecks, culprit: Finding) -> _Asked:
     """The component's answers, without those that it refuses."""
-    handle = or_none(partial(implementation.build, exam.config, exam.state, exam.dtype))
+    handle = or_none(partial(implementation.build, checks.config, checks.state, checks.dtype))
     about = culprit.name, culprit.layer, culprit.where
-    questions = [q for q in exam.questions if (q.name, q.layer, q.where) == about and handle is not None]
+    questions = [q for q in checks.questions if (q.name, q.layer, q.where) == about and handle is not None]
     answers = [(q, attempted(partial(q.ask, implementation, handle))) for q in questions]
-    at, whole = f"model.layers.{culprit.layer}.", culprit.name not in OF_ONE_LAYER
-    needed = {key: w for key, w in exam.state.items() if whole or key.startswith(at) or ".layers." not in key}
-    return _Asked(exam, needed, [(q, answer) for q, answer in answers if answer is not None])
+    at = f"model.layers.{culprit.layer}."
+    whole = culprit.name not in OF_ONE_LAYER
+    needed = {key: w for key, w in checks.state.items() if whole or key.startswith(at) or ".layers." not in key}
+    return _Asked(checks, needed, [(q, answer) for q, answer in answers if answer is not None])
 
 
 def _explains(mistake: Mistake, asked: _Asked, suspect: Suspect) -> bool:
     """Whether all answers are the mistake's; what they tell about it is noted down."""
-    exam, rounded = asked.exam, mistake.implementation
+    checks, rounded = asked.checks, mistake.implementation
     exact: Implementation = _Widened(type(rounded)(torch.float64))
-    handle = or_none(partial(rounded.build, exam.config, asked.state, exam.dtype))
-    wide = or_none(partial(exact.build, exam.config, asked.state, exam.dtype))
+    handle = or_none(partial(rounded.build, checks.config, asked.state, checks.dtype))
+    wide = or_none(partial(exact.build, checks.config, asked.state, checks.dtype))
     for question, answer in asked.answers:
-        how, others = question.how, attempted(partial(question.ask, rounded, handle))
+        how = question.how
+        others = attempted(partial(question.ask, rounded, handle))
         if isinstance(answer, str) or not isinstance(others, Tensor):
             if answer != others:
                 return False
@@ -85,9 +87,9 @@ def _explains(mistake: Mistake, asked: _Asked, suspect: Suspect) -> bool:
             wider = attempted(partial(question.ask, exact, wide))
             return {question.how: wider} if isinstance(wider, Tensor) else wider
 
-        cost = {how: furthest(question.theirs, question.exact, exam.dtype)}
+        cost = {how: furthest(question.theirs, question.exact, checks.dtype)}
         theirs = {how: question.theirs}
-        if not explains(suspect, {how: answer}, {how: others}, exactly, theirs, cost, exam.dtype):
+        if not explains(suspect, {how: answer}, {how: others}, exactly, theirs, cost, checks.dtype):
             return False
     return True
 

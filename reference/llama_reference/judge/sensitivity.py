@@ -56,7 +56,8 @@ class Altered(Case):
     @property
     def config(self) -> Config:
         config = configuration(self.variant, self.profile) | self.changed
-        rope, planes = config["rope_parameters"], config["head_dim"] // 2
+        rope = config["rope_parameters"]
+        planes = config["head_dim"] // 2
         fitted = {key: (rope[key] * 2)[:planes] for key in ("short_factor", "long_factor") if key in rope}
         return config | {"rope_parameters": rope | fitted}
 
@@ -171,7 +172,9 @@ Fields = dict[str, tuple[str, Config, str]]
 def fields(profile: Profile = FULL) -> Fields:
     """Every field of the hard case within the profile, but for rotary ones."""
     config = configuration("hard", profile)
-    N, G, H = (config[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    N = config["num_attention_heads"]
+    G = config["num_key_value_heads"]
+    H = config["head_dim"]
     others = {"num_attention_heads": N // 2, "num_key_value_heads": G // 2, "head_dim": 2 * H}  # the same tensors
     another = "gelu" if config["hidden_act"] == "silu" else "silu"
     found: Fields = {

@@ -39,7 +39,7 @@ def _sink(self, scores):
 
 
 def _without_mask_over_a_cache(self, T, S, mask):
-    seen = StepwiseLlama.may_look(self, T, S, mask)
+    seen = StepwiseLlama.visible(self, T, S, mask)
     return seen if T == S else torch.ones_like(seen)
 
 
@@ -136,7 +136,7 @@ MISTAKES = [
             causal=lambda _s, T, S: torch.arange(S) <= torch.arange(T)[:, None],
             ways=[{"causal": lambda s, T, S: StepwiseLlama.causal(s, T, S) if T == 1 else torch.ones(T, S, dtype=torch.bool).tril(0)}]),
     mistake("no_mask_over_a_cache", "the mask is dropped whenever there is a cache: fine one token at a time",
-            "TinyLLM#17, rasbt#697", may_look=_without_mask_over_a_cache),
+            "TinyLLM#17, rasbt#697", visible=_without_mask_over_a_cache),
     mistake("not_causal_over_a_cache", "only padding is masked whenever there is a cache",
             "TinyLLM#18", causal=_without_causality_over_a_cache),
     mistake("sliding_window", "a query sees the last 16 tokens only", causal=columns(lambda q, k: (k <= q) & (k > q - 16))),

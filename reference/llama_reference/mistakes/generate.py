@@ -58,7 +58,8 @@ def _the_configurations(handle, stop):
 
 
 def _stop_id_left_out(self, handle, tokens, mask, new, use_cache, stop=()):
-    ids, T = StepwiseLlama.generate(self, handle, tokens, mask, new, use_cache, stop), tokens.shape[1]
+    ids = StepwiseLlama.generate(self, handle, tokens, mask, new, use_cache, stop)
+    T = tokens.shape[1]
     ids[:, T:] = ids[:, T:].where(~torch.isin(ids[:, T:], torch.tensor(stop, dtype=torch.long)), 0)
     return ids
 

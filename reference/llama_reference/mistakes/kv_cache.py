@@ -9,21 +9,21 @@ from llama_reference.standard.stepwise import Cache, StepwiseLlama
 
 def _kept(change):
     """Keys and values changed before they are kept."""
-    return lambda self, cache, layer, k, v: StepwiseLlama.remember(self, cache, layer, *change(k, v))
+    return lambda self, cache, layer, k, v: StepwiseLlama.append(self, cache, layer, *change(k, v))
 
 
 def _returned(change):
     """change(cache, layer, keys, values, T): what is returned instead of all that is filled."""
 
-    def remember(self, cache, layer, k, v):
-        keys, values = StepwiseLlama.remember(self, cache, layer, k, v)
+    def append(self, cache, layer, k, v):
+        keys, values = StepwiseLlama.append(self, cache, layer, k, v)
         return change(cache, layer, keys, values, k.shape[2])
 
-    return remember
+    return append
 
 
 def _per_layer(self, cache, layer, k, v):
-    kept = StepwiseLlama.remember(self, cache, layer, k, v)
+    kept = StepwiseLlama.append(self, cache, layer, k, v)
     if cache.filled + k.shape[2] < cache.room:
         cache.filled += 1 if layer == 0 else 0
     return kept
@@ -33,7 +33,7 @@ def fitting(self, T, S, mask):
     """The mask cut, or continued on the left, to the number of keys that the mistake makes of them."""
     if mask is not None:
         mask = torch.cat((mask.new_ones(len(mask), max(S - mask.shape[1], 0)), mask), dim=1)[:, -S:]
-    return StepwiseLlama.may_look(self, T, S, mask)
+    return StepwiseLlama.visible(self, T, S, mask)
 
 
 def _padded_whole(cache, layer, keys, values, _T):
@@ -48,12 +48,12 @@ def _turned_again(self, handle, layer, x, positions, mask, cache):
     q, k = self.rotary(handle, q, k, positions)
     if cache is not None:
         before = cache.filled
-        k, v = self.remember(cache, layer, k, v)
+        k, v = self.append(cache, layer, k, v)
         if before:
             old = k[:, :, :before]
             _, old = self.rotary(handle, old, old, torch.arange(before).expand(len(x), -1))
             k = torch.cat((old, k[:, :, before:]), dim=2)
-    read = self.attend(q, k, v, self.may_look(q.shape[2], k.shape[2], mask), self.scale(handle.config))
+    read = self.attend(q, k, v, self.visible(q.shape[2], k.shape[2], mask), self.scale(handle.config))
     return self.linear(handle, at + "o_proj", self.merge(read))
 
 
@@ -63,21 +63,21 @@ def _kept_unturned(self, handle, layer, x, positions, mask, cache):
     q, k = self.rotary(handle, q, raw, positions)
     if cache is not None:
         before = cache.filled
-        kept, v = self.remember(cache, layer, raw, v)
+        kept, v = self.append(cache, layer, raw, v)
         k = torch.cat((kept[:, :, :before], k), dim=2)
-    read = self.attend(q, k, v, self.may_look(q.shape[2], k.shape[2], mask), self.scale(handle.config))
+    read = self.attend(q, k, v, self.visible(q.shape[2], k.shape[2], mask), self.scale(handle.config))
     return self.linear(handle, at + "o_proj", self.merge(read))
 
 
 def _shared_by_layers(self, cache, layer, k, v):
-    keys, values = StepwiseLlama.remember(self, cache, layer, k, v)
+    keys, values = StepwiseLlama.append(self, cache, layer, k, v)
     before = cache.filled
     return keys, torch.cat((cache.values[0][:, :, :before], values[:, :, before:]), dim=2)
 
 
 def _all_of_layer_0(self, cache, layer, k, v):
     """As it comes out where what is read is the cache, which holds this call's values too."""
-    keys, values = StepwiseLlama.remember(self, cache, layer, k, v)
+    keys, values = StepwiseLlama.append(self, cache, layer, k, v)
     return keys, cache.values[0][:, :, : values.shape[2]]
 
 
@@ -117,7 +117,7 @@ def cropped(length):
         cache.filled = max(length(cache.filled, wanted), 0)
         return cache
 
-    return {"crop": crop, "may_look": fitting, "new_cache": roomy}
+    return {"crop": crop, "visible": fitting, "new_cache": roomy}
 
 
 def _crop_keeps_the_end(_self, _handle, cache, length):
@@ -136,29 +136,31 @@ def _uncropped(layers=lambda _layer: True, keys=True):
         cache.filled = length
         return cache
 
-    def remember(self, cache, layer, k, v):
-        behind, filled, S = getattr(cache, "behind", 0), cache.filled, cache.filled + k.shape[2]
+    def append(self, cache, layer, k, v):
+        behind = getattr(cache, "behind", 0)
+        filled = cache.filled
+        S = cache.filled + k.shape[2]
         if not behind or not layers(layer):
-            return StepwiseLlama.remember(self, cache, layer, k, v)
+            return StepwiseLlama.append(self, cache, layer, k, v)
         cache.filled += behind
-        late = StepwiseLlama.remember(self, cache, layer, k, v)
+        late = StepwiseLlama.append(self, cache, layer, k, v)
         cache.filled = filled
         if keys:
             return late
         self.write(cache.keys[layer], filled, k)
         return cache.keys[layer][:, :, :S], late[1][:, :, :S]
 
-    return {"crop": crop, "remember": remember, "may_look": fitting, "new_cache": roomy}
+    return {"crop": crop, "append": append, "visible": fitting, "new_cache": roomy}
 
 
 def _stale_tail(self, cache, layer, k, v):
-    StepwiseLlama.remember(self, cache, layer, k, v)
+    StepwiseLlama.append(self, cache, layer, k, v)
     cache.highest = max(getattr(cache, "highest", 0), cache.filled + k.shape[2])
     return cache.keys[layer][:, :, : cache.highest], cache.values[layer][:, :, : cache.highest]
 
 
 def _whole_buffer(self, cache, layer, k, v):
-    StepwiseLlama.remember(self, cache, layer, k, v)
+    StepwiseLlama.append(self, cache, layer, k, v)
     return cache.keys[layer], cache.values[layer]
 
 
@@ -169,9 +171,9 @@ def _free_slots_masked(self, handle, layer, x, positions, mask, cache):
     at = f"model.layers.{layer}.self_attn."
     q, k, v = self.project(handle, at, x)
     q, k = self.rotary(handle, q, k, positions)
-    StepwiseLlama.remember(self, cache, layer, k, v)
+    StepwiseLlama.append(self, cache, layer, k, v)
     T, S = x.shape[1], cache.filled + x.shape[1]
-    seen = F.pad(self.may_look(T, S, mask), (0, cache.room - S), value=False)
+    seen = F.pad(self.visible(T, S, mask), (0, cache.room - S), value=False)
     read = self.attend(q, cache.keys[layer], cache.values[layer], seen, self.scale(handle.config))
     return self.linear(handle, at + "o_proj", self.merge(read))
 
@@ -206,32 +208,32 @@ MISTAKES = [
     mistake("kept_unturned", "keys are kept before they are turned, and read as if they had been",
             "kvcache-ai/sglang#31", attention_step=_kept_unturned),
     mistake("counted_in_layer_0", "the length moves when layer 0 writes: upper layers write and read one off",
-            "fla#766", remember=_per_layer, may_look=fitting, new_cache=roomy),
+            "fla#766", append=_per_layer, visible=fitting, new_cache=roomy),
     mistake("advances_by_one", "the length moves by 1 a call instead of by T",
-            advance=lambda _s, cache, _T: setattr(cache, "filled", cache.filled + 1), may_look=fitting),
+            advance=lambda _s, cache, _T: setattr(cache, "filled", cache.filled + 1), visible=fitting),
     mistake("writes_one_early", "a call overwrites the last position before it", "litgpt#1593",
             write=written(lambda at, _store, _new: max(at - 1, 0))),
     mistake("writes_at_0", "a call writes at the beginning again", write=written(lambda _at, _store, _new: 0)),
     mistake("last_not_written", "the last position of a call is not kept", write=_without_last),
     mistake("first_row_for_all", "every row keeps the keys and values of the first", write=_stale_row),
     mistake("past_forgotten", "only the keys and values of this call are read, the cached ones are zero",
-            remember=_returned(lambda _c, _l, k, v, T: (
+            append=_returned(lambda _c, _l, k, v, T: (
                 torch.cat((torch.zeros_like(k[:, :, :-T]), k[:, :, -T:]), 2),
                 torch.cat((torch.zeros_like(v[:, :, :-T]), v[:, :, -T:]), 2)))),
     mistake("values_forgotten", "cached values are zero, cached keys are not",
-            remember=_returned(lambda _c, _l, k, v, T: (
+            append=_returned(lambda _c, _l, k, v, T: (
                 k, torch.cat((torch.zeros_like(v[:, :, :-T]), v[:, :, -T:]), 2)))),
     mistake("free_slots_have_weight", "free slots of the buffer take part in the average", "gpt-fast",
-            remember=_returned(_padded_whole)),
+            append=_returned(_padded_whole)),
     mistake("kept_in_bfloat16", "keys and values are kept in bfloat16", "gpt-fast#146, paz#415",
-            remember=_kept(lambda k, v: (k.bfloat16().to(k.dtype), v.bfloat16().to(v.dtype)))),
-    mistake("values_kept_as_keys", "the buffer of values holds the keys", remember=_kept(lambda k, _v: (k, k))),
-    mistake("values_of_layer_0", "every layer reads the cached values of the first", remember=_shared_by_layers,
-            ways=[{"remember": _all_of_layer_0}]),
+            append=_kept(lambda k, v: (k.bfloat16().to(k.dtype), v.bfloat16().to(v.dtype)))),
+    mistake("values_kept_as_keys", "the buffer of values holds the keys", append=_kept(lambda k, _v: (k, k))),
+    mistake("values_of_layer_0", "every layer reads the cached values of the first", append=_shared_by_layers,
+            ways=[{"append": _all_of_layer_0}]),
     mistake("one_for_all_caches", "two caches share their buffers and their length", "equinox#704",
-            new_cache=_shared_by_caches(), may_look=fitting,),
+            new_cache=_shared_by_caches(), visible=fitting,),
     mistake("rows_rolled", "cached rows are those of the neighbouring sequence",
-            remember=_returned(lambda _c, _l, k, v, T: (
+            append=_returned(lambda _c, _l, k, v, T: (
                 torch.cat((k[:, :, :-T].roll(1, 0), k[:, :, -T:]), 2),
                 torch.cat((v[:, :, :-T].roll(1, 0), v[:, :, -T:]), 2)))),
     mistake("crop_keeps_one_more", "a crop leaves one position more than asked for",
@@ -254,9 +256,9 @@ MISTAKES = [
     mistake("reset_keeps_one", "an emptied cache keeps its first position",
             **cropped(lambda _filled, wanted: max(wanted, 1))),
     mistake("stale_tail_is_read", "what stands behind the filled part is read, as far as the cache was ever filled",
-            "gpt-fast, litgpt#1595", remember=_stale_tail, may_look=fitting),
+            "gpt-fast, litgpt#1595", append=_stale_tail, visible=fitting),
     mistake("whole_buffer_is_read", "the whole buffer is read, as if its free slots were filled", "gpt-fast",
-            remember=_whole_buffer, may_look=fitting),
+            append=_whole_buffer, visible=fitting),
     mistake("free_slots_are_multiplied_by_0", "free slots are read with weight 0, which keeps NaN", "gpt-fast",
             attention_step=_free_slots_masked),
     mistake("reorder_does_nothing", "rows stay where they are", "transformers#46612", reorder=lambda _s, _h, cache, _r: cache),

@@ -43,8 +43,8 @@ def mistake(
     name: str, why: str, seen: str = "own", ways: Iterable[Steps] = (), **steps: Callable[..., Any]
 ) -> tuple[str, str, str, StepwiseLlama, tuple[StepwiseLlama, ...]]:
     """A mistake whose `steps` replace methods of StepwiseLlama; other `ways` replace others."""
-    first, *others = (with_steps(name, form) for form in (steps, *ways))
-    return name, why, seen, first, tuple(others)
+    others = tuple(with_steps(name, form) for form in ways)
+    return name, why, seen, with_steps(name, steps), others
 
 
 def wide(x: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ def _neighbours(_self, x):
 
 
 def _neighbour_pairs(self, x, cos, sin):
-    cos, sin = (y[..., : y.shape[-1] // 2].repeat_interleave(2, -1) for y in (cos, sin))
+    cos = cos[..., : cos.shape[-1] // 2].repeat_interleave(2, -1)
+    sin = sin[..., : sin.shape[-1] // 2].repeat_interleave(2, -1)
     return x * cos[:, None] + _neighbours(self, x) * sin[:, None]
 
 
@@ -26,9 +27,8 @@ def _mixed_layouts(_self, x, cos, sin):
 
 def _at(shift_q, shift_k):
     def rotary(self, handle, q, k, positions):
-        (cos_q, sin_q), (cos_k, sin_k) = (
-            self.angles(handle.config, positions + shift, q.dtype) for shift in (shift_q, shift_k)
-        )
+        cos_q, sin_q = self.angles(handle.config, positions + shift_q, q.dtype)
+        cos_k, sin_k = self.angles(handle.config, positions + shift_k, q.dtype)
         return self.rotate(q, cos_q, sin_q), self.rotate(k, cos_k, sin_k)
 
     return rotary
@@ -92,7 +92,8 @@ def _exchanged(rope):
 
 def _exchanged_in_a_ramp(_self, inverse, rope):
     """As it comes out where the three bands are one ramp with its ends cut off, which turns the other way round."""
-    low, high = rope["high_freq_factor"], rope["low_freq_factor"]
+    low = rope["high_freq_factor"]
+    high = rope["low_freq_factor"]
     turns = rope["original_max_position_embeddings"] * inverse / (2 * math.pi)
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return kept * inverse + (1 - kept) * inverse / rope["factor"]
@@ -105,8 +106,11 @@ def _llama3_steps(_self, inverse, rope):
 
 
 def _llama3_blend(_self, inverse, rope):
-    factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
-    trained, wavelength = rope["original_max_position_embeddings"], 2 * math.pi / inverse
+    factor = rope["factor"]
+    low = rope["low_freq_factor"]
+    high = rope["high_freq_factor"]
+    trained = rope["original_max_position_embeddings"]
+    wavelength = 2 * math.pi / inverse
     kept = 1 - (trained / wavelength - low) / (high - low)
     between = (1 - kept) * inverse / factor + kept * inverse
     stretched = torch.where(wavelength > trained / low, inverse / factor, between)
@@ -114,8 +118,11 @@ def _llama3_blend(_self, inverse, rope):
 
 
 def _llama3_without_2_pi(_self, inverse, rope):
-    factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
-    trained, wavelength = rope["original_max_position_embeddings"], 1 / inverse
+    factor = rope["factor"]
+    low = rope["low_freq_factor"]
+    high = rope["high_freq_factor"]
+    trained = rope["original_max_position_embeddings"]
+    wavelength = 1 / inverse
     kept = (trained / wavelength - low) / (high - low)
     between = (1 - kept) * inverse / factor + kept * inverse
     stretched = torch.where(wavelength > trained / low, inverse / factor, between)
@@ -130,7 +137,8 @@ def _inverted_ramp(self, periods, rope, base):
 
 def _unrounded_edges(_self, rope, base, H):
     trained = rope["original_max_position_embeddings"]
-    first, last = (H * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(base)) for turns in (32, 1))
+    first = H * math.log(trained / (64 * math.pi)) / (2 * math.log(base))
+    last = H * math.log(trained / (2 * math.pi)) / (2 * math.log(base))
     return max(first, 0), min(last, H - 1)
 
 

@@ -30,7 +30,8 @@ def far_positions(config: Config) -> dict[str, Tensor]:
     longrope has two sets of frequencies, and takes the long one as soon as one position is beyond the original context:
     so it is asked within that context, too.
     """
-    rope, length = config["rope_parameters"], config["max_position_embeddings"]
+    rope = config["rope_parameters"]
+    length = config["max_position_embeddings"]
     original = rope.get("original_max_position_embeddings") or length
     edges = {edge + i for edge in (*EDGES, original) for i in (-1, 0, 1)}
 
@@ -47,7 +48,8 @@ def questions(config: Config, recording: Recording, layer: int) -> Iterator[Aske
     """The questions of one layer."""
     where = f"model.layers.{layer}.{ATTENTION}"
     for label, positions in far_positions(config).items():
-        q, k = (_stretched(recording, recording.heads(layer, f"{i}_proj").transpose(1, 2), positions) for i in "qk")
+        q = _stretched(recording, recording.heads(layer, "q_proj").transpose(1, 2), positions)
+        k = _stretched(recording, recording.heads(layer, "k_proj").transpose(1, 2), positions)
         for i, how in enumerate((QUERIES, KEYS)):
             yield layer, "rotary", where, f"{how}, {label}", partial(_rotary, q, k, positions, i)
         x = _stretched(recording, recording.into[where], positions)

@@ -112,7 +112,8 @@ def judge(label: str, prompt: Prompt, answer: Tensor, theirs: Tensor) -> Verdict
 
 def classified(label: str, prompt: Prompt, answer: Tensor, theirs: Tensor) -> tuple[list[Row], Verdict]:
     """Every row of an answer without a problem, and the verdict on the choices of those that are not identical."""
-    T, steps = prompt.tokens.shape[1], answer.shape[1] - prompt.tokens.shape[1]
+    T = prompt.tokens.shape[1]
+    steps = answer.shape[1] - prompt.tokens.shape[1]
     lengths = [prompt.length(row) or steps for row in answer[:, T:].tolist()]
     same = [r < len(theirs) and answer[r, : T + n].equal(theirs[r, : T + n]) for r, n in enumerate(lengths)]
     wanted = (torch.arange(steps) < torch.tensor(lengths)[:, None]) & ~torch.tensor(same)[:, None]
@@ -143,5 +144,6 @@ def _logits(prompt: Prompt, answer: Tensor) -> tuple[Tensor, Tensor]:
     asked = answer[:, :-1], positions, mask
     build = prompt.config, prompt.state, prompt.dtype
     with torch.no_grad():
-        hf, exact = (source.llama(source.build(*build), *asked)[:, -steps:] for source in (oracle, formula))
+        hf = oracle.llama(oracle.build(*build), *asked)[:, -steps:]
+        exact = formula.llama(formula.build(*build), *asked)[:, -steps:]
     return hf, exact

@@ -106,7 +106,8 @@ def _norm(recording: Recording, where: str, implementation: Implementation, hand
 
 
 def _rotary(recording: Recording, layer: int, i: int, implementation: Implementation, handle: Handle) -> Tensor:
-    q, k = (recording.heads(layer, projection).clone() for projection in ("q_proj", "k_proj"))
+    q = recording.heads(layer, "q_proj").clone()
+    k = recording.heads(layer, "k_proj").clone()
     turned = implementation.rotary(handle, q, k, recording.inputs.positions.clone())[i]
     return turned.transpose(1, 2)[recording.inputs.real]
 

@@ -17,7 +17,8 @@ BEGIN, END = "<!-- the table of a run: make report -->", "<!-- until here -->"
 
 def block(results: Results) -> str:
     """The text between the marks of the page."""
-    about, known = results.about, sum(map(len, results.kills.values()))
+    about = results.about
+    known = sum(map(len, results.kills.values()))
     versions = f"torch {about['torch']} and transformers {about['transformers']}".replace("+cpu", "")
     note = f"""*(Numbers are answers compared, with {versions} on a CPU, in float32, bfloat16
 and float16: within budget of the float64 formula, and equal to transformers in every bit. {known} known mistakes are
@@ -30,7 +31,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     source, page = map(Path, arguments)
-    results, text = read(source), page.read_text(encoding="utf-8")
+    results = read(source)
+    text = page.read_text(encoding="utf-8")
     marked = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
     survivors = [name for kills in results.kills.values() for name, sections in kills.items() if not sections]
     if results.kills.keys() != set(COMPONENTS) or survivors or not summary.verdict(results)[0]:

@@ -67,7 +67,8 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
 
 def cell(shown: str, outcome: Outcome = Outcome.NOT_JUDGED, title: str = "", span: int = 1, heading: str = "") -> str:
     """A cell of a table. `heading` is that of its column, shown next to it where a narrow screen stacks the cells."""
-    wide, told = f' colspan="{span}"' if span > 1 else "", f' title="{escape(title)}"' if title else ""
+    wide = f' colspan="{span}"' if span > 1 else ""
+    told = f' title="{escape(title)}"' if title else ""
     told += f' data-heading="{escape(heading)}"' if heading else ""
     return f'<td{wide} class="{CLASSES.get(outcome, "none")}"{told}>{escape(shown)}</td>'
 

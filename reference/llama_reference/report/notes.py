@@ -17,7 +17,6 @@ from llama_reference.standard.budget import FACTOR, ULPS
 from llama_reference.standard.outcome import Outcome
 
 Remark = tuple[str, str]  # what it is about, and what is said
-UNKNOWN = "no known mistake"  # how the diagnosis begins that knows nothing
 
 
 def on_trouble(results: Results) -> list[Remark]:
@@ -37,14 +36,15 @@ def on_failures(results: Results) -> list[Remark]:
     inner = suspects(results)
     remarks: list[Remark] = []
     for component in [*inner, *(name for name in wrong(results) if name not in inner)]:
-        told = results.diagnoses.get(component, [])
+        diagnosis = results.diagnoses.get(component)
+        named = diagnosis.named if diagnosis else []
         if component not in inner:
-            told = [line for line in told if not line.startswith(UNKNOWN)]
-            remarks += [(component, told[0])] if told else []
+            remarks += [(component, str(first)) for first in named[:1]]
             continue
-        remarks += [(component, line) for line in (*told[:1], *_what(results, component))]
-        if len(told) > 1:
-            remarks.append((component, "or, less likely: " + "; ".join(line.partition(":")[0] for line in told[1:])))
+        told = diagnosis.lines()[:1] if diagnosis else []
+        remarks += [(component, line) for line in (*told, *_what(results, component))]
+        if others := named[1:]:
+            remarks.append((component, "or, less likely: " + "; ".join(other.title for other in others)))
     for component, kills in results.kills.items():
         if survivors := [name for name, sections in kills.items() if not sections]:
             remarks.append((component, f"mistakes that nothing here rejects: {', '.join(survivors)}"))

@@ -50,6 +50,30 @@ class Trouble:
     message: str
 
 
+@dataclass(frozen=True)
+class Named:
+    """A known mistake that wrong answers look like, or two at once: "looks like `theta_10000` (within rounding)"."""
+
+    title: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The known mistakes that a component's wrong answers look like, the nearest first; where there is none, what else
+    is known of the answers.
+    """
+
+    named: list[Named] = field(default_factory=list)
+    otherwise: str = ""
+
+    def lines(self) -> list[str]:
+        return [*map(str, self.named)] or [self.otherwise]
+
+
 @dataclass
 class Results:
     """Everything by component.
@@ -57,8 +81,8 @@ class Results:
     properties: component -> claim -> HOLDS, BROKEN, KNOWN_FAILURE, TROUBLE or NOT_OFFERED. left_out: component -> claim
     -> how many of its draws were refused. kills: component -> mistake -> the sections that reject it. equivalents:
     (component, mistake, why nothing can tell it from right). lacking: component -> the features that it lacks, and why.
-    unseen: component -> the known mistakes that nothing rejects which it was asked. diagnoses: component -> the known
-    mistakes that its wrong answers look like, in words. conventions: component -> how it differs from ours and is
+    unseen: component -> the known mistakes that nothing rejects which it was asked. diagnoses: component -> what
+    its wrong answers look like. conventions: component -> how it differs from ours and is
     right. depth: dtype -> the errors of the hidden state after each layer of the hard model, the implementation's and
     transformers'. remarks: component -> what is no fault but worth knowing. unasked: component -> a reason -> the
     questions that were not asked for it. cut_short: what ended the run before all was asked, if it did.
@@ -72,7 +96,7 @@ class Results:
     lacking: dict[str, dict[str, str]] = field(default_factory=dict)
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
     unseen: dict[str, list[str]] = field(default_factory=dict)
-    diagnoses: dict[str, list[str]] = field(default_factory=dict)
+    diagnoses: dict[str, Diagnosis] = field(default_factory=dict)
     conventions: dict[str, str] = field(default_factory=dict)
     troubles: list[Trouble] = field(default_factory=list)
     depth: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
@@ -169,10 +193,15 @@ class Results:
             component: {claim: Outcome(outcome) for claim, outcome in claims.items()}
             for component, claims in values["properties"].items()
         }
+        diagnoses = {
+            component: Diagnosis([Named(**named) for named in known["named"]], known["otherwise"])
+            for component, known in values["diagnoses"].items()
+        }
         return cls(**values | {
             "rows": [replace(row, error=float(row.error), oracle_error=float(row.oracle_error)) for row in rows],
             "troubles": troubles,
             "properties": properties,
+            "diagnoses": diagnoses,
             "equivalents": [(component, name, why) for component, name, why in values["equivalents"]],
             "depth": {d: [(float(e), float(theirs)) for e, theirs in s] for d, s in values["depth"].items()},
         })  # fmt: skip

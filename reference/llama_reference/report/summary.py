@@ -169,7 +169,9 @@ def in_trouble(results: Results) -> list[str]:
 
 def verdict(results: Results) -> tuple[bool, str]:
     """True if all is right, and the one sentence to read."""
-    about, bad, troubled = asked(results), wrong(results), in_trouble(results)
+    about = asked(results)
+    bad = wrong(results)
+    troubled = in_trouble(results)
     unjudged = [name for name in about if not is_judged(results, name)]
     lacking = [name for name in unjudged if name not in {*troubled, *results.unasked}]
     others = len(troubles(results, Outcome.BROKEN, ""))

@@ -10,7 +10,7 @@ from llama_reference.report import notes, suite_page, summary
 from llama_reference.report.files import write as write_file
 from llama_reference.report.results import Results
 
-SCHEMA = 1  # of report.json; another number where what it says cannot be read as before
+SCHEMA = 2  # of report.json; another number where what it says cannot be read as before
 WIDTH = 100
 
 
@@ -51,7 +51,8 @@ def _grid(results: Results) -> list[str]:
 def write(results: Results, directory: Path) -> list[Path]:
     """report.json and index.html, in a directory that is made when it is not there."""
     directory.mkdir(parents=True, exist_ok=True)
-    values, page = directory / "report.json", directory / "index.html"
+    values = directory / "report.json"
+    page = directory / "index.html"
     write_file(values, as_json(results))
     write_file(page, suite_page.render(results))
     return [values, page]

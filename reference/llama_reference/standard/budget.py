@@ -150,7 +150,8 @@ def holds(residual: float, oracle_residual: float, dtype: torch.dtype, chance: C
     ... as long as there is doubt, as in second_opinion: transformers' own is one draw, and may be lucky.
     """
     unit = ULPS * torch.finfo(dtype).eps
-    largest, hopeless = oracle_residual, DOUBTFUL * (FACTOR * oracle_residual + unit)
+    largest = oracle_residual
+    hopeless = DOUBTFUL * (FACTOR * oracle_residual + unit)
     for seed in range(CHANCES):
         if residual <= FACTOR * largest + unit or not residual <= hopeless:
             break

@@ -119,7 +119,8 @@ def _within(config: Config, profile: Profile) -> Config:
     config = config | {
         name: config[name] and getattr(profile, name) for name in ("attention_bias", "mlp_bias", "tie_word_embeddings")
     }
-    rope, planes = dict(config["rope_parameters"]), config["head_dim"] // 2
+    rope = dict(config["rope_parameters"])
+    planes = config["head_dim"] // 2
     rope |= {key: rope[key][:planes] for key in ("short_factor", "long_factor") if key in rope}
     if not profile.positions:
         rope |= {key: SHORT for key in _ORIGINAL if key in rope}
@@ -219,8 +220,13 @@ class Case:
 
 def weights(config: Config, seed: int) -> State:
     """A loud state dict in float32, HF's names and shapes; a tied head is left out."""
-    D, F, V, L = (config[k] for k in ("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers"))
-    N, G, H = (config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    D = config["hidden_size"]
+    F = config["intermediate_size"]
+    V = config["vocab_size"]
+    L = config["num_hidden_layers"]
+    N = config["num_attention_heads"]
+    G = config["num_key_value_heads"]
+    H = config["head_dim"]
     attention = {"q_proj": (N * H, D), "k_proj": (G * H, D), "v_proj": (G * H, D), "o_proj": (D, N * H)}
     mlp = {"gate_proj": (F, D), "up_proj": (F, D), "down_proj": (D, F)}
     generator = torch.Generator().manual_seed(seed)

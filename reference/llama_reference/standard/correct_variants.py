@@ -40,9 +40,11 @@ class FusedProjections(StepwiseLlama):
 
     def project(self, handle: Handle, at: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fused = _fused(handle, at, ("q_proj", "k_proj", "v_proj"), x)
-        N, G, H = (handle.config[name] for name in ("num_attention_heads", "num_key_value_heads", "head_dim"))
-        q, k, v = (self.split(part, H) for part in fused.split([N * H, G * H, G * H], dim=-1))
-        return q, k, v
+        N = handle.config["num_attention_heads"]
+        G = handle.config["num_key_value_heads"]
+        H = handle.config["head_dim"]
+        q, k, v = fused.split([N * H, G * H, G * H], dim=-1)
+        return self.split(q, H), self.split(k, H), self.split(v, H)
 
 
 class FusedGateAndUp(StepwiseLlama):
@@ -116,7 +118,8 @@ class PlainLoops(StepwiseLlama):
         return wide / torch.sqrt(self.dot(wide, wide)[..., None] / x.shape[-1] + eps)
 
     def linear(self, handle: Handle, name: str, x: Tensor) -> Tensor:
-        y, bias = self.dot(x[..., None, :], handle[name + ".weight"]), handle.weights.get(name + ".bias")
+        y = self.dot(x[..., None, :], handle[name + ".weight"])
+        bias = handle.weights.get(name + ".bias")
         return (y if bias is None else y + bias).to(x.dtype)
 
 
@@ -138,7 +141,8 @@ class PowersOfTwo(StepwiseLlama):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> Tensor:
         R = q.shape[1] // k.shape[1]
         k, v = self.share(k, R), self.share(v, R)
-        factor, seen = scale / math.log(2), seen | ~seen.any(-1, keepdim=True)
+        factor = scale / math.log(2)
+        seen = seen | ~seen.any(-1, keepdim=True)
         scores = (q.to(self.wide) @ k.to(self.wide).transpose(-2, -1)).masked_fill(~seen, -math.inf)
         largest = scores.amax(-1, keepdim=True) * factor
         powers = torch.exp2((scores.double() * factor - largest.double()).to(self.wide))
@@ -152,15 +156,19 @@ class InTiles(StepwiseLlama):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> Tensor:
         R, wide = q.shape[1] // k.shape[1], q.to(self.wide) * scale
-        k, v = self.share(k, R).to(self.wide), self.share(v, R).to(self.wide)
+        k = self.share(k, R).to(self.wide)
+        v = self.share(v, R).to(self.wide)
         largest = torch.full((*q.shape[:3], 1), LOWEST, dtype=self.wide)
-        total, read = torch.zeros_like(largest), torch.zeros_like(wide)
+        total = torch.zeros_like(largest)
+        read = torch.zeros_like(wide)
         for start in range(0, k.shape[2], self.TILE):
             tile = slice(start, start + self.TILE)
             scores = (wide @ k[:, :, tile].transpose(-2, -1)).masked_fill(~seen[..., tile], LOWEST)
             above = largest.maximum(scores.amax(-1, keepdim=True))
-            weights, kept = (scores - above).exp(), (largest - above).exp()
-            total, read = total * kept + weights.sum(-1, keepdim=True), read * kept + weights @ v[:, :, tile]
+            weights = (scores - above).exp()
+            kept = (largest - above).exp()
+            total = total * kept + weights.sum(-1, keepdim=True)
+            read = read * kept + weights @ v[:, :, tile]
             largest = above
         return (read / total).to(q.dtype)
 
@@ -172,7 +180,8 @@ class SdpaMath(StepwiseLlama):
     BACKEND = SDPBackend.MATH
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> Tensor:
-        R, seen = q.shape[1] // k.shape[1], seen | ~seen.any(-1, keepdim=True)
+        R = q.shape[1] // k.shape[1]
+        seen = seen | ~seen.any(-1, keepdim=True)
         with sdpa_kernel(self.BACKEND):
             return F.scaled_dot_product_attention(q, self.share(k, R), self.share(v, R), seen, scale=scale)
 
@@ -192,7 +201,9 @@ class WideAccumulation(StepwiseLlama):
         return F.linear(x.to(self.wide), handle[name + ".weight"].to(self.wide), wide).to(x.dtype)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, scale: float) -> Tensor:
-        q_, k_, v_ = (x.to(self.wide) for x in (q, k, v))
+        q_ = q.to(self.wide)
+        k_ = k.to(self.wide)
+        v_ = v.to(self.wide)
         return super().attend(q_, k_, v_, seen, scale).to(q.dtype)
 
 

@@ -86,7 +86,8 @@ class RandomRounding(StepwiseLlama):
         return self.narrow(self.narrow(x * cos[:, None]) + self.narrow(self.rotate_half(x) * sin[:, None]))
 
     def linear(self, handle: Handle, name: str, x: Tensor) -> Tensor:
-        y, bias = self.product(x.double(), handle[name + ".weight"]), handle.weights.get(name + ".bias")
+        y = self.product(x.double(), handle[name + ".weight"])
+        bias = handle.weights.get(name + ".bias")
         return y if bias is None else self.narrow(y + bias)
 
     def head(self, handle: Handle, x: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ class StepwiseLlama:
 
     def frequencies(self, config: Config, length: int) -> tuple[Tensor, float]:
         """Inverse frequencies and the factor on cosine and sine, by rope_type."""
-        rope, H = config["rope_parameters"], self.rotary_channels(config)
+        rope = config["rope_parameters"]
+        H = self.rotary_channels(config)
         base = self.theta(config)
         kind = rope["rope_type"]
         if kind == "dynamic":
@@ -107,8 +108,11 @@ class StepwiseLlama:
         return base * (factor * reached / trained - (factor - 1)) ** (H / (H - 2))
 
     def llama3(self, inverse: Tensor, rope: Config) -> Tensor:
-        factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
-        trained, wavelength = rope["original_max_position_embeddings"], 2 * math.pi / inverse
+        factor = rope["factor"]
+        low = rope["low_freq_factor"]
+        high = rope["high_freq_factor"]
+        trained = rope["original_max_position_embeddings"]
+        wavelength = 2 * math.pi / inverse
         kept = (trained / wavelength - low) / (high - low)
         between = (1 - kept) * inverse / factor + kept * inverse
         stretched = torch.where(wavelength > trained / low, inverse / factor, between)
@@ -121,7 +125,8 @@ class StepwiseLlama:
 
     def yarn_edges(self, rope: Config, base: float, H: int) -> tuple[float, float]:
         trained = rope["original_max_position_embeddings"]
-        first, last = (H * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(base)) for turns in (32, 1))
+        first = H * math.log(trained / (64 * math.pi)) / (2 * math.log(base))
+        last = H * math.log(trained / (2 * math.pi)) / (2 * math.log(base))
         return max(math.floor(first), 0), min(math.ceil(last), H - 1)
 
     def yarn_factor(self, rope: Config) -> float:
@@ -159,7 +164,9 @@ class StepwiseLlama:
     def project(self, handle: Handle, at: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (B, N, T, H), k and v (B, G, T, H)."""
         H = handle.config["head_dim"]
-        q, k, v = (self.split(self.linear(handle, at + f"{name}_proj", x), H) for name in "qkv")
+        q = self.split(self.linear(handle, at + "q_proj", x), H)
+        k = self.split(self.linear(handle, at + "k_proj", x), H)
+        v = self.split(self.linear(handle, at + "v_proj", x), H)
         return q, k, v
 
     def split(self, x: Tensor, H: int) -> Tensor:
@@ -173,7 +180,7 @@ class StepwiseLlama:
         columns = torch.arange(S)
         return columns <= columns[S - T :, None]
 
-    def may_look(self, T: int, S: int, mask: Tensor | None) -> Tensor:
+    def visible(self, T: int, S: int, mask: Tensor | None) -> Tensor:
         """(B or 1, 1, T, S)."""
         causal = self.causal(T, S)[None, None]
         return causal if mask is None else causal & self.padding(mask)[:, None, None]
@@ -204,8 +211,8 @@ class StepwiseLlama:
         q, k, v = self.project(handle, at, x)
         q, k = self.rotary(handle, q, k, positions)
         if cache is not None:
-            k, v = self.remember(cache, layer, k, v)
-        read = self.attend(q, k, v, self.may_look(q.shape[2], k.shape[2], mask), self.scale(handle.config))
+            k, v = self.append(cache, layer, k, v)
+        read = self.attend(q, k, v, self.visible(q.shape[2], k.shape[2], mask), self.scale(handle.config))
         return self.linear(handle, at + "o_proj", self.merge(read))
 
     def attention(
@@ -221,7 +228,7 @@ class StepwiseLlama:
     def new_cache(self, handle: Handle, batch: int, length: int) -> Cache:
         return Cache(length)
 
-    def remember(self, cache: Cache, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, cache: Cache, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Writes behind what is filled; returns everything up to and with it."""
         for store, new in ((cache.keys, k), (cache.values, v)):
             if layer not in store:
@@ -402,9 +409,8 @@ class StepwiseLlama:
                 chosen = self.choose(self.llama(handle, unseen, positions, mask, cache)[:, -1])
                 chosen = self.fill(chosen, done, stop)
                 done = self.done_with(done, chosen, stops)
-                tokens, mask = (
-                    torch.cat((x, y[:, None]), 1) for x, y in ((tokens, chosen), (mask, torch.ones_like(chosen)))
-                )
+                tokens = torch.cat((tokens, chosen[:, None]), 1)
+                mask = torch.cat((mask, torch.ones_like(chosen)[:, None]), 1)
                 unseen = chosen[:, None] if cache is not None else tokens
                 if self.finished(done):
                     break

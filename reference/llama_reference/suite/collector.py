@@ -53,7 +53,9 @@ class Collector:
         directory: Path | None = config.getoption("report")
         if directory is not None and any(p.exists() and not p.is_dir() for p in (directory, *directory.parents)):
             raise pytest.UsageError(f"--report: {directory}: a file is in the way of this directory")
-        self.config, self.adapter, self.directory = config, adapter, directory
+        self.config = config
+        self.adapter = adapter
+        self.directory = directory
         self.results = Results(about(path, getattr(adapter, "BITWISE", False)))
         self.watch = Watch(config.getoption("time_limit"), config.getoption("question_limit"))
         self._handed_over = 0  # rows that the controller has already
@@ -69,7 +71,8 @@ class Collector:
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """What a test is about; one that asks an implementation without a claim of its own is one itself."""
-        component, fixtures = item.path.stem.removeprefix("test_"), getattr(item, "fixturenames", ())
+        component = item.path.stem.removeprefix("test_")
+        fixtures = getattr(item, "fixturenames", ())
         if component not in mistakes.COMPONENTS or item.path.parent.name == "ours":
             return
         section = next((FIXTURES[name] for name in fixtures if name in FIXTURES), PROPERTIES)
@@ -130,7 +133,8 @@ class Collector:
         if (self.survivor or hasattr(self.config, "workerinput")) and report.when == "call":
             results = self.results  # what was compared goes with every report: a crash loses no more than one
             news = Results(rows=results.rows[self._handed_over :], diagnoses=results.diagnoses, unasked=results.unasked)
-            report.news, self._handed_over = news.values(), len(results.rows)  # type: ignore[attr-defined]
+            report.news = news.values()  # type: ignore[attr-defined]
+            self._handed_over = len(results.rows)
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -156,7 +160,8 @@ class Collector:
             session.exitstatus = NOTHING
         if (output := getattr(self.config, "workeroutput", None)) is not None:
             results = self.results  # the controller sees the reports of all tests itself
-            results.properties, results.rows = {}, results.rows[self._handed_over :]
+            results.properties = {}
+            results.rows = results.rows[self._handed_over :]
             results.troubles = [t for t in results.troubles if t.kind == Outcome.RAISED]
             output["results"] = results.values()
 

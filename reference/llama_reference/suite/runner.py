@@ -19,11 +19,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from llama_reference.adapter_loader import AdapterError
-from llama_reference.report.results import Results, about
+from llama_reference.report.results import Diagnosis, Results, about
 from llama_reference.report.summary import is_wrong, verdict
 from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import Item, items, left_out
-from llama_reference.suite.worker import Diagnosis, Survey, Task, Worker
+from llama_reference.suite.worker import Diagnose, Survey, Task, Worker
 
 # The longest first, so that the last process does not start when the others are done.
 BY_COST = ("generate", "rotary", "kv_cache", "llama", "attention", "block", "swiglu", "sampling", "rms_norm", "loss")
@@ -69,7 +69,7 @@ class Plan:
                     return Survey(name, self.results.of_component(name).values())
             if not self.waiting[name] and name not in self._diagnosed and is_wrong(self.results, name):
                 self._diagnosed.add(name)
-                return Diagnosis(name)
+                return Diagnose(name)
         return None
 
     def _item(self, component: str) -> Item | None:
@@ -82,7 +82,7 @@ class Plan:
 
     def put_back(self, task: Task) -> None:
         """A task that nobody can do yet."""
-        if isinstance(task, Diagnosis):
+        if isinstance(task, Diagnose):
             self._diagnosed.discard(task.component)
         elif isinstance(task, Survey):
             self._surveyed.discard(task.component)
@@ -110,7 +110,10 @@ class Crew:
     """The processes that ask, and what they find out."""
 
     def __init__(self, adapter: Path, plan: Plan, limits: Limits, processes: int) -> None:
-        self.adapter, self.plan, self.limits, self.processes = adapter, plan, limits, processes
+        self.adapter = adapter
+        self.plan = plan
+        self.limits = limits
+        self.processes = processes
         self.workers: list[Worker] = []
         self.deadline = math.inf
 
@@ -190,8 +193,8 @@ class Crew:
         """A process that ended, or that has to be ended: its component is asked no more."""
         self.workers.remove(worker)
         message, task = what + worker.end(), worker.task
-        if isinstance(task, Diagnosis):
-            self.plan.results.diagnoses[task.component] = [f"not diagnosed: {message}"]
+        if isinstance(task, Diagnose):
+            self.plan.results.diagnoses[task.component] = Diagnosis(otherwise=f"not diagnosed: {message}")
         elif isinstance(task, Item):
             results = self.plan.results
             results.add_trouble(Outcome.TROUBLE, task.component, task.section, str(task), message)
@@ -207,7 +210,7 @@ class Crew:
         self.workers.clear()
 
     def _limit(self, worker: Worker) -> float:
-        return PATIENCE if isinstance(worker.task, Diagnosis | Survey) else self.limits.question
+        return PATIENCE if isinstance(worker.task, Diagnose | Survey) else self.limits.question
 
     def _is_late(self, worker: Worker) -> bool:
         return time.monotonic() - worker.since >= self._limit(worker)

@@ -29,6 +29,8 @@ from llama_reference.report.results import (
     ANSWERS,
     GRADIENTS,
     PROPERTIES,
+    Diagnosis,
+    Named,
     Results,
 )
 from llama_reference.standard.budget import Verdict
@@ -109,7 +111,7 @@ class Session:
         self._answered = cache(self._answer)
         self._trouble = cache(self._look_for_trouble)
         self._answers = cache(self._ask_alone)
-        self._likenesses = cache(self._look)
+        self._looks = cache(self._look)
         self._convention = cache(layouts.of_rotary)
 
     def _find(self, component: str) -> Found:
@@ -131,14 +133,14 @@ class Session:
     def survey(self, component: str) -> None:
         """Note which known mistakes nothing rejects that the component was asked, where it was not asked everything."""
         refused = any(t.component == component and t.kind == Outcome.NOT_OFFERED for t in self.results.troubles)
-        answers, differentiated = (
-            frozenset((row.variant, row.dtype) for row in self.results.rows if (row.component, row.section) == about)
-            for about in ((component, ANSWERS), (component, GRADIENTS))
-        )
+        rows = [row for row in self.results.rows if row.component == component]
+        answers = frozenset((row.variant, row.dtype) for row in rows if row.section == ANSWERS)
+        differentiated = frozenset((row.variant, row.dtype) for row in rows if row.section == GRADIENTS)
         claims = self.results.properties.get(component, {}).items()
         judged = frozenset(name for name, outcome in claims if outcome != Outcome.NOT_OFFERED)
         if (refused or component in self.results.lacking) and (answers or judged):
-            asked, profile = Asked(answers, differentiated, judged), self.found(component).profile
+            asked = Asked(answers, differentiated, judged)
+            profile = self.found(component).profile
             self.results.unseen[component] = blindness.unseen(component, profile, asked, self.implementation.bitwise)
 
     def _case(self, component: str, variant: str, dtype: torch.dtype) -> Case:
@@ -185,7 +187,7 @@ class Session:
 
     def _is_known(self, component: str) -> bool:
         """Whether a known mistake explains what is wrong."""
-        return not self._likenesses(component)[0].startswith(UNKNOWN)
+        return bool(self._looks(component).named)
 
     def _compare_gradients(self, component: str, variant: str, dtype: torch.dtype) -> Comparison:
         """Judge the gradients of one case by transformers' and exact ones."""
@@ -259,24 +261,24 @@ class Session:
 
     def told(self, component: str) -> list[str]:
         """What a failure says of the likely mistake."""
-        return [] if self._driven else self.diagnose(component)
+        return [] if self._driven else self.diagnose(component).lines()
 
-    def diagnose(self, component: str) -> list[str]:
-        """The nearest known mistakes, in words; worked out once, however many items fail."""
-        found = self._likenesses(component)
+    def diagnose(self, component: str) -> Diagnosis:
+        """The nearest known mistakes; worked out once, however many items fail."""
+        found = self._looks(component)
         self.results.diagnoses[component] = found
         return found
 
-    def _look(self, component: str) -> list[str]:
+    def _look(self, component: str) -> Diagnosis:
         if component not in mistakes.COMPONENTS:
-            return [UNKNOWN]
+            return Diagnosis(otherwise=UNKNOWN)
         profile = self.found(component).profile
         with seeded():
             found = diagnosis.looks_like(component, self.implementation, profile=profile)
             if found:
-                return [str(likeness) for likeness in found[:3]]
+                return Diagnosis([Named(likeness.title, likeness.why) for likeness in found[:3]])
             told = description.describe(component, self.implementation, profile=profile)
-        return [f"{UNKNOWN}: {told}" if told else UNKNOWN]
+        return Diagnosis(otherwise=f"{UNKNOWN}: {told}" if told else UNKNOWN)
 
     def hold(self, claim: Claim) -> None:
         """Raise WrongAnswers where hypothesis finds a draw for which the claim does not hold.
@@ -343,14 +345,16 @@ class Session:
         else:
             if known is None:
                 return Outcome.HOLDS
-            outcome, message = Outcome.BROKEN, f"holds, but KNOWN_FAILURES says: {known}"
+            outcome = Outcome.BROKEN
+            message = f"holds, but KNOWN_FAILURES says: {known}"
         self.results.add_trouble(outcome, item.component, item.section, where, message)
         return outcome
 
 
 def name_of_test(item: Item, name: str = "") -> str:
     """What pytest calls the same test, from the name of its file on."""
-    file, group = f"test_{item.component}.py", f"Test{item.section.capitalize()}"
+    file = f"test_{item.component}.py"
+    group = f"Test{item.section.capitalize()}"
     if item.claim is not None:
         return f"{file}::{group}::test_holds[{item.claim}]"
     return f"{file}::{group}::test_{name}[{item.variant}-{item.dtype}]"

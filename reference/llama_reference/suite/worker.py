@@ -35,7 +35,7 @@ PLAIN = HARD | {"hidden_size": 64, "head_dim": 8, "num_key_value_heads": 8, "rop
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnose:
     """The task of naming what is wrong with a component."""
 
     component: str
@@ -55,7 +55,7 @@ class Survey:
         return f"{self.component}: which mistakes were not seen"
 
 
-Task = Item | Diagnosis | Survey
+Task = Item | Diagnose | Survey
 
 
 @dataclass
@@ -85,7 +85,9 @@ class Worker:
 
     def give(self, task: Task) -> None:
         """Set it to work."""
-        self.task, self.component, self.since = task, task.component, time.monotonic()
+        self.task = task
+        self.component = task.component
+        self.since = time.monotonic()
         self.connection.send(task)
 
     def receive(self) -> Any:
@@ -142,7 +144,7 @@ def _serve(adapter: Path, stack: str, connection: Connection) -> None:
 def do(task: Task, session: Session) -> None:
     """Do one task; what it adds to the Results is in session.results afterwards, and nothing else."""
     session.results = Results()
-    if isinstance(task, Diagnosis):
+    if isinstance(task, Diagnose):
         session.diagnose(task.component)
     elif isinstance(task, Survey):
         session.results = Results.of(task.known)

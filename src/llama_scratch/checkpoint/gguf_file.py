@@ -82,7 +82,8 @@ def _weight(path: Path, name: str, entry: Entry, data: int) -> Weight:
         raise CheckpointError(
             f"{path}: {name} has rows of {entry.shape[-1]}, expected a multiple of {block} as {kind.name}"
         )
-    start, length = data + entry.offset, math.prod(entry.shape) // block * block_bytes
+    start = data + entry.offset
+    length = math.prod(entry.shape) // block * block_bytes
     if start + length > size(path):
         raise CheckpointError(f"{path}: {name} ends at byte {start + length}, but the file has {size(path)}")
     read = partial(_read, path, name, entry.shape, kind, start, length)

@@ -149,7 +149,8 @@ def _parse(cursor: _Cursor) -> Header:
         raise ValueError(
             f"it begins with {magic!r}, version {version}, expected b'GGUF', version 2 or 3, little-endian"
         )
-    tensor_count, value_count = cursor.number("Q"), cursor.number("Q")
+    tensor_count = cursor.number("Q")
+    value_count = cursor.number("Q")
     values: dict[str, Any] = {}
     arrays: dict[str, Array] = {}
     for _ in range(value_count):

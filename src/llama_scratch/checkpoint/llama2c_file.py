@@ -85,8 +85,11 @@ def _embedding_shape(config: LlamaConfig) -> tuple[int, int]:
 
 def _order(config: LlamaConfig) -> list[tuple[str, tuple[int, ...]]]:
     """List key and shape of everything up to the last norm, in the order of the file."""
-    D, F, L = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    D = config.hidden_size
+    F = config.intermediate_size
+    L = config.num_hidden_layers
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
     layer: dict[str, tuple[int, ...]] = {"input_layernorm": (D,)}
     layer |= {"self_attn.q_proj": (queries, D), "self_attn.k_proj": (keys, D), "self_attn.v_proj": (keys, D)}
     layer |= {"self_attn.o_proj": (D, queries), "post_attention_layernorm": (D,)}

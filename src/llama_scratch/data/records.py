@@ -81,7 +81,8 @@ def _of_usual_fields(where: str, content: Mapping[str, Any]) -> str | Conversati
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": parts[2]}]
         return _conversation(where, turns, content)
     if {"prompt", "completion"} <= content.keys():
-        prompt, completion = content["prompt"], content["completion"]
+        prompt = content["prompt"]
+        completion = content["completion"]
         if isinstance(prompt, list) and isinstance(completion, list):
             return _conversation(f"{where}: 'prompt' and 'completion'", prompt + completion, content)
         return _text(f"{where}: 'prompt'", prompt) + _text(f"{where}: 'completion'", completion)

@@ -31,7 +31,8 @@ class ExportedStep(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self._eps, self._act = config.rms_norm_eps, config.hidden_act
+        self._eps = config.rms_norm_eps
+        self._act = config.hidden_act
 
     def forward(
         self,
@@ -55,7 +56,9 @@ def example(config: LlamaConfig, key: StepKey) -> tuple[Any, ...]:
     with torch.device("meta"):
         model = Llama(config)
     weights = kernel.weights(model.to(dtype).to_empty(device="cpu").requires_grad_(False))
-    B, G, H = TEXTS if key.several else 1, config.num_key_value_heads, config.head_dim
+    B = TEXTS if key.several else 1
+    G = config.num_key_value_heads
+    H = config.head_dim
     layers = range(config.num_hidden_layers)
     return (
         (weights.embedding, [tuple(layer) for layer in weights.layers], weights.norm, weights.head),

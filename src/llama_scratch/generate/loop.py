@@ -229,7 +229,8 @@ def context_length(config: LlamaConfig) -> int:
     Scaled rotary frequencies extend the original context by their factor, which max_position_embeddings may or may not
     include.
     """
-    rope, longest = config.rope_parameters, config.max_position_embeddings
+    rope = config.rope_parameters
+    longest = config.max_position_embeddings
     if rope["rope_type"] not in ("linear", "dynamic", "yarn"):
         return longest
     return max(longest, int(rope.get(ORIGINAL_CONTEXT_KEY, longest) * rope["factor"]))

@@ -81,7 +81,8 @@ def _json(
 
 
 def _sentencepiece(content: bytes, named: Sequence[str], added: Sequence[Added], settings: Mapping[str, Any]) -> Source:
-    processor, model = read_processor(content), read_model(content)
+    processor = read_processor(content)
+    model = read_model(content)
     known = {piece.text: i for i, piece in enumerate(model.pieces)}
     tokens = placed(added, known)
     tokens = {name: token for name, token in tokens.items() if token[1].file or name in named or name not in known}

@@ -60,9 +60,9 @@ class Attention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.output_proj = (Linear(size, size) for _ in range(4))
 
     def forward(self, x, positions):
-        q, k, v = (
-            p(x).unflatten(-1, (self.heads, -1)).transpose(-2, -3) for p in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q = self.q_proj(x).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+        k = self.k_proj(x).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+        v = self.v_proj(x).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
         q, k = self.rope(q, positions), self.rope(k, positions)
         scores = q @ k.mT / q.shape[-1] ** 0.5
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
@@ -73,7 +73,9 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     def __init__(self, size, inner):
         super().__init__()
-        self.w1, self.w2, self.w3 = Linear(size, inner), Linear(inner, size), Linear(size, inner)
+        self.w1 = Linear(size, inner)
+        self.w2 = Linear(inner, size)
+        self.w3 = Linear(size, inner)
 
     def forward(self, x):
         gate = self.w1(x)
@@ -84,7 +86,8 @@ class Block(nn.Module):
     def __init__(self, size, heads, inner, eps, rope):
         super().__init__()
         self.ln1, self.ln2 = RMSNorm(size, eps), RMSNorm(size, eps)
-        self.attn, self.ffn = Attention(size, heads, rope), SwiGLU(size, inner)
+        self.attn = Attention(size, heads, rope)
+        self.ffn = SwiGLU(size, inner)
 
     def forward(self, x, positions):
         x = x + self.attn(self.ln1(x), positions)

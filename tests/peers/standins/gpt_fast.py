@@ -47,7 +47,9 @@ class KVCache(nn.Module):
 class Attention(nn.Module):
     def __init__(self, dim, heads, groups, head_dim):
         super().__init__()
-        self.heads, self.groups, self.head_dim = heads, groups, head_dim
+        self.heads = heads
+        self.groups = groups
+        self.head_dim = head_dim
         self.wqkv = nn.Linear(dim, (heads + 2 * groups) * head_dim, bias=False)
         self.wo = nn.Linear(heads * head_dim, dim, bias=False)
         self.kv_cache = None
@@ -56,10 +58,13 @@ class Attention(nn.Module):
         B, T, _ = x.shape
         sizes = [n * self.head_dim for n in (self.heads, self.groups, self.groups)]
         q, k, v = (y.view(B, T, -1, self.head_dim) for y in self.wqkv(x).split(sizes, dim=-1))
-        q, k, v = (y.transpose(1, 2) for y in (turn(q, turns), turn(k, turns), v))
+        q = turn(q, turns).transpose(1, 2)
+        k = turn(k, turns).transpose(1, 2)
+        v = v.transpose(1, 2)
         if self.kv_cache is not None:
             k, v = self.kv_cache.update(places, k, v)
-        k, v = (y.repeat_interleave(self.heads // self.groups, dim=1) for y in (k, v))
+        k = k.repeat_interleave(self.heads // self.groups, dim=1)
+        v = v.repeat_interleave(self.heads // self.groups, dim=1)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.wo(y.transpose(1, 2).reshape(B, T, -1))
 
@@ -80,7 +85,8 @@ class Block(nn.Module):
         super().__init__()
         self.attention = Attention(dim, heads, groups, head_dim)
         self.feed_forward = FeedForward(dim, inner)
-        self.attention_norm, self.ffn_norm = RMSNorm(dim, eps), RMSNorm(dim, eps)
+        self.attention_norm = RMSNorm(dim, eps)
+        self.ffn_norm = RMSNorm(dim, eps)
 
     def forward(self, x, turns, mask, places=None):
         h = x + self.attention(self.attention_norm(x), turns, mask, places)

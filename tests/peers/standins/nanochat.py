@@ -29,7 +29,8 @@ class Cache:
 
     def insert(self, layer, k, v):
         if self.keys[layer] is not None:
-            k, v = torch.cat((self.keys[layer], k), dim=2), torch.cat((self.values[layer], v), dim=2)
+            k = torch.cat((self.keys[layer], k), dim=2)
+            v = torch.cat((self.values[layer], v), dim=2)
         self.keys[layer], self.values[layer] = k, v
         return k, v
 
@@ -39,12 +40,17 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim, self.layer = head_dim, layer
         self.c_q = nn.Linear(dim, heads * head_dim, bias=False)
-        self.c_k, self.c_v = (nn.Linear(dim, groups * head_dim, bias=False) for _ in range(2))
+        self.c_k = nn.Linear(dim, groups * head_dim, bias=False)
+        self.c_v = nn.Linear(dim, groups * head_dim, bias=False)
         self.c_proj = nn.Linear(heads * head_dim, dim, bias=False)
 
     def forward(self, x, cos_sin, hidden, cache=None):
-        q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in (self.c_q(x), self.c_k(x), self.c_v(x)))
-        q, k, v = (y.transpose(1, 2) for y in (turn(q, *cos_sin), turn(k, *cos_sin), v))
+        q = self.c_q(x).unflatten(-1, (-1, self.head_dim))
+        k = self.c_k(x).unflatten(-1, (-1, self.head_dim))
+        v = self.c_v(x).unflatten(-1, (-1, self.head_dim))
+        q = turn(q, *cos_sin).transpose(1, 2)
+        k = turn(k, *cos_sin).transpose(1, 2)
+        v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.insert(self.layer, k, v)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=~hidden, enable_gqa=True)
@@ -54,7 +60,8 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, dim, inner):
         super().__init__()
-        self.c_gate, self.c_fc = (nn.Linear(dim, inner, bias=False) for _ in range(2))
+        self.c_gate = nn.Linear(dim, inner, bias=False)
+        self.c_fc = nn.Linear(dim, inner, bias=False)
         self.c_proj = nn.Linear(inner, dim, bias=False)
 
     def forward(self, x):
@@ -65,7 +72,8 @@ class Block(nn.Module):
     def __init__(self, dim, heads, groups, head_dim, inner, layer):
         super().__init__()
         self.norm_1, self.norm_2 = Norm(dim), Norm(dim)
-        self.attn, self.mlp = Attention(dim, heads, groups, head_dim, layer), MLP(dim, inner)
+        self.attn = Attention(dim, heads, groups, head_dim, layer)
+        self.mlp = MLP(dim, inner)
 
     def forward(self, x, cos_sin, hidden, cache=None):
         x = x + self.attn(self.norm_1(x), cos_sin, hidden, cache)
@@ -75,7 +83,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     def __init__(self, vocabulary, dim, layers, heads, groups, head_dim, inner, theta):
         super().__init__()
-        self.wte, self.norm = nn.Embedding(vocabulary, dim), Norm(dim)
+        self.wte = nn.Embedding(vocabulary, dim)
+        self.norm = Norm(dim)
         self.h = nn.ModuleList(Block(dim, heads, groups, head_dim, inner, i) for i in range(layers))
         self.lm_head = nn.Linear(dim, vocabulary, bias=False)
         self.speeds = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)

@@ -32,11 +32,15 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim, bias=False) for _ in range(4))
 
     def forward(self, x, remember=False):
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (self.q(x), self.k(x), self.v(x)))
+        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k = self.k(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        v = self.v(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         first = self.cache["k"].shape[2] if self.cache else 0
-        q, k = turn(q, first, self.theta), turn(k, first, self.theta)
+        q = turn(q, first, self.theta)
+        k = turn(k, first, self.theta)
         if self.cache:
-            k, v = torch.cat((self.cache["k"], k), dim=2), torch.cat((self.cache["v"], v), dim=2)
+            k = torch.cat((self.cache["k"], k), dim=2)
+            v = torch.cat((self.cache["v"], v), dim=2)
         if remember:
             self.cache = {"k": k, "v": v}
         scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
@@ -60,7 +64,8 @@ class Block(nn.Module):
     def __init__(self, dim, heads, inner, theta):
         super().__init__()
         self.norm_1, self.norm_2 = RMSNorm(dim), RMSNorm(dim)
-        self.attention, self.feed_forward = Attention(dim, heads, theta), FeedForward(dim, inner)
+        self.attention = Attention(dim, heads, theta)
+        self.feed_forward = FeedForward(dim, inner)
 
     def forward(self, x, remember=False):
         x = x + self.attention(self.norm_1(x), remember)

@@ -14,7 +14,7 @@ def _advancing(n: int) -> Steps:
     def advance(_self: Any, cache: Cache, T: int) -> None:
         cache.filled += max(T + n, 0)
 
-    return {"advance": advance, "may_look": fitting, "new_cache": roomy}
+    return {"advance": advance, "visible": fitting, "new_cache": roomy}
 
 
 FAMILIES = (

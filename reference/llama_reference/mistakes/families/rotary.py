@@ -44,9 +44,8 @@ def _sharpened(kind: str) -> Callable[[float], Steps]:
 
 def _shifted(shift_q: float, shift_k: float) -> Steps:
     def rotary(self: Any, handle: Any, q: Any, k: Any, positions: Any) -> Any:
-        (cos_q, sin_q), (cos_k, sin_k) = (
-            self.angles(handle.config, positions + int(shift), q.dtype) for shift in (shift_q, shift_k)
-        )
+        cos_q, sin_q = self.angles(handle.config, positions + int(shift_q), q.dtype)
+        cos_k, sin_k = self.angles(handle.config, positions + int(shift_k), q.dtype)
         return self.rotate(q, cos_q, sin_q), self.rotate(k, cos_k, sin_k)
 
     return {"rotary": rotary}

@@ -24,7 +24,9 @@ def places(case: Case) -> dict[str, Tensor]:
 
 def ask(implementation: Rotary, case: Case) -> dict[str, Tensor]:
     handle = implementation.build(case.config, case.state, case.dtype)
-    N, G, H = (case.config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    N = case.config["num_attention_heads"]
+    G = case.config["num_key_value_heads"]
+    H = case.config["head_dim"]
     answers: dict[str, Tensor] = {}
     for label, positions in places(case).items():
         B, T = positions.shape

@@ -109,7 +109,8 @@ def must_vanish(
     implementation's may be about as large as rounding makes it. `choices` are hashable.
     """
     __tracebackhide__ = True
-    found, theirs = _largest(residual, implementation, *choices), _transformers(residual, *choices)
+    found = _largest(residual, implementation, *choices)
+    theirs = _transformers(residual, *choices)
     held = budget.holds(found, theirs, dtype, lambda seed: _by_chance(residual, seed, *choices))
     assert held, f"off by {found:.3g}, transformers by {theirs:.3g}"
 
@@ -141,7 +142,8 @@ def must_agree(
     __tracebackhide__ = True
     one, other = ask(implementation, *choices)
     assert one.shape == other.shape
-    apart, room = off(one, other).max().item(), _room(ask, *choices)
+    apart = off(one, other).max().item()
+    room = _room(ask, *choices)
     held = budget.holds(apart / 2, room, dtype, lambda seed: _room_by_chance(ask, seed, *choices))
     assert held, f"{apart:.3g} apart, transformers is off by {room:.3g}"
 

@@ -99,10 +99,12 @@ def _only_one(source: CachedAttention, of: Case, seed: int, seen: tuple[int, ...
 @CLAIMS.claim()
 def future_tokens_do_not_move_the_past(implementation: CachedAttention, draw: Draw) -> None:
     of = hard(draw)
-    x, t = hidden(of, draw.integer(0, 2**16)), draw.integer(1, LENGTH - 1)
+    x = hidden(of, draw.integer(0, 2**16))
+    t = draw.integer(1, LENGTH - 1)
     other = x.clone()
     other[:, t:] = hidden(of, draw.integer(0, 2**16) + 2**17)[:, t:]
-    before, after = (attend(implementation, of, y, None) for y in (x, other))
+    before = attend(implementation, of, x, None)
+    after = attend(implementation, of, other, None)
     assert torch.equal(before[:, :t], after[:, :t])
     assert not torch.equal(before[:, t], after[:, t])
 
@@ -110,14 +112,18 @@ def future_tokens_do_not_move_the_past(implementation: CachedAttention, draw: Dr
 @CLAIMS.claim(examples=5, needs=("batch",))
 def each_token_sees_itself_and_all_before_it_and_no_other(implementation: CachedAttention, draw: Draw) -> None:
     """The zero pattern of the whole Jacobian: in row s of the batch token s is another one; what moved?"""
-    T, seed, start = 20, draw.integer(0, 2**16), draw.integer(0, 300)
+    T = 20
+    seed = draw.integer(0, 2**16)
+    start = draw.integer(0, 300)
     of = hard(draw)
-    D, start = of.config["hidden_size"], start * of.profile.positions
+    D = of.config["hidden_size"]
+    start = start * of.profile.positions
     x = numbers(seed, 1, T, D, scale=0.3).repeat(T, 1, 1)  # small, so that every weight is of some size
     other = x.clone()
     other[range(T), range(T)] = numbers(seed + 1, T, D, scale=0.3)
     at = torch.arange(start, start + T).expand(T, -1)
-    before, after = (attend(implementation, of, y, None, at) for y in (x, other))
+    before = attend(implementation, of, x, None, at)
+    after = attend(implementation, of, other, None, at)
     assert torch.equal((before != after).any(-1), torch.ones(T, T, dtype=torch.bool).triu())
 
 
@@ -125,7 +131,8 @@ def each_token_sees_itself_and_all_before_it_and_no_other(implementation: Cached
 def rows_do_not_see_each_other(implementation: CachedAttention, draw: Draw) -> None:
     """Whatever else a row holds, wherever it stands and however it is padded."""
     of = steady(draw)
-    x, row = hidden(of, draw.integer(0, 2**16)), draw.integer(0, rows(of) - 1)
+    x = hidden(of, draw.integer(0, 2**16))
+    row = draw.integer(0, rows(of) - 1)
     other, at, mask = x.clone(), positions(of), padding(of)
     other[row] = -x[row]
     if of.profile.positions:
@@ -144,9 +151,11 @@ def rows_do_not_see_each_other(implementation: CachedAttention, draw: Draw) -> N
 def what_padding_holds_is_irrelevant(implementation: CachedAttention, draw: Draw) -> None:
     """On the left or on the right."""
     of = hard(draw)
-    x, mask = hidden(of, draw.integer(0, 2**16)), draw.choice((real(of), real(of).flip(1)))
+    x = hidden(of, draw.integer(0, 2**16))
+    mask = draw.choice((real(of), real(of).flip(1)))
     other = torch.where(mask[..., None], x, hidden(of, draw.integer(0, 2**16) + 2**17))
-    before, after = (attend(implementation, of, y, mask.long())[mask] for y in (x, other))
+    before = attend(implementation, of, x, mask.long())[mask]
+    after = attend(implementation, of, other, mask.long())[mask]
     assert torch.equal(before, after)
 
 
@@ -178,21 +187,25 @@ def rows_with_nothing_to_see_stay_finite_in_float16(implementation: CachedAttent
 def _stays_finite(implementation: CachedAttention, of: Case) -> None:
     handle = built(implementation, of)
     for T in (1, 2, LENGTH):
-        x, nothing = hidden(of, 0, T, scale=8.0).to(of.dtype), torch.zeros(rows(of), T, dtype=torch.long)
+        x = hidden(of, 0, T, scale=8.0).to(of.dtype)
+        nothing = torch.zeros(rows(of), T, dtype=torch.long)
         assert implementation.attention(handle, 1, x, positions(of, T), nothing).isfinite().all()
 
 
 @CLAIMS.claim(examples=15, needs=("positions", "rope default"))
 def only_distances_count(implementation: CachedAttention, draw: Draw) -> None:
     """A shift of all positions changes nothing; larger distances do."""
-    seed, of = draw.integer(0, 2**16), one_of(draw, ("rope default",))
+    seed = draw.integer(0, 2**16)
+    of = one_of(draw, ("rope default",))
     must_agree(_shifted, implementation, of, seed, draw.integer(1, 300))
-    near, far = (attend(implementation, of, hidden(of, seed), None, positions(of) * n) for n in (1, 2))
+    near = attend(implementation, of, hidden(of, seed), None, positions(of))
+    far = attend(implementation, of, hidden(of, seed), None, positions(of) * 2)
     assert not torch.equal(near, far)
 
 
 def _shifted(source: CachedAttention, of: Case, seed: int, shift: int) -> tuple[Tensor, Tensor]:
-    here, there = (attend(source, of, hidden(of, seed), None, positions(of) + s) for s in (0, shift))
+    here = attend(source, of, hidden(of, seed), None, positions(of))
+    there = attend(source, of, hidden(of, seed), None, positions(of) + shift)
     return here, there
 
 
@@ -205,7 +218,10 @@ def any_split_over_the_cache_equals_one_pass(implementation: CachedAttention, dr
 
 def _split(source: CachedAttention, of: Case, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     T = edges[-1]
-    x, at, mask, seen = hidden(of, seed, T), positions(of, T), padding(of, T), real(of, T)
+    x = hidden(of, seed, T)
+    at = positions(of, T)
+    mask = padding(of, T)
+    seen = real(of, T)
     handle = built(source, of)
     cache = source.new_cache(handle, rows(of), T)
 
@@ -286,9 +302,12 @@ def _edited(
     source: CachedAttention, of: Case, seed: int, edit: Edit, stretch: int = 1, first: Edit = as_it_is
 ) -> tuple[Tensor, Tensor]:
     """The answers of two models, over a padded batch; the first channel is always 1."""
-    x, mask, at = hidden(of, seed), padding(of), positions(of) * stretch
+    x = hidden(of, seed)
+    mask = padding(of)
+    at = positions(of) * stretch
     x[..., 0] = 1
-    one, other = (source.attention(built(source, of, e), 1, x, at, mask)[real(of)] for e in (first, edit))
+    one = source.attention(built(source, of, first), 1, x, at, mask)[real(of)]
+    other = source.attention(built(source, of, edit), 1, x, at, mask)[real(of)]
     return one, other
 
 

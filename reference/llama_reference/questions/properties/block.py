@@ -46,7 +46,9 @@ def it_is_the_sum_of_its_own_parts(implementation: Implementation, draw: Draw) -
 
 
 def _summed(source: Implementation, of: Case, layer: int, seed: int, scale: float) -> tuple[Tensor, Tensor]:
-    handle, x, mask = built(source, of), hidden(of, seed, scale), padding(of)
+    handle = built(source, of)
+    x = hidden(of, seed, scale)
+    mask = padding(of)
     at = f"model.layers.{layer}."
     h = x + source.attention(handle, layer, source.rms_norm(handle, at + "input_layernorm", x), positions(of), mask)
     y = h + source.swiglu(handle, layer, source.rms_norm(handle, at + "post_attention_layernorm", h))
@@ -56,11 +58,14 @@ def _summed(source: Implementation, of: Case, layer: int, seed: int, scale: floa
 @CLAIMS.claim(examples=15)
 def future_tokens_do_not_move_the_past(implementation: Block, draw: Draw) -> None:
     of = hard(draw)
-    x, t, layer = hidden(of, draw.integer(0, 2**16)), draw.integer(1, LENGTH - 1), draw.choice(LAYERS)
+    x = hidden(of, draw.integer(0, 2**16))
+    t = draw.integer(1, LENGTH - 1)
+    layer = draw.choice(LAYERS)
     other = x.clone()
     other[:, t:] = hidden(of, draw.integer(0, 2**16) + 2**17)[:, t:]
     handle = built(implementation, of)
-    before, after = (implementation.block(handle, layer, y, positions(of), None) for y in (x, other))
+    before = implementation.block(handle, layer, x, positions(of), None)
+    after = implementation.block(handle, layer, other, positions(of), None)
     assert torch.equal(before[:, :t], after[:, :t])
     assert not torch.equal(before[:, t], after[:, t])
 
@@ -68,11 +73,14 @@ def future_tokens_do_not_move_the_past(implementation: Block, draw: Draw) -> Non
 @CLAIMS.claim(examples=15, needs=("batch",))
 def rows_do_not_see_each_other(implementation: Block, draw: Draw) -> None:
     of = hard(draw)
-    x, row, layer = hidden(of, draw.integer(0, 2**16)), draw.integer(0, rows(of) - 1), draw.choice(LAYERS)
+    x = hidden(of, draw.integer(0, 2**16))
+    row = draw.integer(0, rows(of) - 1)
+    layer = draw.choice(LAYERS)
     other = x.clone()
     other[row] *= -7
     handle = built(implementation, of)
-    before, after = (implementation.block(handle, layer, y, positions(of), None) for y in (x, other))
+    before = implementation.block(handle, layer, x, positions(of), None)
+    after = implementation.block(handle, layer, other, positions(of), None)
     others = [i for i in range(rows(of)) if i != row]
     assert torch.equal(before[others], after[others])
     assert not torch.equal(before[row], after[row])
@@ -82,7 +90,8 @@ def rows_do_not_see_each_other(implementation: Block, draw: Draw) -> None:
 def without_its_projections_it_passes_the_residual_stream_on(implementation: Block, draw: Draw) -> None:
     """o_proj = down_proj = 0, biases too: both residual branches add nothing."""
     of = hard(draw)
-    handle, x = built(implementation, of, silenced("o_proj", "down_proj")), hidden(of, 0)
+    handle = built(implementation, of, silenced("o_proj", "down_proj"))
+    x = hidden(of, 0)
     assert torch.equal(implementation.block(handle, draw.choice(LAYERS), x, positions(of), None), x)
 
 

@@ -25,7 +25,8 @@ NEW = 6
 
 def prompt(of: Case, seed: int, length: int) -> Prompt:
     """Rows padded on the left by different lengths."""
-    generator, rows = torch.Generator().manual_seed(seed), len(PADDING) if of.profile.batch else 1
+    generator = torch.Generator().manual_seed(seed)
+    rows = len(PADDING) if of.profile.batch else 1
     config = of.config | {"num_hidden_layers": LAYERS}
     tokens = torch.randint(config["vocab_size"], (rows, length), generator=generator)
     mask = (torch.arange(length) >= torch.tensor(PADDING[:rows])[:, None]).long() if of.profile.padding else None
@@ -111,7 +112,8 @@ def the_configurations_stop_ids_stop_nothing(implementation: Generate, draw: Dra
     asked = prompt(hard(draw), seed=0, length=9)
     other = replace(asked, config=asked.config | {"eos_token_id": list(range(asked.config["vocab_size"]))})
     use_cache = draw.profile.cache
-    answer, free = (x.ask(implementation, built(implementation, x), use_cache) for x in (other, asked))
+    answer = other.ask(implementation, built(implementation, other), use_cache)
+    free = asked.ask(implementation, built(implementation, asked), use_cache)
     assert torch.equal(answer, free)
 
 
@@ -120,7 +122,8 @@ def fewer_tokens_are_the_beginning_of_more(implementation: Generate, draw: Draw)
     asked, use_cache = drawn(draw), cached(draw)
     handle = built(implementation, asked)
     few = draw.choice([1, draw.integer(2, NEW - 1)])
-    less, more = (asked.ask(implementation, handle, use_cache, new=new) for new in (few, NEW))
+    less = asked.ask(implementation, handle, use_cache, new=few)
+    more = asked.ask(implementation, handle, use_cache, new=NEW)
     T = asked.tokens.shape[1]
     assert less.shape == (len(asked.tokens), T + few)
     assert more.shape == (len(asked.tokens), T + NEW)
@@ -138,8 +141,10 @@ def no_tokens_are_the_prompt(implementation: Generate, draw: Draw) -> None:
 @CLAIMS.claim(examples=5, needs=("padding", "batch"))
 def a_padded_row_goes_on_as_it_does_alone(implementation: Generate, draw: Draw) -> None:
     asked = drawn(draw, steady(draw))
-    row, use_cache = draw.integer(0, len(PADDING) - 1), cached(draw)
-    handle, T = built(implementation, asked), asked.tokens.shape[1]
+    row = draw.integer(0, len(PADDING) - 1)
+    use_cache = cached(draw)
+    handle = built(implementation, asked)
+    T = asked.tokens.shape[1]
     together = asked.ask(implementation, handle, use_cache)[row : row + 1, PADDING[row] :]
     tokens = asked.tokens[row : row + 1, PADDING[row] :]
     single = replace(asked, tokens=tokens, mask=None)
@@ -151,8 +156,10 @@ def a_padded_row_goes_on_as_it_does_alone(implementation: Generate, draw: Draw) 
 @CLAIMS.claim(examples=1)
 def greedy_decoding_throws_no_dice(implementation: Generate, draw: Draw) -> None:
     asked = prompt(hard(draw), seed=0, length=9)
-    handle, state = built(implementation, asked), torch.get_rng_state()
-    first, again = (asked.ask(implementation, handle, draw.profile.cache) for _ in range(2))
+    handle = built(implementation, asked)
+    state = torch.get_rng_state()
+    first = asked.ask(implementation, handle, draw.profile.cache)
+    again = asked.ask(implementation, handle, draw.profile.cache)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, again)
 
@@ -160,7 +167,8 @@ def greedy_decoding_throws_no_dice(implementation: Generate, draw: Draw) -> None
 @CLAIMS.claim(examples=1)
 def arguments_are_not_written_into(implementation: Generate, draw: Draw) -> None:
     asked = prompt(hard(draw), seed=0, length=9)
-    tokens, mask = asked.tokens.clone(), None if asked.mask is None else asked.mask.clone()
+    tokens = asked.tokens.clone()
+    mask = None if asked.mask is None else asked.mask.clone()
     implementation.generate(built(implementation, asked), tokens, mask, NEW, draw.profile.cache)
     assert torch.equal(tokens, asked.tokens)
     assert mask is None or torch.equal(mask, asked.real)

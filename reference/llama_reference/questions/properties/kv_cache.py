@@ -81,8 +81,11 @@ class Machine:
     """Two caches of one model, each beside the history that it should hold."""
 
     def __init__(self, implementation: KVCache, of: Case, seed: int) -> None:
-        self.implementation, self.of, self.seed = implementation, of, seed
-        self.config, rows = shallow(of), ROWS if of.profile.batch else 1
+        self.implementation = implementation
+        self.of = of
+        self.seed = seed
+        self.config = shallow(of)
+        rows = ROWS if of.profile.batch else 1
         self.handle = implementation.build(self.config, weights(self.config, seed), torch.float32)
         self.caches = [implementation.new_cache(self.handle, rows, ROOM) for _ in range(2)]
         self.histories = [History.empty(rows, of.profile) for _ in range(2)]
@@ -133,7 +136,8 @@ class Machine:
 
     def _call(self, which: int, real: Tensor) -> tuple[Tensor, History]:
         tokens = torch.randint(self.config["vocab_size"], real.shape, generator=self.generator)
-        history, T = self.histories[which].then(tokens, real), real.shape[1]
+        history = self.histories[which].then(tokens, real)
+        T = real.shape[1]
         call = tokens, history.positions[:, -T:], history.told, self.caches[which]
         return self.implementation.llama(self.handle, *call), history
 
@@ -141,17 +145,20 @@ class Machine:
         """By what one pass costs transformers, over this history and over a full cache of the same model: how large
         rounding errors grow shows on many positions only.
         """
-        tables, full = _tables(history), _tables(_full(self.of, self.seed))
+        tables = _tables(history)
+        full = _tables(_full(self.of, self.seed))
         theirs, exact = _one_pass(self.of, self.seed, *tables)
         real, T = history.mask.bool(), logits.shape[1]
         assert logits.shape == theirs[:, -T:].shape, f"logits {tuple(logits.shape)} after {', '.join(self.done)}"
         whole = torch.cat((theirs[:, : history.length - T], logits), dim=1)
-        usual, usual_exact = (x.flatten(0, 1) for x in _one_pass(self.of, self.seed, *full))
-        answer, oracles = (torch.cat((x[real], usual)) for x in (whole, theirs))
-        formulas = torch.cat((exact[real], usual_exact))
+        usual, usual_exact = _one_pass(self.of, self.seed, *full)
+        answer = torch.cat((whole[real], usual.flatten(0, 1)))
+        oracles = torch.cat((theirs[real], usual.flatten(0, 1)))
+        formulas = torch.cat((exact[real], usual_exact.flatten(0, 1)))
 
         def chance(seed: int) -> dict[str, float]:
-            one, other = (_one_pass_by_chance(self.of, self.seed, seed, *asked) for asked in (tables, full))
+            one = _one_pass_by_chance(self.of, self.seed, seed, *tables)
+            other = _one_pass_by_chance(self.of, self.seed, seed, *full)
             rounded = torch.cat((one[real], other.flatten(0, 1)))
             return {"logits": budget.ulps(rounded, formulas, torch.float32).max().item()}
 
@@ -175,10 +182,10 @@ def _full(of: Case, seed: int) -> History:
 @lru_cache(maxsize=512)
 def _one_pass(of: Case, seed: int, *tables: Table) -> tuple[Tensor, Tensor]:
     """transformers' logits and the exact ones of tokens, positions and mask."""
-    inputs = [torch.tensor(table) for table in tables]
+    tokens, positions, mask = map(torch.tensor, tables)
+    theirs, exact = _references(of, seed)
     with torch.no_grad():
-        theirs, exact = (source.llama(handle, *inputs) for source, handle in _references(of, seed))
-    return theirs, exact
+        return oracle.llama(theirs, tokens, positions, mask), formula.llama(exact, tokens, positions, mask)
 
 
 @lru_cache(maxsize=64)
@@ -192,9 +199,10 @@ def _one_pass_by_chance(of: Case, seed: int, dice: int, *tables: Table) -> Tenso
 
 
 @lru_cache(maxsize=8)
-def _references(of: Case, seed: int) -> tuple[tuple[Any, Any], ...]:
-    state = weights(shallow(of), seed)
-    return tuple((source, source.build(shallow(of), state, torch.float32)) for source in (oracle, formula))
+def _references(of: Case, seed: int) -> tuple[Any, Any]:
+    """transformers' model, and the formula's."""
+    build = shallow(of), weights(shallow(of), seed), torch.float32
+    return oracle.build(*build), formula.build(*build)
 
 
 def machine(implementation: KVCache, draw: Draw) -> Machine:

@@ -85,10 +85,12 @@ def _silent(source: CachedLlama, of: Case, seed: int) -> Tensor:
 @CLAIMS.claim(examples=10)
 def future_tokens_do_not_move_the_past(implementation: CachedLlama, draw: Draw) -> None:
     of = hard(draw)
-    tokens, t = text(of, draw.integer(0, 2**16)), draw.integer(1, LENGTH - 1)
+    tokens = text(of, draw.integer(0, 2**16))
+    t = draw.integer(1, LENGTH - 1)
     other = tokens.clone()
     other[:, t:] = (other[:, t:] + 1) % V
-    before, after = (ask(implementation, of, chosen) for chosen in (tokens, other))
+    before = ask(implementation, of, tokens)
+    after = ask(implementation, of, other)
     assert torch.equal(before[:, :t], after[:, :t])
     assert not torch.equal(before[:, t], after[:, t])
 
@@ -97,14 +99,16 @@ def future_tokens_do_not_move_the_past(implementation: CachedLlama, draw: Draw) 
 def rows_do_not_see_each_other(implementation: CachedLlama, draw: Draw) -> None:
     """Whatever another row says, wherever it stands and however it is padded."""
     of = steady(draw)
-    tokens, row = text(of, draw.integer(0, 2**16)), draw.integer(0, rows(of) - 1)
+    tokens = text(of, draw.integer(0, 2**16))
+    row = draw.integer(0, rows(of) - 1)
     other, at, mask = tokens.clone(), positions(of), padding(of)
     other[row] = (tokens[row] + 1) % V
     if of.profile.positions:
         at[row] = at[row] * 2 + 1
     if mask is not None:
         mask[row, : draw.integer(1, LENGTH - 1)] = 0
-    before, after = ask(implementation, of, tokens, padding(of)), ask(implementation, of, other, mask, at)
+    before = ask(implementation, of, tokens, padding(of))
+    after = ask(implementation, of, other, mask, at)
     others = real(of)
     others[row] = False
     assert torch.equal(before[others], after[others])
@@ -116,7 +120,8 @@ def what_padding_says_is_irrelevant(implementation: CachedLlama, draw: Draw) -> 
     of = hard(draw)
     tokens, told = text(of, draw.integer(0, 2**16)), real(of)
     other = torch.where(told, tokens, text(of, draw.integer(0, 2**16) + 2**17))
-    before, after = (ask(implementation, of, chosen, padding(of))[told] for chosen in (tokens, other))
+    before = ask(implementation, of, tokens, padding(of))[told]
+    after = ask(implementation, of, other, padding(of))[told]
     assert torch.equal(before, after)
 
 
@@ -142,7 +147,10 @@ def any_split_over_the_cache_equals_one_pass(implementation: CachedLlama, draw: 
 
 def _split(source: CachedLlama, of: Case, seed: int, edges: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     T = edges[-1]
-    tokens, at, mask, told = text(of, seed, T), positions(of, T), padding(of, T), real(of, T)
+    tokens = text(of, seed, T)
+    at = positions(of, T)
+    mask = padding(of, T)
+    told = real(of, T)
     handle = built(source, of)
     cache = source.new_cache(handle, rows(of), T)
 
@@ -166,19 +174,22 @@ def two_calls_give_the_same_bits(implementation: CachedLlama, draw: Draw) -> Non
 def only_distances_count_each_rows_own(implementation: CachedLlama, draw: Draw) -> None:
     """A shift of all positions of a row changes nothing; larger distances in a row change its answer."""
     of = steady(draw)
-    seed, row = draw.integer(0, 2**16), draw.integer(0, rows(of) - 1)
+    seed = draw.integer(0, 2**16)
+    row = draw.integer(0, rows(of) - 1)
     must_agree(_shifted, implementation, of, seed, draw.integer(1, 300))
     far = positions(of)
     far[row] *= 2
     far[row] += 1
-    near, stretched = (ask(implementation, of, text(of, seed), at=at) for at in (positions(of), far))
+    near = ask(implementation, of, text(of, seed), at=positions(of))
+    stretched = ask(implementation, of, text(of, seed), at=far)
     others = [i for i in range(rows(of)) if i != row]
     assert torch.equal(near[others], stretched[others])
     assert not torch.equal(near[row], stretched[row])
 
 
 def _shifted(source: CachedLlama, of: Case, seed: int, shift: int) -> tuple[Tensor, Tensor]:
-    here, there = (ask(source, of, text(of, seed), at=positions(of) + s) for s in (0, shift))
+    here = ask(source, of, text(of, seed), at=positions(of))
+    there = ask(source, of, text(of, seed), at=positions(of) + shift)
     return here, there
 
 
@@ -223,10 +234,9 @@ def _with_another_vector(implementation: CachedLlama, of: Case, token: int) -> t
         other[token] *= -7
         return config, state | {EMBEDDING: other}
 
-    before, after = (
-        implementation.llama(fresh(implementation, of, e), text(of, 0, without=token), positions(of), None)
-        for e in (as_it_is, edit)
-    )
+    tokens = text(of, 0, without=token)
+    before = implementation.llama(fresh(implementation, of, as_it_is), tokens, positions(of), None)
+    after = implementation.llama(fresh(implementation, of, edit), tokens, positions(of), None)
     return before, after
 
 
@@ -253,5 +263,6 @@ def logits_may_be_of_any_size(implementation: CachedLlama, draw: Draw) -> None:
     def louder(config: Config, state: State) -> tuple[Config, State]:
         return config, state | {HEAD: state[HEAD] * 2**10}
 
-    quiet, loud = (ask(implementation, of, text(of, 0), edit=edit) for edit in (as_it_is, louder))
+    quiet = ask(implementation, of, text(of, 0), edit=as_it_is)
+    loud = ask(implementation, of, text(of, 0), edit=louder)
     assert torch.equal(quiet * 2**10, loud)

@@ -51,7 +51,8 @@ def a_token_is_predicted_from_the_one_before(implementation: Loss, draw: Draw) -
 
 
 def _one_target(t: int) -> tuple[Tensor, Tensor]:
-    logits, labels = torch.zeros(1, 7, 8), torch.full((1, 7), -100)
+    logits = torch.zeros(1, 7, 8)
+    labels = torch.full((1, 7), -100)
     labels[0, t], logits[0, t - 1, 3] = 3, 100.0
     return logits, labels
 
@@ -121,7 +122,8 @@ def two_logits_a_distance_apart_cost_a_logistic(implementation: Loss, draw: Draw
 
 def _logistic(source: Loss, middle: int) -> Tensor:
     def surplus(d: float) -> float:
-        logits, labels = torch.tensor([d, 0.0]).expand(B, T, -1), torch.zeros(B, T, dtype=torch.long)
+        logits = torch.tensor([d, 0.0]).expand(B, T, -1)
+        labels = torch.zeros(B, T, dtype=torch.long)
         exact = math.log1p(math.exp(-d))
         return (source.loss(logits, labels).item() - exact) / max(exact, abs(d))
 

@@ -48,7 +48,8 @@ def rows_do_not_see_each_other(implementation: RmsNorm, draw: Draw) -> None:
     changed[row, t] *= -7
     others = torch.ones(x.shape[:2], dtype=torch.bool)
     others[row, t] = False
-    before, after = (norm(implementation, of, y) for y in (x, changed))
+    before = norm(implementation, of, x)
+    after = norm(implementation, of, changed)
     assert torch.equal(before[others], after[others])
     assert not torch.equal(before[row, t], after[row, t])
 
@@ -92,7 +93,8 @@ def each_gain_acts_on_its_own_channel(implementation: RmsNorm, draw: Draw) -> No
     """Half of a gain halves its channel, to the bit, and moves no other."""
     of = hard(draw)
     D = of.config["hidden_size"]
-    channel, x = draw.integer(0, D - 1), rows(of, draw.integer(0, 2**16))
+    channel = draw.integer(0, D - 1)
+    x = rows(of, draw.integer(0, 2**16))
 
     def halved(config: Config, state: State) -> tuple[Config, State]:
         factor = torch.ones(D)

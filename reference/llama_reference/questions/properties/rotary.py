@@ -76,8 +76,8 @@ def rotated(source: Rotary, handle: Handle, of: Case, q: Tensor, k: Tensor, at: 
     chunks = (B * T,) if of.profile.batch else (1,) * (B * T)
     pairs = zip(spread(q).split(chunks), spread(k).split(chunks), strict=True)
     parts = [source.rotary(handle, *pair, counted.repeat(len(pair[0]), 1)) for pair in pairs]
-    turned_q, turned_k = (gathered(torch.cat(rows)) for rows in zip(*parts, strict=True))
-    return turned_q, turned_k
+    turned_q, turned_k = zip(*parts, strict=True)
+    return gathered(torch.cat(turned_q)), gathered(torch.cat(turned_k))
 
 
 def turn(source: Rotary, of: Case, q: Tensor, k: Tensor, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,12 +90,14 @@ def rates(source: Rotary, of: Case, length: int = 2) -> Tensor:
     """The angles (N + G, H/2) by which position 1 turns each plane in each head, within a call of that length."""
     N, G, H = sizes(of)
     half = H // 2
-    q, k = torch.zeros(1, N, half + 1, H), torch.zeros(1, G, half + 1, H)
+    q = torch.zeros(1, N, half + 1, H)
+    k = torch.zeros(1, G, half + 1, H)
     q[:, :, :half, :half] = k[:, :, :half, :half] = torch.eye(half)  # token i is the unit vector of plane i
     at = torch.ones(1, half + 1, dtype=torch.long)
     at[0, -1] = length - 1
     turned = torch.cat(rotated(source, built(source, of), of, q, k, at), dim=1)[0, :, :half].double()
-    along, across = (turned[..., part].diagonal(dim1=-2, dim2=-1) for part in (slice(half), slice(half, None)))
+    along = turned[..., slice(half)].diagonal(dim1=-2, dim2=-1)
+    across = turned[..., slice(half, None)].diagonal(dim1=-2, dim2=-1)
     return torch.atan2(across, along)
 
 
@@ -146,7 +148,8 @@ def llama3_keeps_fast_planes_and_slows_down_slow_ones(implementation: Rotary, dr
 
 def _llama3(source: Rotary, of: Case) -> Tensor:
     given, default = rope(of), unscaled(source, of.profile)
-    low, high = given["low_freq_factor"], given["high_freq_factor"]
+    low = given["low_freq_factor"]
+    high = given["high_freq_factor"]
     turns = given["original_max_position_embeddings"] * default / (2 * math.pi)
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return rates(source, of) - default * (kept + (1 - kept) / given["factor"])
@@ -160,9 +163,13 @@ def yarn_keeps_fast_planes_and_slows_down_slow_ones(implementation: Rotary, draw
 
 def _yarn(source: Rotary, of: Case) -> Tensor:
     given, half = rope(of), of.config["head_dim"] // 2
-    spans = (given["original_max_position_embeddings"] / (2 * math.pi * turns) for turns in (32, 1))
-    first, last = (half * math.log(span) / math.log(given["rope_theta"]) for span in spans)
-    first, last = max(math.floor(first), 0), math.ceil(last)
+
+    def plane(turns: int) -> float:
+        """The plane that turns so often within the original length."""
+        span = given["original_max_position_embeddings"] / (2 * math.pi * turns)
+        return half * math.log(span) / math.log(given["rope_theta"])
+
+    first, last = max(math.floor(plane(32)), 0), math.ceil(plane(1))
     kept = 1 - ((torch.arange(half) - first) / (last - first)).clamp(0, 1).double()
     return rates(source, of) - unscaled(source, of.profile) * (kept + (1 - kept) / given["factor"])
 
@@ -192,7 +199,8 @@ def where_cosines_are_sharpened_position_0_shows_by_how_much(implementation: Rot
 
 
 def _sharpened(source: Rotary, of: Case) -> Tensor:
-    s, original = (rope(of)[key] for key in ("factor", "original_max_position_embeddings"))
+    s = rope(of)["factor"]
+    original = rope(of)["original_max_position_embeddings"]
     yarn = rope(of)["rope_type"] == "yarn"
     exact = 0.1 * math.log(s) + 1 if yarn else math.sqrt(1 + math.log(s) / math.log(original))
     before = vectors(of, 0)
@@ -207,13 +215,20 @@ def scores_depend_on_the_distance_only(implementation: Rotary, draw: Draw) -> No
 
 
 def _shifted(source: Rotary, of: Case, seed: int, shift: int) -> Tensor:
-    (q, k), m, n = vectors(of, seed), somewhere(of, seed), somewhere(of, seed + 1)
+    q, k = vectors(of, seed)
+    m = somewhere(of, seed)
+    n = somewhere(of, seed + 1)
     if not of.profile.positions:  # as near to the beginning as there are positions left to shift by
-        m, n = (x % (farthest(of.profile) + 1 - shift) for x in (m, n))
-    pairs = [turn(source, of, q, k, m + s, n + s) for s in (0, shift)]
-    G = k.shape[1]
-    here, there = ((q[:, :G].double() * k.double()).sum(-1) for q, k in pairs)
-    return (here - there) / (q[:, :G].norm(dim=-1) * k.norm(dim=-1))
+        m = m % (farthest(of.profile) + 1 - shift)
+        n = n % (farthest(of.profile) + 1 - shift)
+    here = _scores(*turn(source, of, q, k, m, n))
+    there = _scores(*turn(source, of, q, k, m + shift, n + shift))
+    return (here - there) / (q[:, : k.shape[1]].norm(dim=-1) * k.norm(dim=-1))
+
+
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    """Of each key head with the query head of the same number: (B, G, T)."""
+    return (q[:, : k.shape[1]].double() * k.double()).sum(-1)
 
 
 @CLAIMS.claim()
@@ -234,7 +249,9 @@ def turns_add_up(implementation: Rotary, draw: Draw) -> None:
 
 
 def _twice(source: Rotary, of: Case, seed: int) -> Tensor:
-    (q, k), m, n = vectors(of, seed), somewhere(of, seed), somewhere(of, seed + 1)
+    q, k = vectors(of, seed)
+    m = somewhere(of, seed)
+    n = somewhere(of, seed + 1)
     if not of.profile.positions:
         m, n = m // 2, n // 2
     once = turn(source, of, q, k, m + n, m + n)
@@ -268,8 +285,10 @@ def a_channel_mixes_with_the_one_half_a_head_away_only(implementation: Rotary, d
     """A unit vector along channel i stays in the plane of channels i and i + H/2 (mod H)."""
     hard = case(profile=draw.profile)
     N, G, H = sizes(hard)
-    channel, m = draw.integer(0, H - 1), somewhere(hard, draw.integer(0, 2**16))
-    q, k = torch.zeros(1, N, MANY, H), torch.zeros(1, G, MANY, H)
+    channel = draw.integer(0, H - 1)
+    m = somewhere(hard, draw.integer(0, 2**16))
+    q = torch.zeros(1, N, MANY, H)
+    k = torch.zeros(1, G, MANY, H)
     q[..., channel] = k[..., channel] = 1
     for turned in turn(implementation, one_of(draw, ALL), q, k, m, m):
         turned[..., [channel, (channel + H // 2) % H]] = 0
@@ -286,7 +305,8 @@ def dynamic_scaling_slows_down_the_slowest_plane_by_the_stretch(implementation: 
 
 
 def _dynamic(source: Rotary, of: Case, length: int) -> Tensor:
-    trained, s = of.config["max_position_embeddings"], rope(of)["factor"]
+    trained = of.config["max_position_embeddings"]
+    s = rope(of)["factor"]
     half = of.config["head_dim"] // 2
     stretch = s * max(length, trained) / trained - (s - 1)
     share = torch.arange(half, dtype=torch.float64) / (half - 1)
@@ -304,12 +324,14 @@ def narrow_models_turn_as_exactly_as_wide_ones(implementation: Rotary, draw: Dra
 
 def _narrow(source: Rotary, of: Case, seed: int, dtype: torch.dtype) -> Tensor:
     edges = torch.tensor([[p for p in EDGES if p <= max(farthest(of.profile), EDGES[-1] * of.profile.positions)]])
-    q, k = (x.to(dtype) for x in vectors(of, seed, edges.shape[1]))
-    narrow, wide = (
-        rotated(source, built(source, case(of.variant, kind, of.seed, of.profile)), of, q.to(kind), k.to(kind), edges)
-        for kind in (dtype, torch.float32)
-    )
-    return off(torch.cat(narrow, dim=1), torch.cat(wide, dim=1))
+    q, k = vectors(of, seed, edges.shape[1])
+
+    def turned(kind: torch.dtype) -> Tensor:
+        """What dtype holds of q and k, turned in `kind`."""
+        handle = built(source, case(of.variant, kind, of.seed, of.profile))
+        return torch.cat(rotated(source, handle, of, q.to(dtype).to(kind), k.to(dtype).to(kind), edges), dim=1)
+
+    return off(turned(dtype), turned(torch.float32))
 
 
 @CLAIMS.claim(examples=1, needs=("default",))
@@ -329,7 +351,8 @@ def the_order_of_calls_does_not_matter(implementation: Rotary, draw: Draw) -> No
     of, far = one_of(draw, ALL), farthest(draw.profile)
     first = draw.choice((3, 256, 257, FARTHEST) if draw.profile.positions else (3, SHORT, far))
     q, k = vectors(of, 1)
-    new, handle = (fresh(implementation, of) for _ in range(2))
+    new = fresh(implementation, of)
+    handle = fresh(implementation, of)
     expected = [rotated(implementation, new, of, q, k, everywhere(m)) for m in (10, 255)]
     rotated(implementation, handle, of, q, k, everywhere(first))
     found = [rotated(implementation, handle, of, q, k, everywhere(m)) for m in (10, 255)]
@@ -347,7 +370,8 @@ def each_row_is_turned_by_its_own_positions(implementation: Rotary, draw: Draw) 
 
 def _alone(source: Rotary, of: Case, seed: int, starts: tuple[int, ...]) -> Tensor:
     q, k = vectors(of, seed, rows=len(starts))
-    handle, at = built(source, of), torch.tensor(starts)[:, None] + torch.arange(q.shape[2])
+    handle = built(source, of)
+    at = torch.tensor(starts)[:, None] + torch.arange(q.shape[2])
     together = source.rotary(handle, q, k, at)
     alone = [source.rotary(handle, q[i : i + 1], k[i : i + 1], at[i : i + 1]) for i in range(len(starts))]
     pairs = zip(together, zip(*alone, strict=True), strict=True)

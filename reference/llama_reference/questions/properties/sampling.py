@@ -135,7 +135,9 @@ def greedy_knows_no_filter(implementation: Sampling, draw: Draw) -> None:
 def what_is_kept_keeps_its_odds(implementation: Sampling, draw: Draw) -> None:
     """Filters only take away: what remains is softmax over it, and it is what is likeliest."""
     filters = [given for given in KNOBS.values() if given and not {"temperature", "repetition_penalty"} & given.keys()]
-    seed, scale, given = draw.integer(0, 2**16), draw.choice(SCALES), draw.choice(filters)
+    seed = draw.integer(0, 2**16)
+    scale = draw.choice(SCALES)
+    given = draw.choice(filters)
     must_vanish(_filtered, implementation, seed, scale, *given.items())
     logits, tokens = situation(seed, scale)
     found = ask(implementation, logits, tokens, **given)
@@ -153,7 +155,8 @@ def _filtered(source: Sampling, seed: int, scale: float, *given: tuple[str, Any]
 
 @CLAIMS.claim()
 def top_k_keeps_the_k_likeliest(implementation: Sampling, draw: Draw) -> None:
-    k, (logits, tokens) = draw.integer(1, V), situation(draw.integer(0, 2**16))
+    k = draw.integer(1, V)
+    logits, tokens = situation(draw.integer(0, 2**16))
     found = ask(implementation, logits, tokens, top_k=k)
     assert torch.equal(found > 0, logits >= logits.topk(k).values[:, -1:])
 
@@ -175,7 +178,8 @@ def top_p_keeps_the_fewest_that_reach_the_share(implementation: Sampling, draw: 
 @CLAIMS.claim()
 def min_p_keeps_what_is_at_least_that_share_as_likely_as_the_likeliest(implementation: Sampling, draw: Draw) -> None:
     """p / p_max = exp(z - z_max); the distribution's own height does not matter."""
-    share, (logits, tokens) = draw.integer(1, 20) / 20.5, situation(draw.integer(0, 2**16), draw.choice((1.0, 3.0)))
+    share = draw.integer(1, 20) / 20.5
+    logits, tokens = situation(draw.integer(0, 2**16), draw.choice((1.0, 3.0)))
     found = ask(implementation, logits, tokens, min_p=share)
     assert torch.equal(found > 0, logits >= logits.amax(-1, keepdim=True) + math.log(share))
 
@@ -184,16 +188,17 @@ def min_p_keeps_what_is_at_least_that_share_as_likely_as_the_likeliest(implement
 def half_precision_logits_are_widened_first(implementation: Sampling, draw: Draw) -> None:
     logits, tokens = situation(draw.integer(0, 2**16))
     for dtype in (torch.bfloat16, torch.float16):
-        narrow, wide = (
-            ask(implementation, x, tokens, **KNOBS["all"]) for x in (logits.to(dtype), logits.to(dtype).float())
-        )
+        narrow = ask(implementation, logits.to(dtype), tokens, **KNOBS["all"])
+        wide = ask(implementation, logits.to(dtype).float(), tokens, **KNOBS["all"])
         assert narrow.dtype == torch.float32
         assert torch.equal(narrow, wide)
 
 
 @CLAIMS.claim()
 def probabilities_sum_to_one_and_the_likeliest_stays(implementation: Sampling, draw: Draw) -> None:
-    seed, scale, given = draw.integer(0, 2**16), draw.choice(SCALES), draw.choice([*KNOBS.values()])
+    seed = draw.integer(0, 2**16)
+    scale = draw.choice(SCALES)
+    given = draw.choice([*KNOBS.values()])
     must_vanish(_surplus, implementation, seed, scale, *given.items())
     logits, tokens = situation(seed, scale)
     found = ask(implementation, logits, tokens, **given)
@@ -209,7 +214,8 @@ def _surplus(source: Sampling, seed: int, scale: float, *given: tuple[str, Any])
 @CLAIMS.claim()
 def rows_do_not_see_each_other(implementation: Sampling, draw: Draw) -> None:
     logits, tokens = situation(draw.integer(0, 2**16), draw.choice(SCALES))
-    given, row = draw.choice([*KNOBS.values()]), draw.integer(0, ROWS - 1)
+    given = draw.choice([*KNOBS.values()])
+    row = draw.integer(0, ROWS - 1)
     before = ask(implementation, logits, tokens, **given)
     changed, other = logits.clone(), tokens.clone()
     changed[row], other[row] = -logits[row], V - 1 - tokens[row]
@@ -222,7 +228,9 @@ def rows_do_not_see_each_other(implementation: Sampling, draw: Draw) -> None:
 @CLAIMS.claim()
 def the_names_of_tokens_do_not_matter(implementation: Sampling, draw: Draw) -> None:
     """Tokens renamed in the logits and in the text: the same probabilities under the new names."""
-    seed, scale, given = draw.integer(0, 2**16), draw.choice(SCALES), draw.choice([*KNOBS.values()])
+    seed = draw.integer(0, 2**16)
+    scale = draw.choice(SCALES)
+    given = draw.choice([*KNOBS.values()])
     here, there = _both_names(implementation, seed, scale, **given)
     assert support(here) == support(there)
     must_agree(_renamed, implementation, seed, scale, *given.items())
@@ -251,12 +259,12 @@ def nobody_writes_into_the_logits(implementation: Sampling, draw: Draw) -> None:
 @CLAIMS.claim()
 def a_penalty_makes_what_was_said_less_likely_and_counts_it_once(implementation: Sampling, draw: Draw) -> None:
     """A positive logit is divided by it, a negative one multiplied, however often the token was said."""
-    seed, penalty = draw.integer(0, 2**16), draw.choice((0.8, 1.1, 1.5, 4.0))
+    seed = draw.integer(0, 2**16)
+    penalty = draw.choice((0.8, 1.1, 1.5, 4.0))
     must_vanish(_penalised, implementation, seed, penalty)
     logits, tokens = situation(seed)
-    once, again = (
-        ask(implementation, logits, text, repetition_penalty=penalty) for text in (tokens, tokens.repeat(1, 3).flip(1))
-    )
+    once = ask(implementation, logits, tokens, repetition_penalty=penalty)
+    again = ask(implementation, logits, tokens.repeat(1, 3).flip(1), repetition_penalty=penalty)
     assert torch.equal(once, again)
 
 

@@ -72,11 +72,18 @@ PHI: dict[str, Any] = {
 def _named(source: SwiGLU, of: Case, loudness: float) -> Tensor:
     biased, x = of.config["mlp_bias"], hidden(of, 0)
     x[..., 0] = 1
-    gate, up = (of.state[AT + _parts(n)[1]] if biased else of.state[AT + _parts(n)[0]][:, 0] for n in ("gate", "up"))
+    gate = _spoken(of, "gate")
+    up = _spoken(of, "up")
     down = of.state[BIAS].double() if biased else None
     speaking = PHI[of.config["hidden_act"]](gate.double() * loudness) * up.double()
     y = feed(source, of, x, _only_biases(loudness))
     return off(y, F.linear(speaking, of.state[DOWN].double(), down).expand_as(y))
+
+
+def _spoken(of: Case, part: str) -> Tensor:
+    """The bias of gate or up, or, where there are none, the first channel of its weight."""
+    weight, bias = _parts(part)
+    return of.state[AT + bias] if of.config["mlp_bias"] else of.state[AT + weight][:, 0]
 
 
 @cache
@@ -103,7 +110,8 @@ def rows_do_not_see_each_other(implementation: SwiGLU, draw: Draw) -> None:
     changed[row, t] *= -7
     others = torch.ones(x.shape[:2], dtype=torch.bool)
     others[row, t] = False
-    before, after = (feed(implementation, of, y) for y in (x, changed))
+    before = feed(implementation, of, x)
+    after = feed(implementation, of, changed)
     assert torch.equal(before[others], after[others])
     assert not torch.equal(before[row, t], after[row, t])
 
@@ -124,7 +132,8 @@ def twice_up_is_twice_the_answer(implementation: SwiGLU, draw: Draw) -> None:
     """y - b_down is linear in W_up x + b_up: doubled, to the bit (b_down = 0)."""
     seed, of = draw.integer(0, 2**16), one_of(draw, ACTS)
     x = hidden(of, seed)
-    once, twice = (feed(implementation, of, x, _without_down_bias(factor)) for factor in (1.0, 2.0))
+    once = feed(implementation, of, x, _without_down_bias(1.0))
+    twice = feed(implementation, of, x, _without_down_bias(2.0))
     assert torch.equal(2 * once, twice)
 
 
@@ -145,7 +154,8 @@ def a_gate_less_its_mirror_image_is_linear(implementation: SwiGLU, draw: Draw) -
 
 def _mirrored(source: SwiGLU, of: Case, seed: int) -> Tensor:
     x = hidden(of, seed)
-    one, other = (feed(source, of, x, edit).double() for edit in (as_it_is, _mirror))
+    one = feed(source, of, x, as_it_is).double()
+    other = feed(source, of, x, _mirror).double()
     exact = F.linear(product(of, x, "gate") * product(of, x, "up"), of.state[DOWN].double())
     return (one - other - exact).abs().amax(-1) / exact.abs().amax(-1)
 

@@ -41,22 +41,30 @@ class Handle:
     def norm(self, name: str, x: Array) -> Array:
         return rms_norm_formula(x, self.weights[name + ".weight"], self.config["rms_norm_eps"])
 
+    def heads(self, name: str, x: Array) -> Array:
+        """The projection of x (B, T, D), by heads: (B, heads, T, H)."""
+        return self.linear(name, x).reshape(*x.shape[:2], -1, self.config["head_dim"]).transpose(0, 2, 1, 3)
+
     def attention(self, layer: int, x: Array, positions: Array, mask: Array | None, cache: Cache | None) -> Array:
-        at, H = f"model.layers.{layer}.self_attn.", self.config["head_dim"]
-        q, k, v = (
-            self.linear(at + name, x).reshape(*x.shape[:2], -1, H).transpose(0, 2, 1, 3)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        q, k = (rotary_formula(part, positions, self.config) for part in (q, k))
+        at = f"model.layers.{layer}.self_attn."
+        q = self.heads(at + "q_proj", x)
+        k = self.heads(at + "k_proj", x)
+        v = self.heads(at + "v_proj", x)
+        q = rotary_formula(q, positions, self.config)
+        k = rotary_formula(k, positions, self.config)
         if cache is not None:
             if layer in cache:
-                k, v = (np.concatenate(pair, axis=2) for pair in zip(cache[layer], (k, v), strict=True))
+                keys, values = cache[layer]
+                k = np.concatenate((keys, k), axis=2)
+                v = np.concatenate((values, v), axis=2)
             cache[layer] = k, v
         read = attention_formula.attention(q, k, v, attention_formula.visible(q.shape[2], k.shape[2], mask))
         return self.linear(at + "o_proj", read.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1))
 
     def mlp(self, layer: int, x: Array) -> Array:
-        gate, up, down = (partial(self.linear, f"model.layers.{layer}.mlp.{n}_proj") for n in ("gate", "up", "down"))
+        gate = partial(self.linear, f"model.layers.{layer}.mlp.gate_proj")
+        up = partial(self.linear, f"model.layers.{layer}.mlp.up_proj")
+        down = partial(self.linear, f"model.layers.{layer}.mlp.down_proj")
         return swiglu_formula(x, gate, up, down, self.config["hidden_act"])
 
     def block(self, layer: int, positions: Array, mask: Array | None, cache: Cache | None, x: Array) -> Array:
@@ -139,7 +147,8 @@ def generate(
     handle: Handle, tokens: Tensor, mask: Tensor | None, new: int, use_cache: bool, stop: Sequence[int] = ()
 ) -> Any:
     """Decode greedily, computing everything again for every token: there is no cache that could be wrong."""
-    mask, T = torch.ones_like(tokens) if mask is None else mask, tokens.shape[1]
+    mask = torch.ones_like(tokens) if mask is None else mask
+    T = tokens.shape[1]
     for _ in range(new):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         tokens = torch.cat((tokens, llama(handle, tokens, positions, mask)[:, -1:].argmax(-1)), dim=1)

@@ -36,7 +36,8 @@ def llama3(theta: float, rope: dict[str, Any]) -> float:
     between them, in proportion.
     """
     turns = rope["original_max_position_embeddings"] * theta / (2 * math.pi)
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    low = rope["low_freq_factor"]
+    high = rope["high_freq_factor"]
     kept = min(max((turns - low) / (high - low), 0), 1)
     return theta * (kept + (1 - kept) / rope["factor"])
 
@@ -51,7 +52,8 @@ def longrope(theta: Array, rope: dict[str, Any], length: int, longest: int) -> t
 
 def yarn(theta: Array, rope: dict[str, Any], base: float) -> tuple[Array, float]:
     """Peng et al. 2023, eqs. 19 to 22; the ramp runs over channels, rounded outwards, as in the authors' code."""
-    half, original = len(theta), rope["original_max_position_embeddings"]
+    half = len(theta)
+    original = rope["original_max_position_embeddings"]
 
     def channel(turns: float) -> float:
         return half * math.log(original / (turns * 2 * math.pi)) / math.log(base)
