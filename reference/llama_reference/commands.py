@@ -126,7 +126,7 @@ class Mistakes:
     """List the known mistakes: what is done wrong, and where it was seen."""
 
     component: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Components (default: all)."""
+    """Components, or conversion (default: all)."""
 
     def main(self) -> int:
         """Run the command, and return its exit status. Raises UsageError."""
