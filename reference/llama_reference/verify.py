@@ -75,11 +75,11 @@ def _in_float32(config: Config, state: State, inputs: Inputs) -> tuple[Config, S
 def _names(
     adapter: Any, all_checks: list[layer_checks.LayerChecks], findings: list[localization.Finding]
 ) -> dict[str, str]:
-    """By component, the known mistake that its first culprit looks like: the others are layers of the same code."""
-    first: dict[str, localization.Finding] = {}
+    """By component, the known mistake that its culprits look like: they are layers of the same code."""
+    by_name: dict[str, list[localization.Finding]] = {}
     for culprit in localization.culprits(findings):
-        first.setdefault(culprit.name, culprit)
-    found = {name: replay.looks_like(adapter, all_checks, culprit) for name, culprit in first.items()}
+        by_name.setdefault(culprit.name, []).append(culprit)
+    found = {name: replay.looks_like(adapter, all_checks, culprits) for name, culprits in by_name.items()}
     return {name: str(known[0]) if known else "looks like no known mistake" for name, known in found.items()}
 
 

@@ -71,14 +71,19 @@ def exchange(one: str, other: str) -> Callable[[Config, State, bool], Planted]:
     return holding(name)
 
 
-def layers(which: Callable[[int], int]) -> Callable[[Config, State, bool], Planted]:
-    def name(key: str) -> str:
-        parts = key.split(".")
-        if parts[1:2] == ["layers"]:
-            parts[2] = str(which(int(parts[2])))
-        return ".".join(parts)
+def layers(which: Callable[[int, int], int]) -> Callable[[Config, State, bool], Planted]:
+    """Layer i of n holds the tensors of layer which(i, n)."""
 
-    return holding(name)
+    def plant(config: Config, state: State, pairs: bool) -> Planted:
+        def name(key: str) -> str:
+            parts = key.split(".")
+            if parts[1:2] == ["layers"]:
+                parts[2] = str(which(int(parts[2]), config["num_hidden_layers"]))
+            return ".".join(parts)
+
+        return holding(name)(config, state, pairs)
+
+    return plant
 
 
 def fused(parts: tuple[str, ...], by_group: bool) -> Callable[[Config, State, bool], Planted]:
@@ -171,15 +176,17 @@ PLANTED: dict[str, tuple[str, Callable[[Config, State, bool], Planted]]] = {
     "shards of every column": ("shards_exchanged", lambda config, state, _: (config, {
         k: w.roll(len(w) // 2, 0) if k.split(".")[-2] in SHARDED else w for k, w in state.items()})),
     "key heads in turn": ("key_heads_tiled", tiled),
-    "one layer twice": ("layer_before", layers(lambda i: 1 if i == 2 else i)),
-    "one layer left out": ("layer_after", layers(lambda i: min(i + 1, 3) if i >= 2 else i)),
-    "the first for all": ("first_layer_for_all", layers(lambda _: 0)),
-    "the last for all": ("last_layer_for_all", layers(lambda _: 3)),
-    "upside down": ("layers_in_reverse", layers(lambda i: 3 - i)),
+    "one layer twice": ("layer_before", layers(lambda i, _: 1 if i == 2 else i)),
+    "one layer left out": ("layer_after", layers(lambda i, n: min(i + 1, n - 1) if i >= 2 else i)),
+    "the first for all": ("first_layer_for_all", layers(lambda _i, _n: 0)),
+    "the last for all": ("last_layer_for_all", layers(lambda _i, n: n - 1)),
+    "upside down": ("layers_in_reverse", layers(lambda i, n: n - 1 - i)),
     "1 + w": ("gains_off_by_one", each("norm.weight", lambda w: w + 1)),
     "w - 1": ("gains_off_by_one", each("norm.weight", lambda w: w - 1)),
     "norms of ones": ("gains_not_loaded", each("norm.weight", torch.ones_like)),
     "norms exchanged": ("norms_exchanged", exchange("input_layernorm", "post_attention_layernorm")),
+    "the last norm": ("final_norm_from_a_layer", lambda config, state, _: (config, state | {"model.norm.weight": state[
+        f"model.layers.{config['num_hidden_layers'] - 1}.post_attention_layernorm.weight"].clone()})),
     "no head": ("embedding_as_head", lambda config, state, _: (
         config | {"tie_word_embeddings": True}, {k: w for k, w in state.items() if k != HEAD})),
     "the head twice": ("head_as_embedding", holding(lambda key: HEAD if key == EMBEDDING else key)),
@@ -189,7 +196,8 @@ PLANTED: dict[str, tuple[str, Callable[[Config, State, bool], Planted]]] = {
     "ids off by one": ("rows_moved_by_one", lambda config, state, _: (config, {
         k: w.roll(1, 0) if k in (EMBEDDING, HEAD) else w for k, w in state.items()})),
     "rows that pad": ("vocabulary_padded", padded),
-    "scaled twice": ("scale_folded_into_q", each("q_proj.weight", lambda w: w / math.sqrt(16))),
+    "scaled twice": ("scale_folded_into_q", lambda config, state, _: (config, {
+        k: w / math.sqrt(config["head_dim"]) if ".q_proj." in k else w for k, w in state.items()})),
     "bfloat16 as float16": ("bfloat16_read_as_float16", each("proj.weight", reread(torch.bfloat16, torch.float16))),
     "float16 as bfloat16": ("float16_read_as_bfloat16", each("proj.weight", reread(torch.float16, torch.bfloat16))),
     "through bfloat16": ("rounded_to_bfloat16", each("", lambda w: w.bfloat16().to(w.dtype))),

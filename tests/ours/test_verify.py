@@ -13,6 +13,8 @@ import pytest
 from llama_reference.__main__ import main
 from llama_reference.adapter_loader import load
 from llama_reference.verify import NAMED
+from tests.ours.planted_conversions import PLANTED
+from tests.profiles import among
 
 ROOT = Path(__file__).parents[2]
 OURS = ROOT / "tests" / "adapters" / "ours.py"
@@ -120,6 +122,53 @@ def test_what_bfloat16_hides_at_the_first_positions_is_found_and_named(copy, wro
     text = capsys.readouterr().out
     assert {blamed.split()[0] for blamed in re.findall(r"^culprits: (.*?):", text, re.MULTILINE)} == {component}
     assert f"known mistake: {component} looks like `{name}`" in text
+
+
+CONVERTED = """
+from pathlib import Path
+from llama_reference.adapter_loader import load
+from tests.ours.planted_conversions import PLANTED
+ours = load(Path({ours!r}))
+globals().update({{name: value for name, value in vars(ours).items() if not name.startswith("_")}})
+
+def build(config, state, dtype):
+    return ours.build(*PLANTED[{plant!r}][1](config, state, False), dtype)
+"""
+# What a run of this checkpoint does not show by the name of a conversion.
+NOT_IN_A_RUN = {
+    "no head": "the checkpoint is tied",
+    "a random head": "the checkpoint is tied",
+    "the head twice": "the checkpoint is tied",
+    "theta": "it is 10,000 in the checkpoint",
+    "eps": "a component's own mistake",
+    "key heads": "the tensors do not fit",
+    "rows that pad": "the tensors do not fit",
+    "key heads in turn": "the tensors do not fit the fields",
+    "a layer not loaded": "random numbers are no known mistake's",
+}
+# The component's own mistake that gives the same answers.
+OWN = {
+    "q and k as they were": "permutation_forgotten",
+    "q and k permuted once more": "permutation_forgotten",
+    "k as it was": "k_permutation_forgotten",
+    "q as it was": "q_permutation_forgotten",
+    "k by query heads": "k_permuted_as_q",
+    "k is v": "keys_and_values_swapped",
+    "1 + w": "one_plus_gain",
+    "norms of ones": "gain_ignored",
+    "gate is up": "gate_and_up_swapped",
+    "scaled twice": "scale_from_hidden_size",  # in this checkpoint √D is H
+}
+IN_A_RUN = [plant for plant in PLANTED if plant not in NOT_IN_A_RUN]
+
+
+@pytest.mark.parametrize("plant", among(IN_A_RUN, ("k by query heads", "one layer twice")))
+def test_a_mistake_of_conversion_in_an_adapter_is_named(copy, wrong, plant, capsys):
+    wrong.write_text(CONVERTED.format(ours=str(OURS), plant=plant))
+    assert main(["verify", str(copy), str(wrong)]) == 1
+    text = capsys.readouterr().out
+    names = re.findall(r"^known mistake: \S+ looks like `(\w+)`", text, re.MULTILINE)
+    assert names[:1] == [OWN.get(plant, PLANTED[plant][0])], text
 
 
 def test_findings_are_written_as_json_and_as_a_page(stories, wrong, tmp_path):

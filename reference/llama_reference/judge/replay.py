@@ -6,7 +6,7 @@ decided as in `agreement`: a mistake explains a component when all its answers a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,21 +37,49 @@ class _Asked:
     answers: list[tuple[Question, Tensor | str]]  # or how it breaks
 
 
+class _Part(dict[str, Tensor]):
+    """Some tensors of a state, which are built from; the others are there for a mistake that takes a tensor from
+    elsewhere.
+    """
+
+    def __init__(self, needed: State, whole: State) -> None:
+        super().__init__(needed)
+        self._whole = whole
+
+    def __missing__(self, name: str) -> Tensor:
+        return self._whole[name]
+
+
 @torch.no_grad()
-def looks_like(implementation: Implementation, all_checks: list[LayerChecks], culprit: Finding) -> list[Likeness]:
-    """The known mistakes that reproduce all answers of the culprit in all checks, the nearest first."""
-    if culprit.name not in COMPONENTS:
+def looks_like(
+    implementation: Implementation, all_checks: list[LayerChecks], culprits: list[Finding]
+) -> list[Likeness]:
+    """The known mistakes that reproduce all answers of a component in all checks, the nearest first.
+
+    culprits: of one component, in the order of layers. The first and the last are asked; where nothing explains both,
+    the first alone.
+    """
+    first = culprits[0]
+    if first.name not in COMPONENTS:
         return []
-    asked = [_ask(implementation, checks, culprit) for checks in all_checks]
-    if not any(one.answers for one in asked):
-        return []
-    suspects = {}
-    for name in (culprit.name, *USES.get(culprit.name, ())):
-        for form in (form for mistake in mistakes.of(name) for form in mistake.forms):
-            suspect = Suspect()
-            if all(_explains(form, one, suspect) for one in asked):
-                suspects[form] = suspect
-    return nearest_first(suspects, culprit.name)
+    named = [mistake for name in (first.name, *USES.get(first.name, ())) for mistake in mistakes.of(name)]
+    for chosen in ([first, culprits[-1]], [first])[len(culprits) == 1 :]:
+        asked = [_ask(implementation, checks, culprit) for culprit in chosen for checks in all_checks]
+        asked = [one for one in asked if one.answers]
+        suspects = _surviving(named, asked) or _surviving(mistakes.in_weights(first.name), asked)
+        if asked and suspects:
+            return nearest_first(suspects, first.name)
+    return []
+
+
+def _surviving(known: Iterable[Mistake], asked: list[_Asked]) -> dict[Mistake, Suspect]:
+    """Those that explain all answers."""
+    found = {}
+    for form in (form for mistake in known for form in mistake.forms):
+        suspect = Suspect()
+        if all(_explains(form, one, suspect) for one in asked):
+            found[form] = suspect
+    return found
 
 
 def _ask(implementation: Implementation, checks: LayerChecks, culprit: Finding) -> _Asked:
@@ -63,7 +91,7 @@ def _ask(implementation: Implementation, checks: LayerChecks, culprit: Finding) 
     at = f"model.layers.{culprit.layer}."
     whole = culprit.name not in OF_ONE_LAYER
     needed = {key: w for key, w in checks.state.items() if whole or key.startswith(at) or ".layers." not in key}
-    return _Asked(checks, needed, [(q, answer) for q, answer in answers if answer is not None])
+    return _Asked(checks, _Part(needed, checks.state), [(q, answer) for q, answer in answers if answer is not None])
 
 
 def _explains(mistake: Mistake, asked: _Asked, suspect: Suspect) -> bool:

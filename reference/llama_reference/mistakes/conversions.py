@@ -8,7 +8,7 @@ give other fields instead.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from llama_reference.conventions.weights import half_split, interleaved
 from llama_reference.implementation import Config
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 Permutation = Callable[[Tensor, int, int], Tensor]
 
 
@@ -47,6 +47,10 @@ class Original:
 Convert = Callable[[Original, str], Tensor]
 
 
+def _no_field(_config: Config) -> Config:
+    return {}
+
+
 @dataclass(frozen=True)
 class Conversion:
     """A known mistake. `ways`: what arrives under a name, in each way in which it is made."""
@@ -55,7 +59,7 @@ class Conversion:
     why: str
     seen: str
     ways: tuple[Convert, ...] = ()
-    fields: Callable[[Config], Config] = field(default=dict)
+    fields: Callable[[Config], Config] = _no_field
     """The fields of the configuration that are lost or changed, with what they become."""
 
 
@@ -123,6 +127,11 @@ def _from_layer(which: Callable[[int, int], int]) -> Convert:
         return original.read(name.replace(f"layers.{layer}.", f"layers.{other}.", 1))
 
     return convert
+
+
+def _last_norm(original: Original, name: str) -> Tensor:
+    last = original.config["num_hidden_layers"] - 1
+    return original.read(f"model.layers.{last}.post_attention_layernorm.weight" if name == NORM else name)
 
 
 def _sorted_as_text(layer: int, count: int) -> int:
@@ -299,6 +308,8 @@ CONVERSIONS = (
     Conversion("norms_exchanged", "input_layernorm and post_attention_layernorm hold each other's weights", "own",
                (_read_from({"input_layernorm": "post_attention_layernorm",
                             "post_attention_layernorm": "input_layernorm"}),)),
+    Conversion("final_norm_from_a_layer", "the final norm holds the weight of the last layer's second norm", "own",
+               (_last_norm,)),
     Conversion("biases_dropped", "biases keep the zeros that they are initialised with", "own",
                (_everywhere(torch.zeros_like, ".bias"),)),
     # embedding and head
