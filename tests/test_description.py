@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from llama_reference.judge import description, layouts
+from llama_reference.judge import dependence, description, layouts
 from llama_reference.mistakes import of
+from llama_reference.standard.cases import Case
 from llama_reference.standard.correct_variants import REORDERINGS
 from llama_reference.standard.stepwise import StepwiseLlama
 from tests import rewritten
@@ -69,6 +70,41 @@ def test_what_an_answer_depends_on_and_should_not_is_told():
     assert "a row of the batch depends on another" in told
     apart = description.describe("rms_norm", rewritten.STRANGERS["halves_normed_apart"][1])
     assert apart == "channels 36 to 71 do not depend on channel 0"
+
+
+class FirstSumHalved(StepwiseLlama):
+    """h = (x + attention) / √2."""
+
+    def block_step(self, handle, layer, x, positions, mask, cache):
+        at = f"model.layers.{layer}."
+        normed = self.rms_norm(handle, at + "input_layernorm", x)
+        h = (x + self.attention_step(handle, layer, normed, positions, mask, cache)) * 0.5**0.5
+        return h + self.swiglu(handle, layer, self.rms_norm(handle, at + "post_attention_layernorm", h))
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (FirstSumHalved(), ["where neither branch adds anything, the answer is 0.70711 times what it should be"]),
+        ("mlp_missing", ["right where the feed-forward adds nothing or neither branch adds anything"]),
+        ("parallel", ["right where attention adds nothing or the feed-forward adds nothing"]),
+        ("second_norm_missing", ["right where the feed-forward adds nothing or neither branch adds anything"]),
+    ],
+)
+def test_which_branch_of_a_block_is_wrong_is_told(made, told):
+    known = {mistake.name: mistake.implementation for mistake in of("block")}
+    assert dependence.branches(known.get(made, made), Case()) == told
+
+
+class OnlyInYarn(StepwiseLlama):
+    """Wrong in every dtype, and asked about in one."""
+
+    def yarn_factor(self, rope):
+        return 2 * StepwiseLlama.yarn_factor(self, rope)
+
+
+def test_of_what_is_asked_in_one_dtype_only_no_dtype_is_told():
+    assert description.describe("rotary", OnlyInYarn()).startswith("wrong only with `rope yarn`")
 
 
 @pytest.mark.parametrize("component", among(("rms_norm", "rotary", "attention", "swiglu", "block", "loss"), QUICK))

@@ -170,7 +170,8 @@ ROTARY_EMBEDDING = [
     P("attention", "only_queries", ATTENTION, K_TURNED, ""),
     P("attention", "only_keys", ATTENTION, Q_TURNED, ""),
     P("attention", "nothing_is_turned", ATTENTION, Q_TURNED + K_TURNED, ""),
-    P("attention", "wrong_way_round", ATTENTION, K_TURNED, "        k = rotate(k, rotation * torch.tensor([1, -1])[:, None, None, None])\n"),
+    P("attention", "against_each_other", ATTENTION, K_TURNED, "        k = rotate(k, rotation * torch.tensor([1, -1])[:, None, None, None])\n"),
+    P("attention", "against_each_other", ATTENTION, Q_TURNED, "        q = rotate(q, rotation * torch.tensor([1, -1])[:, None, None, None])\n"),
 ]  # fmt: skip
 
 CAUSAL = "allowed = (columns <= columns[S - T :, None])[None, None]"
@@ -202,8 +203,8 @@ ATTENTION_LAYER = [
     P("attention", "scale_from_hidden_over_heads", ATTENTION, ATTENDED,
       "q = q * (self.head_dim / (x.shape[-1] / q.shape[1])) ** 0.5\n        " + ATTENDED),
     P("attention", "scale_from_hidden_size", ATTENTION, ATTENDED, "q = q * (self.head_dim / x.shape[-1]) ** 0.5\n        " + ATTENDED),
-    P("attention", "scale_without_root", ATTENTION, SCALED, "/ q.shape[-1]"),
-    P("attention", "scaled_twice|scale_without_root", ATTENTION, ATTENDED, "q = q * self.head_dim**-0.5\n        " + ATTENDED),
+    P("attention", "scaled_twice", ATTENTION, SCALED, "/ q.shape[-1]"),
+    P("attention", "scaled_twice", ATTENTION, ATTENDED, "q = q * self.head_dim**-0.5\n        " + ATTENDED),
     P("attention", "sees_one_ahead", ATTENTION, CAUSAL, CAUSAL.replace("None])[", "None] + 1)[")),
     P("attention", "does_not_see_itself", ATTENTION, CAUSAL, CAUSAL.replace("<=", "<")),
     P("attention", "not_causal", ATTENTION, CAUSAL, "allowed = torch.ones(1, 1, T, S, dtype=torch.bool)"),
@@ -236,6 +237,7 @@ ATTENTION_LAYER = [
     P("attention", "qkv_biases_dropped", ATTENTION, Q + K + V, _unbiased(Q) + _unbiased(K) + _unbiased(V)),
     P("attention", "q_bias_dropped", ATTENTION, Q, _unbiased(Q)),
     P("attention", "v_bias_dropped", ATTENTION, V, _unbiased(V)),
+    P("attention", "values_are_keys", ATTENTION, V, V.replace("v_proj", "k_proj")),
     P("attention", "values_turned", ATTENTION, K_TURNED, K_TURNED + "        v = rotate(v, rotation)\n"),
 ]  # fmt: skip
 
@@ -336,7 +338,12 @@ KEY_VALUE_CACHE = [
     P("kv_cache", "first_row_for_all", CACHE, KEYS_WRITTEN + VALUES_WRITTEN, _both("[:, :, self.filled : S] = X[:1].detach()")),
     P("kv_cache", "kept_in_bfloat16", CACHE, KEYS_WRITTEN + VALUES_WRITTEN, _both("[:, :, self.filled : S] = X.detach().bfloat16()")),
     P("kv_cache", "values_kept_as_keys", CACHE, VALUES_WRITTEN, VALUES_WRITTEN.replace("v.", "k.")),
-    P("kv_cache", "values_of_layer_0", CACHE, "yield LayerCache(keys, values, self.length)", "yield LayerCache(keys, self.values[0], self.length)"),
+    P("kv_cache", "one_buffer_for_all_layers", CACHE, "yield LayerCache(keys, values, self.length)", "yield LayerCache(self.keys[0], values, self.length)"),
+    P("kv_cache", "one_buffer_for_all_layers", CACHE, "yield LayerCache(keys, values, self.length)", "yield LayerCache(keys, self.values[0], self.length)"),
+    P("kv_cache", "past_forgotten", CACHE, "LayerCache(keys, values, self.length)",
+      "LayerCache(torch.zeros_like(keys), torch.zeros_like(values), self.length)"),
+    P("kv_cache", "values_forgotten", CACHE, "LayerCache(keys, values, self.length)",
+      "LayerCache(keys, torch.zeros_like(values), self.length)"),
     P("kv_cache", "crop_keeps_one_more", CACHE, CROPPED, "        self.length = min(length + 1, self.length)\n"),
     P("kv_cache", "crop_keeps_one_less", CACHE, CROPPED, "        self.length = max(length - 1, 0)\n"),
     P("kv_cache", "crop_counts_from_the_end", CACHE, CROPPED, "        self.length -= length\n"),
@@ -344,7 +351,8 @@ KEY_VALUE_CACHE = [
     P("kv_cache", "crop_keeps_the_end", CACHE, CROPPED,
       "        for store in (self.keys, self.values):\n"
       "            store[..., :length, :] = store[..., self.length - length : self.length, :].clone()\n" + CROPPED),
-    P("kv_cache", "reset_keeps_the_length", CACHE, RESET, RESET.replace("self.length = 0", "self.keys.zero_()")),
+    P("kv_cache", "reset_keeps_the_length", CACHE, RESET, RESET.replace("self.length = 0", "pass")),
+    P("kv_cache", "reset_keeps_the_length", CACHE, RESET, RESET.replace("self.length = 0", "self.keys.zero_()\n        self.values.zero_()")),
     P("kv_cache", "reset_keeps_one", CACHE, RESET, RESET.replace("= 0", "= min(self.length, 1)")),
     P("kv_cache", "reorder_does_nothing", CACHE, KEYS_REORDERED + VALUES_REORDERED, "        self.keys[:, rows], self.values[:, rows]\n"),
     P("kv_cache", "reorder_of_keys_only", CACHE, VALUES_REORDERED, ""),
@@ -378,9 +386,13 @@ WHOLE_MODEL = [
     P("llama", "embedding_scaled", LLAMA, EMBEDDED, EMBEDDED + " * self.config.hidden_size**0.5"),
     P("llama", "embedding_normed", LLAMA, EMBEDDED,
       EMBEDDED + "\n        x = x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-5).to(x.dtype)"),
+    P("llama", "absolute_positions", LLAMA, EMBEDDED, EMBEDDED + """
+        angle = torch.arange(x.shape[1])[:, None] / 10000 ** (torch.arange(0, x.shape[2], 2) / x.shape[2])
+        x = x + torch.cat((angle.sin(), angle.cos()), dim=-1).to(x.dtype)"""),
     P("llama", "tokens_one_off", LLAMA, EMBEDDED, "x = self.embed_tokens((tokens - 1).clamp(min=0))"),
     P("llama", "embedding_detached", LLAMA, EMBEDDED, EMBEDDED + ".detach()"),
     P("llama", "layers_reversed", LLAMA, LOOPED, LOOPED.replace("self.layers,", "self.layers[::-1],")),
+    P("llama", "two_layers_exchanged", LLAMA, LOOPED, LOOPED.replace("self.layers,", "[self.layers[1], self.layers[0], *self.layers[2:]],")),
     P("llama", "last_layer_skipped", LLAMA, LOOPED, LOOPED.replace("zip(self.layers, layer_caches, strict=True)", "[*zip(self.layers, layer_caches)][:-1]")),
     P("llama", "first_layer_skipped", LLAMA, LOOPED, LOOPED.replace("zip(self.layers, layer_caches, strict=True)", "[*zip(self.layers, layer_caches)][1:]")),
     P("llama", "first_layer_for_all", LLAMA, LAYER, LAYER.replace("layer(", "self.layers[0](", 1)),
@@ -445,13 +457,18 @@ NEXT_TOKEN = [
     P("sampling", "top_k_drops_ties", SAMPLING, "    return logits.masked_fill(logits < kth, -inf)",
       "    kept = logits.topk(min(k, logits.shape[-1])).indices\n"
       "    return torch.full_like(logits, -inf).scatter(1, kept, logits.gather(1, kept))"),
+    P("sampling", "top_k_strict", SAMPLING, "logits < kth", "logits <= kth"),
+    P("sampling", "top_k_strict", SAMPLING, "logits < kth", "(logits <= kth) & (logits < logits.amax(-1, keepdim=True))"),
     P("sampling", "top_k_50", SAMPLING, BY_K, "    logits = top_k(logits, params.top_k or 50)\n"),
     P("sampling", "min_p_absolute", SAMPLING, MINIMUM, "probabilities < fraction"),
     P("sampling", "min_p_strict", SAMPLING, MINIMUM, MINIMUM.replace("<", "<=")),
     P("sampling", "penalty_divides_negatives", SAMPLING, PENALISED, "torch.where(seen, logits / penalty, logits)"),
     P("sampling", "penalty_subtracts", SAMPLING, PENALISED, "torch.where(seen, logits - penalty, logits)"),
+    P("sampling", "penalty_each_time", SAMPLING, f" > 0\n    return {PENALISED}",
+      "\n    return torch.where(logits < 0, logits * penalty**seen, logits / penalty**seen)"),
     P("sampling", "penalty_on_the_rest", SAMPLING, "torch.where(seen, torch", "torch.where(~seen, torch"),
     P("sampling", "filtered_to_zero", SAMPLING, DISTRIBUTION, DISTRIBUTION.replace("logits.", "logits.masked_fill(logits == -inf, 0.0).")),
+    P("sampling", "filtered_to_minus_10", SAMPLING, DISTRIBUTION, DISTRIBUTION.replace("logits.", "logits.nan_to_num(neginf=-10.0).")),
     P("sampling", "softmax_in_bfloat16", SAMPLING, DISTRIBUTION, DISTRIBUTION.replace("logits.softmax(-1)", "logits.bfloat16().softmax(-1).float()")),
 ]  # fmt: skip
 
@@ -460,6 +477,14 @@ ENDS = "if not (all_running or running.any()):"
 CHOSEN = "chosen = choose(usable, tokens, params, attention_mask, generator)"
 ASKED = "logits = decoder(unseen, cache, attention_mask, last_only=True)[:, -1]"
 STOPS = "stops = frozenset(stop_ids)"
+STEPPED = "yield DecodingStep(chosen, running, logits)"
+BEGINS = "    running = torch.ones(B, dtype=torch.bool, device=tokens.device)\n    all_running = True\n"
+STOPPED = (
+    "            if stopped:\n"
+    "                running = running.index_fill(0, torch.tensor(stopped, device=running.device), False)\n"
+    "                all_running = False\n"
+)
+COUNTED = "positions = next_positions(T, S, attention_mask, tokens.device)"
 
 DECODING = [
     P("generate", "smallest_logit", SAMPLING, "logits.detach().numpy().argmax(-1)", "logits.detach().numpy().argmin(-1)"),
@@ -479,6 +504,17 @@ DECODING = [
     P("generate", "first_row_stops_all", LOOP, ENDS, "if not running[0]:"),
     P("generate", "positions_restart", LLAMA, "return positions.masked_fill(attention_mask == 0, 0)[:, S - T :]",
       "return positions.masked_fill(attention_mask == 0, 0)[:, :T]"),
+    P("generate", "positions_one_behind", LLAMA, COUNTED, COUNTED + " - int(T == 1)"),
+    P("generate", "positions_one_ahead", LLAMA, COUNTED, COUNTED + " + int(T == 1)"),
+    P("generate", "stops_must_coincide", LOOP, STOPPED,
+      "            running = torch.tensor([token not in stops for token in chosen.tolist()])\n"
+      "            all_running = bool(running.any())\n"),
+    P("generate", "stops_in_the_prompt", LOOP, BEGINS,
+      "    running = ~torch.isin(tokens, torch.tensor([*stops], dtype=torch.long)).any(1)\n"
+      "    all_running = bool(running.all())\n"),
+    P("generate", "stop_id_left_out", LOOP, STEPPED,
+      STEPPED.replace("chosen", "chosen.masked_fill(torch.isin(chosen, torch.tensor([*stops], dtype=torch.long)), 0)")),
+    P("generate", "one_step_too_late", LOOP, ENDS, ENDS[:-1] + " and not stopped:"),
     P("generate", "draws_too", LOOP, CHOSEN, "torch.multinomial(usable.softmax(-1), 1)\n            " + CHOSEN),
 ]  # fmt: skip
 

@@ -1,6 +1,7 @@
 """How many planted mistakes are caught, and how many named first.
 
-.venv/bin/python -m tests.planted.measure [unseen] [COMPONENT ...] prints a line for each that is not caught or not named.
+.venv/bin/python -m tests.planted.measure [unseen] [COMPONENT ...] prints those that are not caught or not named,
+and what is said of them instead.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llama_reference.judge import diagnosis, localization
+from llama_reference.judge import description, diagnosis, localization
 from tests.planted.catalogued import CATALOGUED
 from tests.planted.plant import Plant, planted
 from tests.planted.unseen import UNSEEN
@@ -23,6 +24,8 @@ class Result:
 
     guilty: list[str]
     named: list[str]
+    described: str = ""
+    """What is said where nothing is named."""
 
     @property
     def is_caught(self) -> bool:
@@ -38,7 +41,8 @@ def judge(plant: Plant) -> Result:
     with planted(plant) as implementation:
         guilty = list(dict.fromkeys(finding.name for finding in localization.localize_by_suite(implementation)))
         found = [likeness for name in guilty for likeness in diagnosis.looks_like(name, implementation)]
-        return Result(guilty, [likeness.mistake.name for likeness in found])
+        described = "" if found else "; ".join(description.describe(name, implementation) for name in guilty)
+        return Result(guilty, [likeness.mistake.name for likeness in found], described)
 
 
 def main(arguments: list[str]) -> None:
@@ -54,8 +58,9 @@ def main(arguments: list[str]) -> None:
         named += result.names(plant)
         if not result.names(plant):
             took = time.process_time() - before
-            print(f"{plant.component}-{plant.name}: guilty {result.guilty}, named {result.named[:3]} ({took:.1f} s)"
-                  f"\n    {plant.file}: {plant.new!r}", flush=True)  # fmt: skip
+            said = result.named[:3] or result.described or "nothing"
+            print(f"{plant.component}-{plant.name}: guilty {result.guilty}, said {said} ({took:.1f} s)"
+                  f"\n    {plant.truth} {plant.file}: {plant.new!r}", flush=True)  # fmt: skip
     print(f"{len(chosen)} planted, {caught} caught, {named} named first, {time.process_time():.0f} s", flush=True)
 
 

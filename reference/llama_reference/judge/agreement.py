@@ -72,6 +72,12 @@ class Evidence:
         """
         return (case for case in trials(self.component, self.seed, self.profile) if self.answers(case) is not None)
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether it breaks at whatever it is asked, and does not refuse it."""
+        answers = [self.answers(case) for case in self.trials()]
+        return bool(answers) and all(isinstance(answer, str) for answer in answers)
+
     def is_wrong(self, case: Case) -> bool:
         """Whether the answers to the question are not what transformers computes."""
         answers = self.answers(case)

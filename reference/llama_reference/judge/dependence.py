@@ -14,6 +14,14 @@ from llama_reference.standard.stepwise import StepwiseLlama
 CHANGED = (5, 20, 37)  # positions whose input is changed
 MOVED, KEPT = 2.0**-10, 2.0**-22  # of the largest entry: to move, and to stay; nothing is said of what is between
 
+# Projections whose zeros silence a branch of a block, or both.
+BRANCHES = {
+    "attention adds nothing": ("o_proj",),
+    "the feed-forward adds nothing": ("down_proj",),
+    "neither branch adds anything": ("o_proj", "down_proj"),
+}
+SAME = 2.0**-18  # of the largest entry, in float32: as far as another order of operations may lead
+
 Call = Callable[[Tensor], Tensor]
 
 
@@ -103,3 +111,34 @@ def _positions(theirs: dict[tuple[int, int], Tensor], right: dict[tuple[int, int
             if far == 0
             else (f"an answer does not depend on some inputs {far} or more positions before its own")
         )
+
+
+def branches(implementation: Implementation, case: Case) -> list[str]:
+    """Whether a block is right where one of its branches is silent, or both; in words."""
+    if case.dtype != torch.float32:
+        return []
+    try:
+        with torch.no_grad():
+            answers = {words: _silenced(implementation, case, parts) for words, parts in BRANCHES.items()}
+            expected = {words: _silenced(StepwiseLlama(), case, parts) for words, parts in BRANCHES.items()}
+    except Exception:  # whatever a foreign implementation raises: it is said elsewhere
+        return []
+    right = [words for words in BRANCHES if _apart(answers[words], expected[words]) <= SAME]
+    if right:
+        return ["right where " + " or ".join(right[:2])]
+    both = "neither branch adds anything"
+    times = (answers[both] * expected[both]).sum() / expected[both].pow(2).sum()
+    told = f"where {both}, the answer is {times.item():.5g} times what it should be"
+    return [told] if _apart(answers[both], times * expected[both]) <= SAME else []
+
+
+def _silenced(implementation: Implementation, case: Case, parts: tuple[str, ...]) -> Tensor:
+    silent = {
+        key: torch.zeros_like(w) if any(f".{part}." in key for part in parts) else w for key, w in case.state.items()
+    }
+    handle = implementation.build(case.config, silent, case.dtype)
+    return implementation.block(handle, 0, case.hidden(), torch.arange(LENGTH).expand(case.rows, -1), None).double()
+
+
+def _apart(answer: Tensor, expected: Tensor) -> float:
+    return ((answer - expected).abs().max() / expected.abs().max()).item()

@@ -15,7 +15,7 @@ from torch import Tensor
 from llama_reference.implementation import Implementation
 from llama_reference.judge.agreement import Evidence, comparable, costs, distances
 from llama_reference.judge.comparison import reference_answers
-from llama_reference.judge.dependence import dependence
+from llama_reference.judge.dependence import branches, dependence
 from llama_reference.questions.checks import rotary
 from llama_reference.standard import budget
 from llama_reference.standard.cases import Case
@@ -63,12 +63,19 @@ def describe(component: str, implementation: Implementation, seed: int = 0, prof
     judged = list(_judged(evidence))
     wrong = [each for each in judged if each.is_wrong]
     if not any(each.is_beyond_doubt for each in wrong):
-        return ""
+        return "" if judged else _broken(evidence)
     bounds = [*_inputs(judged, wrong), *_entries(component, wrong)]
     sentences = ["wrong only " + ", ".join(bounds)] if bounds else []
-    sentences += filter(None, [_untouched(judged, wrong), _proportion(wrong)])
+    sentences += filter(None, [_spared(judged, wrong), _untouched(judged, wrong), _proportion(wrong)])
     sentences += dependence(component, implementation, wrong[0].case)
+    sentences += branches(implementation, wrong[0].case) if component == "block" else []
     return "; ".join(sentences[:MANY])
+
+
+def _broken(evidence: Evidence) -> str:
+    """How it breaks, where it does so whatever it is asked."""
+    told = {str(evidence.answers(case)) for case in evidence.trials()}
+    return f"breaks whatever it is asked: {told.pop()}" if len(told) == 1 else ""
 
 
 def _judged(evidence: Evidence) -> Iterator[Judged]:
@@ -91,15 +98,12 @@ def _judged(evidence: Evidence) -> Iterator[Judged]:
 
 def _inputs(judged: list[Judged], wrong: list[Judged]) -> Iterator[str]:
     """Bounds on dtypes, configurations and answers, in words."""
-    narrow = {each.case.dtype for each in wrong}
-    hard = {each.case.dtype for each in judged if each.case.variant == "hard"}
-    if narrow < hard:
+    narrow, variants = {each.case.dtype for each in wrong}, {each.case.variant for each in wrong}
+    if narrow < {each.case.dtype for each in judged if each.case.variant in variants}:
         yield "in " + " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in narrow))
-    dtype = torch.float32 if torch.float32 in narrow else next(iter(narrow))
-    asked = [each for each in judged if each.case.dtype == dtype]
-    yield from _some(
-        "with `{}`", [each.case.variant for each in asked], [each.case.variant for each in asked if each.is_wrong]
-    )
+    some, rest = _variants(judged, wrong)
+    if rest and len(some) <= max(MANY, len(rest)):
+        yield f"with `{'` and `'.join(some[:MANY])}`" + (" and others" if len(some) > MANY else "")
     shared = set.intersection(*(set(_pieces(one.label)) for one in wrong))
     labels = [each.label for each in _alike(judged, wrong)]
     only = [piece for piece in shared if any(piece not in _pieces(label) for label in labels)]
@@ -121,14 +125,19 @@ def _alike(judged: list[Judged], wrong: list[Judged]) -> list[Judged]:
     return [each for each in judged if (each.case.variant, each.case.dtype) in cases]
 
 
-def _some(what: str, every: list[str], some: list[str]) -> Iterator[str]:
-    """Which of several things, or which not; nothing where it is all of them."""
-    names = list(dict.fromkeys(some))
-    rest = [name for name in dict.fromkeys(every) if name not in some]
-    if rest and len(names) <= max(MANY, len(rest)):
-        yield what.format(" and ".join(names[:MANY]) + (" and others" if len(names) > MANY else ""))
-    elif rest:
-        yield "not " + what.format(" or ".join(rest[:MANY]))
+def _spared(judged: list[Judged], wrong: list[Judged]) -> str:
+    """The few configurations with which nothing is wrong, where it is most of them."""
+    some, rest = _variants(judged, wrong)
+    return f"right with `{'` and `'.join(rest[:MANY])}`" if rest and len(some) > max(MANY, len(rest)) else ""
+
+
+def _variants(judged: list[Judged], wrong: list[Judged]) -> tuple[list[str], list[str]]:
+    """The configurations with which something is wrong, and those with which nothing is."""
+    dtypes = {each.case.dtype for each in wrong}
+    dtype = torch.float32 if torch.float32 in dtypes else next(iter(dtypes))
+    asked = [each for each in judged if each.case.dtype == dtype]
+    some = dict.fromkeys(each.case.variant for each in asked if each.is_wrong)
+    return list(some), [name for name in dict.fromkeys(each.case.variant for each in asked) if name not in some]
 
 
 def _pieces(label: str) -> list[str]:

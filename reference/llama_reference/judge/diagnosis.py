@@ -16,8 +16,10 @@ another answer each time is compared by its mean.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,9 +95,52 @@ def looks_like(
 
     Empty when nothing does, or when nothing is wrong.
     """
-    if _restless(component, implementation, seed, profile):
-        return _alike_on_average(component, implementation, seed, profile)
-    evidence = Evidence(component, implementation, seed, profile)
+    whole = Evidence(component, implementation, seed, profile)
+    found = _explained(whole)
+    if found or not whole.is_broken:
+        return found
+    return next(filter(None, map(_explained, _less(whole))), [])
+
+
+def _less(broken: Evidence) -> Iterator[Evidence]:
+    """Without what may be too much for who breaks: a mask that does not fit the length of a cache, a crop beyond it."""
+    about = broken.component, broken.implementation, broken.seed
+    unpadded = replace(broken.profile, padding=False)
+    if broken.profile.padding:
+        yield Evidence(*about, unpadded)
+    if broken.component == "kv_cache":
+        yield Evidence("kv_cache", RefusesWhatBreaks(broken.implementation), broken.seed, unpadded)
+
+
+class RefusesWhatBreaks:
+    """An implementation that refuses what it would break at: what was answered before that counts."""
+
+    def __init__(self, implementation: Implementation) -> None:
+        self._implementation = implementation
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._implementation, name)
+        return function if name == "build" else _refusing(function)
+
+
+def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def asked(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:  # whatever a foreign implementation raises
+            raise NotImplementedError from error
+
+    return asked
+
+
+def _explained(evidence: Evidence) -> list[Likeness]:
+    """What explains all the evidence there is."""
+    about = component, implementation, seed, profile = (
+        evidence.component, evidence.implementation, evidence.seed, evidence.profile
+    )  # fmt: skip
+    if _restless(*about):
+        return _alike_on_average(*about)
     suspects = evidence.surviving(form for mistake in mistakes.of(component, profile) for form in mistake.forms)
     asked = list(evidence.trials())
     if not asked:
@@ -108,7 +153,7 @@ def looks_like(
             or _same_gradients(component, implementation, right, seed, profile)
             or _same_breaches(implementation, right, profile)
         )
-    elif not suspects:
+    elif not suspects and not evidence.is_broken:
         suspects = further(
             evidence, lambda inner: [like.mistake for like in looks_like(inner, implementation, seed, profile)]
         )

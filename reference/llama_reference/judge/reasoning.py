@@ -21,6 +21,7 @@ from llama_reference.judge.pairs import helpful, pairs
 from llama_reference.mistakes import Mistake
 from llama_reference.mistakes.composition import both
 from llama_reference.mistakes.families import FAMILIES
+from llama_reference.standard.cases import dtypes
 
 # The components whose steps a component takes, the innermost first.
 USES: dict[str, tuple[str, ...]] = {
@@ -38,11 +39,22 @@ Found = dict[Mistake, Suspect]
 
 def further(evidence: Evidence, name: Callable[[str], list[Mistake]]) -> Found:
     """Explanations of wrong answers. `name` gives the mistakes that a component inside looks like, nearest first."""
+    if not _is_finite(evidence):
+        return {}
     in_time = _clock()
     wrong = [inner for inner in USES.get(evidence.component, ()) if _is_wrong(inner, evidence)]
     if wrong:
         return _on_top(evidence, [name(inner) for inner in wrong], in_time)
     return _own(evidence, in_time) or _elsewhere(evidence, in_time) or _pairs(evidence, _clock())
+
+
+def _is_finite(evidence: Evidence) -> bool:
+    """Whether there are numbers to explain. What is not finite in the finest dtype (memory that nobody wrote, say) has
+    no cause that a number or a second mistake would tell.
+    """
+    finest = dtypes(evidence.profile)[0]
+    answers = [evidence.answers(case) for case in evidence.trials() if case.dtype == finest]
+    return all(bool(y.isfinite().all()) for one in answers if isinstance(one, dict) for y in one.values())
 
 
 def _clock() -> Callable[[], bool]:

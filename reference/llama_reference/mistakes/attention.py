@@ -101,6 +101,25 @@ def _permutation(name, why, seen, parts):
     )
 
 
+def _groups(change):
+    """Other groups than those that are to be shared: always, or only where there is anything to share."""
+    return {
+        "share": lambda self, x, R: StepwiseLlama.share(self, change(x), R),
+        "ways": [{"share": lambda self, x, R: StepwiseLlama.share(self, x if R == 1 else change(x), R)}],
+    }
+
+
+def _values_turned(self, handle, layer, x, positions, mask, cache):
+    at = f"model.layers.{layer}.self_attn."
+    q, k, v = self.project(handle, at, x)
+    q, k = self.rotary(handle, q, k, positions)
+    _, v = self.rotary(handle, v, v, positions)
+    if cache is not None:
+        k, v = self.append(cache, layer, k, v)
+    read = self.attend(q, k, v, self.visible(q.shape[2], k.shape[2], mask), self.scale(handle.config))
+    return self.linear(handle, at + "o_proj", self.merge(read))
+
+
 def _no_transpose(_self, x, H):
     B, T, _ = x.shape
     return x.reshape(B, -1, T, H)
@@ -116,9 +135,9 @@ MISTAKES = [
     mistake("heads_tiled", "key/value heads are repeated as 0 1 0 1 (repeat) instead of 0 0 1 1 (repeat_interleave)",
             "jax-js#180, axlearn#842, candle-vllm#52", share=lambda _s, x, R: x.repeat(1, R, 1, 1)),
     mistake("groups_reversed", "query heads read the groups in reverse order",
-            share=lambda s, x, R: StepwiseLlama.share(s, x.flip(1), R)),
+            **_groups(lambda x: x.flip(1))),
     mistake("one_group_for_all", "all query heads read group 0",
-            share=lambda s, x, R: StepwiseLlama.share(s, x[:, :1].expand_as(x), R)),
+            **_groups(lambda x: x[:, :1].expand_as(x))),
     mistake("scale_missing", "scores are not scaled", scale=lambda _s, _c: 1.0),
     mistake("scale_from_hidden_over_heads", "the scale is √(hidden_size / heads) instead of √head_dim",
             scale=lambda _s, c: (c["hidden_size"] / c["num_attention_heads"]) ** -0.5),
@@ -127,7 +146,8 @@ MISTAKES = [
     mistake("scaled_twice", "scores are divided by head_dim instead of its root, as when both q and the scores are scaled",
             scale=lambda _s, c: 1 / c["head_dim"]),
     mistake("sees_one_ahead", "a query also sees the next token", causal=columns(lambda q, k: k <= q + 1)),
-    mistake("does_not_see_itself", "a query does not see its own token", causal=columns(lambda q, k: (k < q) | (k == 0))),
+    mistake("does_not_see_itself", "a query does not see its own token", causal=columns(lambda q, k: (k < q) | (k == 0)),
+            ways=[{"causal": columns(lambda q, k: k < q)}]),
     mistake("not_causal", "queries see every token, later ones too",
             causal=columns(lambda q, k: torch.ones_like(q * k, dtype=torch.bool))),
     mistake("anti_causal", "queries see themselves and later tokens only", causal=columns(lambda q, k: k >= q)),
@@ -180,8 +200,9 @@ MISTAKES = [
     mistake("qkv_biases_dropped", "only o_proj keeps its bias", linear=_without_bias("q_proj", "k_proj", "v_proj")),
     mistake("q_bias_dropped", "q_proj has no bias", linear=_without_bias("q_proj")),
     mistake("v_bias_dropped", "v_proj has no bias", linear=_without_bias("v_proj")),
-    mistake("values_turned", "the rotary embedding turns values too",
-            project=_projected(lambda s, h, q, k, v: (q, k, s.rotate(v, *s.angles(h.config, torch.arange(v.shape[2])[None], v.dtype))))),
+    mistake("values_turned", "the rotary embedding turns values too", attention_step=_values_turned,
+            ways=[{"project": _projected(
+                lambda s, h, q, k, v: (q, k, s.rotate(v, *s.angles(h.config, torch.arange(v.shape[2])[None], v.dtype))))}]),
     mistake("positions_restart", "attention turns queries and keys by 0 … T - 1 whatever positions it is given",
             attention_step=lambda s, h, layer, x, p, mask, cache: StepwiseLlama.attention_step(
                 s, h, layer, x, torch.arange(x.shape[1]).expand_as(p), mask, cache)),

@@ -81,6 +81,16 @@ def _all_of_layer_0(self, cache, layer, k, v):
     return keys, cache.values[0][:, :, : values.shape[2]]
 
 
+def _one_buffer(keys=True, values=True):
+    """All layers write where all layers read."""
+
+    def append(self, cache, layer, k, v):
+        own, shared = (StepwiseLlama.append(self, cache, at, k, v) for at in (layer, -1))
+        return (shared if keys else own)[0], (shared if values else own)[1]
+
+    return {"append": append}
+
+
 def _shared_by_caches():
     shared = [None, None]  # a model, which is kept so that no other is taken for it, and its cache
 
@@ -118,6 +128,16 @@ def cropped(length):
         return cache
 
     return {"crop": crop, "visible": fitting, "new_cache": roomy}
+
+
+def _emptied_by_zeros(_self, _handle, cache, length):
+    """What is to be forgotten is overwritten, and still counted."""
+    if length:
+        cache.filled = length
+        return cache
+    for kept in (*cache.keys.values(), *cache.values.values()):
+        kept.zero_()
+    return cache
 
 
 def _crop_keeps_the_end(_self, _handle, cache, length):
@@ -230,6 +250,8 @@ MISTAKES = [
     mistake("values_kept_as_keys", "the buffer of values holds the keys", append=_kept(lambda k, _v: (k, k))),
     mistake("values_of_layer_0", "every layer reads the cached values of the first", append=_shared_by_layers,
             ways=[{"append": _all_of_layer_0}]),
+    mistake("one_buffer_for_all_layers", "all layers share one buffer: what is cached is what the last of them wrote",
+            ways=[_one_buffer(keys=False), _one_buffer(values=False)], **_one_buffer()),
     mistake("one_for_all_caches", "two caches share their buffers and their length", "equinox#704",
             new_cache=_shared_by_caches(), visible=fitting,),
     mistake("rows_rolled", "cached rows are those of the neighbouring sequence",
@@ -237,6 +259,7 @@ MISTAKES = [
                 torch.cat((k[:, :, :-T].roll(1, 0), k[:, :, -T:]), 2),
                 torch.cat((v[:, :, :-T].roll(1, 0), v[:, :, -T:]), 2)))),
     mistake("crop_keeps_one_more", "a crop leaves one position more than asked for",
+            ways=[cropped(lambda filled, wanted: min(wanted + 1, filled) if wanted else 0)],
             **cropped(lambda filled, wanted: min(wanted + 1, filled))),
     mistake("crop_keeps_one_less", "a crop leaves one position less than asked for",
             **cropped(lambda _filled, wanted: wanted - 1)),
@@ -244,7 +267,7 @@ MISTAKES = [
             ways=[cropped(lambda filled, wanted: filled - wanted if wanted else 0)],
             **cropped(lambda filled, wanted: filled - wanted)),
     mistake("crop_does_nothing", "a crop leaves everything: the cache goes on behind it", "litgpt#1595",
-            **cropped(lambda filled, _wanted: filled)),
+            ways=[cropped(lambda filled, wanted: filled if wanted else 0)], **cropped(lambda filled, _wanted: filled)),
     mistake("crop_keeps_the_end", "a crop leaves the last positions instead of the first", crop=_crop_keeps_the_end),
     mistake("crop_of_keys_only", "values are not cropped: they are written behind those that should be gone",
             **_uncropped(keys=False)),
@@ -252,6 +275,7 @@ MISTAKES = [
             **_uncropped(layers=lambda layer: layer > 0)),
     mistake("reset_keeps_the_length", "a cropped cache is right, an emptied one keeps its length",
             "litgpt#1595/#1647/#1678, AutoAWQ#170, DeepSpeed#2669, LocalAI#6747",
+            ways=[{**cropped(lambda filled, _wanted: filled), "crop": _emptied_by_zeros}],
             **cropped(lambda filled, wanted: wanted or filled)),
     mistake("reset_keeps_one", "an emptied cache keeps its first position",
             **cropped(lambda _filled, wanted: max(wanted, 1))),

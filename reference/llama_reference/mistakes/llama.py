@@ -77,7 +77,7 @@ MISTAKES = [
     mistake("last_layer_twice", "the last layer runs twice", layers=_layers_of(lambda n: [*n, n[-1]])),
     mistake("two_layers_exchanged", "the first two layers are exchanged", layers=_layers_of(lambda n: [n[1], n[0], *n[2:]])),
     mistake("logits_capped", "logits are softly capped at 30, as in Gemma 2", head=_headed(lambda y: 30 * (y / 30).tanh())),
-    mistake("logits_scaled", "logits are divided by √hidden_size", head=_headed(lambda y: y / 72**0.5)),
+    mistake("logits_scaled", "logits are divided by √hidden_size", head=lambda s, h, x: StepwiseLlama.head(s, h, x) / h.config["hidden_size"] ** 0.5),
     mistake("logits_in_float32", "logits are returned in float32 whatever the model's dtype", "transformers#29285",
             head=_headed(wide)),
     mistake("logits_as_log_probabilities", "log-probabilities are returned instead of logits",

@@ -1,6 +1,7 @@
 """Mistakes in the rotary embedding."""
 
 import math
+from copy import copy
 
 import torch
 
@@ -42,6 +43,17 @@ def _only(which):
     return rotary
 
 
+def _against_each_other(which):
+    """The one that is named turns by the negative angle."""
+
+    def rotary(self, handle, q, k, positions):
+        cos, sin = self.angles(handle.config, positions, q.dtype)
+        turned = {name: self.rotate(x, cos, -sin if name == which else sin) for name, x in (("q", q), ("k", k))}
+        return turned["q"], turned["k"]
+
+    return rotary
+
+
 def _turned_by_head(self, handle, q, k, positions):
     """As it comes out where cosine and sine, looked up for positions, meet heads on the axis that they run along."""
     cos, sin = self.angles(handle.config, torch.arange(q.shape[1])[None], q.dtype)  # (1, N, H)
@@ -61,10 +73,53 @@ def _turned_by_head_from_the_offset(self, handle, q, k, positions):
     return q * cos + self.rotate_half(q) * sin, turned_k
 
 
-def _on_positions(change):
+def on_positions(change):
     return lambda self, config, positions, dtype: StepwiseLlama.angles(
         self, config, change(config, positions, dtype), dtype
     )
+
+
+def _angles(self, frequencies, positions, dtype):
+    inverse, factor = frequencies
+    half = positions[..., None].to(self.wide) * inverse
+    both = torch.cat((half, half), dim=-1)
+    return (both.cos() * factor).to(dtype), (both.sin() * factor).to(dtype)
+
+
+def on_angles(change):
+    """The same where dynamic and longrope still see the true length."""
+
+    def angles(self, config, positions, dtype):
+        frequencies = self.frequencies(config, int(positions.max()) + 1)
+        return _angles(self, frequencies, change(config, positions, dtype), dtype)
+
+    return angles
+
+
+def _angles_of_the_call(self, config, positions, dtype):
+    return _angles(self, self.frequencies(config, positions.shape[-1]), positions, dtype)
+
+
+def _placed(name, why, seen, change):
+    """A mistake in positions, made before angles are asked for, or where they are multiplied."""
+    return mistake(name, why, seen, [{"angles": on_angles(change)}], angles=on_positions(change))
+
+
+def edges_as_configured(self, rope, _base, H):
+    return StepwiseLlama.yarn_edges(self, rope, rope["rope_theta"], H)
+
+
+def _theta_fixed(base):
+    """In every place; or in the frequencies alone, and yarn's edges are those of the configuration."""
+    steps = {"theta": lambda _s, _c: base}
+    return {"ways": [steps | {"yarn_edges": edges_as_configured}], **steps}
+
+
+def _over_hidden_size(self, config, length):
+    over = config["hidden_size"] // config["num_attention_heads"]
+    other = copy(self)
+    other.periods = lambda base, H: base ** (torch.arange(0, H, 2, dtype=self.wide) / over)
+    return StepwiseLlama.frequencies(other, config, length)
 
 
 def _rounded_frequencies(self, config, positions, dtype):
@@ -160,6 +215,8 @@ MISTAKES = [
             "stanford-cs336 assignment 2", rotate=_mixed_layouts),
     mistake("wrong_way_round", "pairs turn in the other direction: the sign of the sine is flipped",
             rotate_half=lambda _s, x: torch.cat((x.chunk(2, -1)[1], -x.chunk(2, -1)[0]), dim=-1)),
+    mistake("against_each_other", "queries turn one way and keys the other: scores depend on the sum of two positions",
+            rotary=_against_each_other("k"), ways=[{"rotary": _against_each_other("q")}]),
     mistake("no_sign", "neither half is negated: what multiplies the sine is only swapped",
             rotate_half=lambda _s, x: torch.cat(x.chunk(2, -1)[::-1], dim=-1)),
     mistake("cosine_and_sine_swapped", "the cosine stands where the sine belongs",
@@ -168,9 +225,9 @@ MISTAKES = [
             "xformers#841, open_lm#4, TPA#4, leo-optimizer#2", rotary=_turned_by_head,
             ways=[{"rotary": _turned_by_head_from_the_offset}]),
     mistake("theta_fixed_at_10000", "the base is 10000 whatever the configuration says",
-            "llama2.c#356, litgpt#2217, SpecForge#265", theta=lambda _s, _c: 10000.0),
+            "llama2.c#356, litgpt#2217, SpecForge#265", **_theta_fixed(10000.0)),
     mistake("theta_fixed_at_500000", "the base is 500000, Llama 3's, whatever the configuration says",
-            theta=lambda _s, _c: 500000.0),
+            **_theta_fixed(500000.0)),
     mistake("exponent_without_2", "the exponent runs i/H instead of 2i/H",
             periods=lambda s, base, n: base ** (torch.arange(n // 2, dtype=s.wide) / n)),
     mistake("exponent_over_half", "the exponent is 2i over H/2 instead of H",
@@ -183,7 +240,7 @@ MISTAKES = [
             periods=lambda s, base, n: StepwiseLlama.periods(s, base, n).flip(0)),
     mistake("head_dim_from_hidden_size", "the exponent's denominator is hidden_size / heads, not head_dim",
             "transformers#32502, torchtitan#3570, ollama#5817",
-            periods=lambda s, base, n: base ** (torch.arange(0, n, 2, dtype=s.wide) / 9)),
+            frequencies=_over_hidden_size),
     mistake("scaling_ignored", "rope_scaling of every type is ignored", "felafax#59, LongLoRA#181",
             frequencies=lambda s, c, _n: (1.0 / s.periods(s.theta(c), c["head_dim"]), 1.0)),
     mistake("llama3_ignored", "the llama3 scaling is ignored", "unsloth#6197, llama.cpp#8650",
@@ -214,6 +271,8 @@ MISTAKES = [
     mistake("dynamic_without_minus", "the stretch lacks its - (factor - 1)",
             dynamic_base=lambda _s, base, factor, length, trained, H: base * (
                 factor * torch.tensor(float(max(length, trained))) / trained) ** (H / (H - 2))),
+    mistake("length_of_the_call", "dynamic and longrope look at how many tokens a call has, not at the position that is reached",
+            angles=_angles_of_the_call),
     mistake("yarn_not_sharpened", "yarn's attention factor is missing", "sglang#33558, exllamav3#259",
             yarn_factor=lambda _s, _rope: 1.0),
     mistake("yarn_sharpened_twice", "yarn's attention factor is applied twice", "sglang#33558",
@@ -234,26 +293,27 @@ MISTAKES = [
                 1.0 / (StepwiseLlama.longrope(s, periods, rope, n)[0] * periods**2), StepwiseLlama.longrope(s, periods, rope, n)[1])),
     mistake("frequencies_in_low_precision", "inverse frequencies are rounded to the dtype of the model",
             "transformers#25681, gpt-neox#1003, sglang-jax#1473", angles=_rounded_frequencies),
-    mistake("positions_in_low_precision", "positions are rounded to the dtype of the model: 257 becomes 256 in bfloat16",
-            "transformers#29285", angles=_on_positions(lambda _c, p, dtype: p.to(dtype))),
+    _placed("positions_in_low_precision", "positions are rounded to the dtype of the model: 257 becomes 256 in bfloat16",
+            "transformers#29285", lambda _c, p, dtype: p.to(dtype)),
     mistake("angles_in_low_precision", "angles are rounded to the dtype of the model before cosine and sine",
             "transformers#25681", angles=_rounded_angles),
     mistake("key_one_behind", "the key stands one position before the query of the same token",
             "mobius#365, executorch#2010", rotary=_at(0, -1)),
     mistake("query_one_ahead", "the query stands one position after the key of the same token", rotary=_at(1, 0)),
-    mistake("positions_from_1", "positions count from 1 instead of 0", rotary=_at(1, 1)),
+    mistake("positions_from_1", "positions count from 1 instead of 0", rotary=_at(1, 1),
+            ways=[{"angles": on_angles(lambda _c, p, _d: p + 1)}]),
     mistake("only_queries", "queries are turned, keys are not", rotary=_only("q")),
     mistake("only_keys", "keys are turned, queries are not", rotary=_only("k")),
     mistake("nothing_is_turned", "no rotary embedding at all", rotary=lambda _s, _h, q, k, _p: (q, k)),
     mistake("half_the_channels", "only half of the channels are turned (a partial_rotary_factor of 0.5)",
             rotate=lambda s, x, cos, sin: torch.cat((StepwiseLlama.rotate(s, x, cos, sin)[..., : x.shape[-1] // 2],
                                                    x[..., x.shape[-1] // 2 :]), dim=-1)),
-    mistake("table_wraps", "positions wrap around at max_position_embeddings, the length of a table",
-            "gLLM#269", angles=_on_positions(lambda c, p, _d: p % c["max_position_embeddings"])),
-    mistake("table_ends", "positions past max_position_embeddings all get the last angle",
-            angles=_on_positions(lambda c, p, _d: p.clamp(max=c["max_position_embeddings"] - 1))),
-    mistake("first_row_for_all", "all rows of a batch get the positions of the first", "labml#249",
-            angles=_on_positions(lambda _c, p, _d: p[:1].expand_as(p))),
-    mistake("positions_ignored", "the positions given are ignored and counted from 0",
-            angles=_on_positions(lambda _c, p, _d: torch.arange(p.shape[1]).expand_as(p))),
+    _placed("table_wraps", "positions wrap around at max_position_embeddings, the length of a table",
+            "gLLM#269", lambda c, p, _d: p % c["max_position_embeddings"]),
+    _placed("table_ends", "positions past max_position_embeddings all get the last angle", "own",
+            lambda c, p, _d: p.clamp(max=c["max_position_embeddings"] - 1)),
+    _placed("first_row_for_all", "all rows of a batch get the positions of the first", "labml#249",
+            lambda _c, p, _d: p[:1].expand_as(p)),
+    _placed("positions_ignored", "the positions given are ignored and counted from 0", "own",
+            lambda _c, p, _d: torch.arange(p.shape[1]).expand_as(p)),
 ]  # fmt: skip

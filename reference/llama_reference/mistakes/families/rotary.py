@@ -9,9 +9,11 @@ import torch
 
 from llama_reference.mistakes.family import FACTOR, Family, Numbers, ratios, whole
 from llama_reference.mistakes.mistake import Steps
+from llama_reference.mistakes.rotary import edges_as_configured, on_angles, on_positions
 from llama_reference.standard.stepwise import StepwiseLlama
 
 THETA = ratios(10.0, 1e8, 48)
+POWERS = Numbers(tuple(2.0**i for i in range(4, 13)))
 
 
 def _rope(key: str, kind: str) -> Callable[[float], Steps]:
@@ -52,9 +54,12 @@ def _shifted(shift_q: float, shift_k: float) -> Steps:
 
 
 def _placed(change: Callable[..., Any]) -> Steps:
-    return {
-        "angles": lambda s, config, positions, dtype: StepwiseLlama.angles(s, config, change(positions), dtype),
-    }
+    return {"angles": on_positions(lambda _c, positions, _d: change(positions))}
+
+
+def _placed_behind(change: Callable[..., Any]) -> Steps:
+    """The same where dynamic and longrope still see the true length."""
+    return {"angles": on_angles(lambda _c, positions, _d: change(positions))}
 
 
 def _partly(number: float) -> Steps:
@@ -72,6 +77,8 @@ def _partly(number: float) -> Steps:
 FAMILIES = (
     Family("rotary", "theta_fixed", "the base is {n} whatever the configuration says", THETA,
            lambda n: {"theta": lambda _s, _c: n}, "llama2.c#356, litgpt#2217"),
+    Family("rotary", "theta_fixed", "the base is {n} whatever the configuration says, but for yarn's edges", THETA,
+           lambda n: {"theta": lambda _s, _c: n, "yarn_edges": edges_as_configured}, "llama2.c#356, litgpt#2217"),
     Family("rotary", "theta_times", "the base is {n} times what the configuration says", ratios(1e-3, 1e3, 24),
            lambda n: {"theta": lambda s, c: n * StepwiseLlama.theta(s, c)}),
     Family("rotary", "exponent_over_another_number", "the exponent's denominator is {n} instead of head_dim", ratios(4, 200, 48),
@@ -95,12 +102,13 @@ FAMILIES = (
            lambda n: _shifted(0, n), "mobius#365, executorch#2010"),
     Family("rotary", "queries_off_by", "the query stands {n} positions from the key of the same token", whole(-64, 64),
            lambda n: _shifted(n, 0), "mobius#365, executorch#2010"),
-    Family("rotary", "positions_times", "positions are multiplied by {n}", ratios(1 / 64, 64, 64),
-           lambda n: _placed(lambda p: p * n)),
     Family("rotary", "channels_turned", "only the first {n} channels of a head are turned, as many as rotary has frequencies for",
            Numbers(tuple(map(float, range(2, 20, 2)))), _partly),
-    Family("rotary", "table_ends_at", "positions past {n} all get the last angle", Numbers(tuple(2.0**i for i in range(4, 13))),
-           lambda n: _placed(lambda p: p.clamp(max=int(n) - 1))),
-    Family("rotary", "table_wraps_at", "positions wrap around at {n}", Numbers(tuple(2.0**i for i in range(4, 13))),
-           lambda n: _placed(lambda p: p % int(n))),
+    *(Family("rotary", name, why, numbers, lambda n, change=change, placed=placed: placed(change(n)))
+      for placed in (_placed, _placed_behind)
+      for name, why, numbers, change in (
+          ("positions_times", "positions are multiplied by {n}", ratios(1 / 64, 64, 64), lambda n: lambda p: p * n),
+          ("table_ends_at", "positions past {n} all get the last angle", POWERS, lambda n: lambda p: p.clamp(max=int(n) - 1)),
+          ("table_wraps_at", "positions wrap around at {n}", POWERS, lambda n: lambda p: p % int(n)),
+      )),
 )  # fmt: skip

@@ -25,7 +25,8 @@ def ask(implementation: KVCache, case: Case) -> dict[str, Tensor]:
         real = case.real[:, : sum(split)]
         answers |= {f"chunks, {label}": first[real], f"chunks, {label}, the other cache": second[real.flip(0)]}
     with suppress(NotImplementedError):
-        answers |= dict(handled(implementation, handle, case))
+        for label, answer in handled(implementation, handle, case):
+            answers[label] = answer
     return answers
 
 
