@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from llama_reference.adapter_loader import load
 from llama_reference.command_line import UsageError
 from llama_reference.implementation import Config, State
-from llama_reference.judge import error_growth, localization, replay
+from llama_reference.judge import error_growth, localization, replay, rounding
 from llama_reference.questions import layer_checks
 from llama_reference.questions.activations import Inputs
 from llama_reference.report import checkpoint_page
@@ -62,9 +62,17 @@ def verify(directory: Path, implementation: Path, dtype: str | None = None, toke
         "tokens": f"{B} rows of {T}, padded by {padded} (compared: what real tokens answer), {source}",
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
     }
-    findings = [finding for checks in all_checks for finding in localization.find(adapter, checks)]
-    running = error_growth.running(adapter, all_checks[0])
-    return Verification(about, model.config.num_hidden_layers, findings, running, _names(adapter, all_checks, findings))
+    by_checks = [localization.find(adapter, checks) for checks in all_checks]
+    findings = [finding for found in by_checks for finding in found]
+    return Verification(
+        about,
+        model.config.num_hidden_layers,
+        findings,
+        error_growth.running(adapter, all_checks[0]),
+        _names(adapter, all_checks, findings),
+        rounding.certified(all_checks[0], by_checks[0]),
+        rounding.same_tokens(adapter, all_checks[0]),
+    )
 
 
 def _in_float32(config: Config, state: State, inputs: Inputs) -> tuple[Config, State, torch.dtype, Inputs]:

@@ -75,7 +75,7 @@ def test_this_project_agrees_with_transformers(stories, dtype, capsys):
     ):
         assert line in text.splitlines()
     asked = 16 * 5 + 5  # and the first layer again, in float32
-    assert f"verdict: all answers agree: {asked + (16 + 5) * (dtype != 'float32')} bitwise" in text
+    assert f"agree (its bits are transformers'): {asked + (16 + 5) * (dtype != 'float32')} bitwise" in text
     assert "through the checkpoint's tokenizer" in text
 
 
@@ -89,6 +89,29 @@ def test_one_number_changed_in_handling_names_layer_and_component(stories, wrong
     for layer, *cells in rows(text):
         assert ("WRONG" in cells) == (int(layer) == LAYER)
     assert "NOT all answers agree" in text
+
+
+REORDERED = """
+from llama_reference.implementation import Implementation
+from llama_reference.standard.correct_variants import REORDERINGS
+one, _ = REORDERINGS["sdpa, math"]
+offered = (name for name in dir(Implementation) if not name.startswith("_") and hasattr(one, name))
+globals().update({name: getattr(one, name) for name in offered})
+"""
+
+
+def test_what_is_right_and_rounds_otherwise_is_certified(stories, wrong, tmp_path, capsys):
+    """By how many times transformers' own error, and whether another order gives as much."""
+    wrong.write_text(REORDERED)
+    assert main(["verify", str(stories), str(wrong), "--json", str(tmp_path / "found.json")]) == 0
+    text = capsys.readouterr().out
+    assert "verdict: all answers agree (rounded otherwise)" in text
+    assert re.search(r"^likeliest next tokens: the same at 82 of 82 positions$", text, re.MULTILINE)
+    found = {one["name"]: one for one in json.loads((tmp_path / "found.json").read_text())["roundings"]}
+    assert found.keys() == {"attention", "block", "kv_cache", "llama"}
+    for name, one in found.items():
+        assert f"rounding: {name}: {one['error'] / one['oracle_error']:.2g} times transformers' own error" in text
+        assert 1 <= one["as_far"] <= one["programs"], "this program is one of them"
 
 
 MISTAKEN = """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from llama_reference.judge.localization import (
     Finding,
     culprits,
 )
+from llama_reference.judge.rounding import Rounding
 from llama_reference.questions.activations import ATTENTION, MLP, NORM1, NORM2
 from llama_reference.standard.outcome import Outcome
 
@@ -38,6 +39,8 @@ class Verification:
     findings: list[Finding]
     running: list[Finding]
     names: dict[str, str] = field(default_factory=dict)
+    roundings: list[Rounding] = field(default_factory=list)
+    same_tokens: tuple[int, int] | None = None  # the likeliest next ones: so many of so many
 
     @property
     def agrees(self) -> bool:
@@ -58,7 +61,10 @@ class Verification:
     def summary(self) -> str:
         counts = Counter(finding.status for finding in self.findings)
         parts = [f"{counts[status]} {status}" for status in reversed(WORST_FIRST) if counts[status]]
-        return f"{'all' if self.agrees else 'NOT all'} answers agree: {', '.join(parts)}"
+        if not self.agrees:
+            return f"NOT all answers agree: {', '.join(parts)}"
+        bits = "its bits are transformers'" if len(counts) == 1 and counts[Outcome.BITWISE] else "rounded otherwise"
+        return f"all answers agree ({bits}): {', '.join(parts)}"
 
     def conclusions(self) -> list[tuple[str, str]]:
         """(title, text): which components are to blame, and where a run on its own strays first."""
@@ -69,6 +75,9 @@ class Verification:
         blamed += [("known mistake", f"{name} {told}") for name, told in self.names.items()]
         lacking = [finding for finding in self.findings if finding.status in (Outcome.NOT_OFFERED, Outcome.VOID)]
         blamed += [("not judged", line) for line in _grouped(lacking)]
+        blamed += [("rounding", str(rounding)) for rounding in self.roundings]
+        if self.same_tokens is not None:
+            blamed.append(("likeliest next tokens", "the same at {} of {} positions".format(*self.same_tokens)))
         return [*blamed, ("first difference in one pass", spoken(bits)), ("first beyond the budget in one pass", far)]
 
     def text(self) -> str:
@@ -98,6 +107,8 @@ class Verification:
             "summary": self.summary(),
             "culprits": [_values(finding) for finding in culprits(self.findings)],
             "looks_like": self.names,
+            "roundings": [asdict(rounding) for rounding in self.roundings],
+            "same_tokens": self.same_tokens,
             "findings": [_values(finding) for finding in self.findings],
             "running": [_values(step) for step in self.running],
         }
