@@ -34,6 +34,7 @@ REFERENCE_FLOORS = [
     "report",
     "suite",
     "check verify against catalogue",
+    "verify_layers",
     "commands",
     "__main__",
 ]

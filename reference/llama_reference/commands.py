@@ -85,6 +85,8 @@ class Verify:
     """What to compute in (default: the checkpoint's own)."""
     tokens: int = 32
     """Length of the text."""
+    layers: str | None = None
+    """Layers to look at, as 0,1,15: each is read by itself, so that a checkpoint larger than memory can be asked."""
     json: Path | None = None
     """Write the findings as JSON."""
     html: Path | None = None
@@ -106,9 +108,22 @@ class Verify:
             return against(self.directory, self.against, self.json)
         if self.adapter is None:
             raise UsageError("ADAPTER.py is missing: the adapter of a Llama, or --against another checkpoint")
-        from llama_reference import verify
+        from llama_reference import verify, verify_layers
 
-        return verify.tell(verify.verify(self.directory, self.adapter, self.dtype, self.tokens), self.json, self.html)
+        if self.layers is None:
+            found = verify.verify(self.directory, self.adapter, self.dtype, self.tokens)
+        else:
+            numbers = _numbers(self.layers)
+            found = verify_layers.verify_layers(self.directory, self.adapter, self.dtype, self.tokens, numbers)
+        return verify.tell(found, self.json, self.html)
+
+
+def _numbers(text: str) -> list[int]:
+    """0,1,15 as numbers, each once, in order. Raises UsageError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--layers is {text}, expected numbers with commas between them: 0,1,15")
+    return sorted(set(map(int, parts)))
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,10 @@ def verify(directory: Path, implementation: Path, dtype: str | None = None, toke
     findings = [finding for found in by_checks for finding in found]
     return Verification(
         about,
-        model.config.num_hidden_layers,
+        list(range(model.config.num_hidden_layers)),
         findings,
         error_growth.running(adapter, all_checks[0]),
-        _names(adapter, all_checks, findings),
+        names_of(adapter, all_checks, findings),
         rounding.certified(all_checks[0], by_checks[0]),
         rounding.same_tokens(adapter, all_checks[0]),
     )
@@ -80,7 +80,7 @@ def _in_float32(config: Config, state: State, inputs: Inputs) -> tuple[Config, S
     return config, state, torch.float32, inputs
 
 
-def _names(
+def names_of(
     adapter: Any, all_checks: list[layer_checks.LayerChecks], findings: list[localization.Finding]
 ) -> dict[str, str]:
     """By component, the known mistake that its culprits look like: they are layers of the same code."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llama_reference import mistakes
 from llama_reference.__main__ import main
 from llama_reference.adapter_loader import load
 from llama_reference.verify import NAMED
@@ -192,6 +193,46 @@ def test_a_mistake_of_conversion_in_an_adapter_is_named(copy, wrong, plant, caps
     text = capsys.readouterr().out
     names = re.findall(r"^known mistake: \S+ looks like `(\w+)`", text, re.MULTILINE)
     assert names[:1] == [OWN.get(plant, PLANTED[plant][0])], text
+
+
+def of_layer(text: str, layer: int) -> list[str]:
+    """The cells of a layer, without those of a whole run."""
+    [cells] = [line.split("  ") for line in text.splitlines() if re.match(rf" +{layer} ", line)]
+    return [cell.strip() for cell in cells if cell.strip()][:7]
+
+
+def test_layers_by_themselves_have_the_verdicts_of_the_whole(stories, wrong, capsys):
+    """Each is handed what transformers hands it in a run of the whole."""
+    wrong.write_text(REORDERED)
+    assert main(["verify", str(stories), str(wrong)]) == 0
+    whole = capsys.readouterr().out
+    assert main(["verify", str(stories), str(wrong), "--layers", "3,0"]) == 0
+    some = capsys.readouterr().out
+    assert "layers 0, 3 of 5" in some
+    assert [row[0] for row in rows(some)] == ["0", "3"]
+    for layer in (0, 3):
+        assert of_layer(some, layer) == of_layer(whole, layer)
+
+
+def test_a_mistake_is_named_in_a_layer_by_itself(copy, wrong, capsys):
+    names = [mistake.name for mistake in mistakes.of("attention")]
+    wrong.write_text(MISTAKEN.format(component="attention", name=names[0]))
+    assert main(["verify", str(copy), str(wrong), "--layers", "3"]) == 1
+    text = capsys.readouterr().out
+    assert re.findall(r"^culprits: (.*?):", text, re.MULTILINE) == ["attention of layer 3"]
+    assert f"known mistake: attention looks like `{names[0]}`" in text
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        ("5", "--layers has 5, expected 0 to 4"),
+        ("0,x", "--layers is 0,x, expected numbers with commas between them: 0,1,15"),
+    ],
+)
+def test_layers_that_are_not_there_are_one_line(layers, told, stories, wrong, capsys):
+    assert main(["verify", str(stories), str(wrong), "--layers", layers]) == 2
+    assert capsys.readouterr().err == f"error: {told}\n"
 
 
 def test_findings_are_written_as_json_and_as_a_page(stories, wrong, tmp_path):

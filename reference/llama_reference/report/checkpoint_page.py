@@ -27,7 +27,7 @@ formula; ✗ wrong, and by how many; – not judged. The budget: {FACTOR} times 
 
 
 def _table(result: Verification) -> str:
-    rows = [html.row(str(layer), map(_cell, result.row(layer))) for layer in range(result.layers)]
+    rows = [html.row(str(layer), map(_cell, result.row(layer))) for layer in result.layers]
     for title, name, where in (("norm", "rms_norm", "model.norm"), ("logits", "llama", "logits")):
         rows.append(html.row(title, [_cell(result.worst(name, where), len(COLUMNS))]))
     return html.table(["layer", *(heading for heading, *_ in COLUMNS)], rows)
@@ -53,4 +53,4 @@ def _chart(result: Verification) -> str:
     if not verdicts:
         return '<p class="note">The model could not be run.</p>'
     steps = [(layer, verdict.error, verdict.oracle_error) for layer, verdict in verdicts]
-    return html.growth(steps, result.layers) + html.LEGEND
+    return html.growth(steps, len(result.layers)) + html.LEGEND

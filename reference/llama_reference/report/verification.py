@@ -35,7 +35,7 @@ class Verification:
     """
 
     about: dict[str, str]  # directory, implementation, dtype, tokens, versions
-    layers: int
+    layers: list[int]  # those that were asked about
     findings: list[Finding]
     running: list[Finding]
     names: dict[str, str] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Verification:
     def text(self) -> str:
         """The table by layer, then the conclusions."""
         head = [heading for heading, *_ in COLUMNS]
-        rows = [[str(layer), *map(cell, self.row(layer)), *self._strayed(layer)] for layer in range(self.layers)]
+        rows = [[str(layer), *map(cell, self.row(layer)), *self._strayed(layer)] for layer in self.layers]
         lines = _aligned([["layer", *head, "alone", "HF"], *rows])
         for name, where in (("rms_norm", "model.norm"), ("llama", "logits")):
             lines.append(f"{where}: {cell(self.worst(name, where))}")
