@@ -5,6 +5,9 @@ import torch
 
 from llama_reference import mistakes
 from llama_reference.judge import diagnosis
+from llama_reference.judge.agreement import Evidence
+from llama_reference.questions.checks import kv_cache
+from llama_reference.standard.cases import Case
 from llama_reference.standard.correct_variants import REORDERINGS
 from llama_reference.standard.stepwise import StepwiseLlama
 from tests import rewritten
@@ -66,11 +69,29 @@ class TurnedAlongTheHeads(rewritten.Textbook):
         return self.rotate(q, cos, sin), self.rotate(k, cos[:, :G], sin[:, :G])
 
 
+class StrictAboutLengths(StepwiseLlama):
+    """The length of the cache moves by 1 a call, and who is told another one raises an error."""
+
+    def advance(self, cache, T):  # noqa: ARG002
+        cache.filled += 1
+
+    def visible(self, T, S, mask):
+        if mask is not None and mask.shape[1] != S:
+            raise ValueError(f"a mask of {mask.shape[1]}, expected {S}")
+        return super().visible(T, S, mask)
+
+    def crop(self, handle, cache, length):
+        if length > cache.filled:
+            raise ValueError(f"cannot crop to {length}: there are {cache.filled}")
+        return super().crop(handle, cache, length)
+
+
 # Caught in the field before the catalogue had a name, or the form, for them.
 FOUND_IN_THE_FIELD = {
     "attention-aligned_top_left": TopLeftForSeveral(),
     "attention-k_permuted_as_q": KeysPermutedAsQueries(),
     "rotary-over_the_heads": TurnedAlongTheHeads(),
+    "kv_cache-advances_by_one": StrictAboutLengths(),
 }
 
 
@@ -101,6 +122,24 @@ def test_every_mistake_is_named_on_fresh_weights(component):
     missed = {f"{component}-{m.name}" for m in asked if named(component, m.implementation)[:1] != [m.name]}
     assert missed - NOT_NAMED.keys() == set()
     assert not is_thorough() or {key for key in NOT_NAMED if key.startswith(f"{component}-")} == missed
+
+
+def test_who_breaks_at_a_mask_and_at_a_crop_is_asked_for_less():
+    evidence = Evidence("kv_cache", StrictAboutLengths())
+    assert evidence.is_broken
+    assert [less.is_broken for less in diagnosis.less(evidence)] == [True, False]
+
+
+def test_a_reset_that_is_refused_costs_what_is_behind_it_only():
+    class NeverEmptied(StepwiseLlama):
+        def crop(self, handle, cache, length):
+            if not length:
+                raise NotImplementedError
+            return super().crop(handle, cache, length)
+
+    answers = kv_cache.ask(NeverEmptied(), Case())
+    assert "chunks, after a reorder" in answers
+    assert "chunks, after a reset" not in answers
 
 
 class WithDefaultRotaryOnly:

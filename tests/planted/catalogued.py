@@ -488,6 +488,7 @@ COUNTED = "positions = next_positions(T, S, attention_mask, tokens.device)"
 
 DECODING = [
     P("generate", "smallest_logit", SAMPLING, "logits.detach().numpy().argmax(-1)", "logits.detach().numpy().argmin(-1)"),
+    P("generate", "smallest_logit", LOOP, CHOSEN, "chosen = usable.argmin(-1)"),
     P("generate", "second_likeliest", LOOP, CHOSEN, "chosen = usable.topk(2).indices[:, 1]"),
     P("generate", "first_row_decides", LOOP, CHOSEN, CHOSEN + "[:1].expand(len(tokens))"),
     P("generate", "one_token_too_few", LOOP, STEPS, STEPS.replace(" + 1", "")),

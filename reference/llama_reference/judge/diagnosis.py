@@ -99,10 +99,10 @@ def looks_like(
     found = _explained(whole)
     if found or not whole.is_broken:
         return found
-    return next(filter(None, map(_explained, _less(whole))), [])
+    return next(filter(None, map(_explained, less(whole))), [])
 
 
-def _less(broken: Evidence) -> Iterator[Evidence]:
+def less(broken: Evidence) -> Iterator[Evidence]:
     """Without what may be too much for who breaks: a mask that does not fit the length of a cache, a crop beyond it."""
     about = broken.component, broken.implementation, broken.seed
     unpadded = replace(broken.profile, padding=False)
