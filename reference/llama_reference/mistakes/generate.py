@@ -43,6 +43,10 @@ def _one_more(self, handle, tokens, mask, new, use_cache, stop=()):
     return StepwiseLlama.generate(self, handle, tokens, mask, new + 1, use_cache, stop)
 
 
+def _one_less(self, handle, tokens, mask, new, use_cache, stop=()):
+    return StepwiseLlama.generate(self, handle, tokens, mask, max(new - 1, 0), use_cache, stop)
+
+
 def _stopping(change):
     """Generates with change(handle, stop) for stop ids."""
 
@@ -100,7 +104,8 @@ MISTAKES = [
     mistake("first_row_decides", "all rows get the token of the first",
             choose=lambda _s, y: y.argmax(-1)[:1].expand(len(y))),
     mistake("smallest_logit", "the least likely token is taken", choose=lambda _s, y: y.argmin(-1)),
-    mistake("one_token_too_few", "one token less than asked for is returned", generate=_cut(lambda ids, _T, _n: ids[:, :-1])),
+    mistake("one_token_too_few", "one token less than asked for is returned", generate=_cut(lambda ids, _T, _n: ids[:, :-1]),
+            ways=[{"generate": _one_less}]),
     mistake("one_token_too_many", "one token more than asked for is returned",
             generate=_one_more),
     mistake("prompt_left_out", "only the new tokens are returned", generate=_cut(lambda ids, T, _n: ids[:, T:])),
