@@ -54,23 +54,19 @@ def _against_each_other(which):
     return rotary
 
 
-def _turned_by_head(self, handle, q, k, positions):
+def _turned_by_head(positions_of):
     """As it comes out where cosine and sine, looked up for positions, meet heads on the axis that they run along."""
-    cos, sin = self.angles(handle.config, torch.arange(q.shape[1])[None], q.dtype)  # (1, N, H)
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    groups = k.shape[1]
-    turned_k = k * cos[:, :groups] + self.rotate_half(k) * sin[:, :groups]
-    return q * cos + self.rotate_half(q) * sin, turned_k
 
+    def rotary(self, handle, q, k, positions):
+        cos, sin = self.angles(handle.config, positions_of(positions, q.shape[1]), q.dtype)
 
-def _turned_by_head_from_the_offset(self, handle, q, k, positions):
-    """The same where the table begins at each row's first position."""
-    start = positions[:, :1]
-    cos, sin = self.angles(handle.config, start + torch.arange(q.shape[1]), q.dtype)  # (B, N, H)
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    groups = k.shape[1]
-    turned_k = k * cos[:, :groups] + self.rotate_half(k) * sin[:, :groups]
-    return q * cos + self.rotate_half(q) * sin, turned_k
+        def turned(x):
+            heads = x.shape[1]
+            return x * cos[:, :heads, None] + self.rotate_half(x) * sin[:, :heads, None]
+
+        return turned(q), turned(k)
+
+    return rotary
 
 
 def on_positions(change):
@@ -120,6 +116,12 @@ def _over_hidden_size(self, config, length):
     other = copy(self)
     other.periods = lambda base, H: base ** (torch.arange(0, H, 2, dtype=self.wide) / over)
     return StepwiseLlama.frequencies(other, config, length)
+
+
+def _unscaled_but_dynamic(self, config, length):
+    if config["rope_parameters"]["rope_type"] == "dynamic":
+        return StepwiseLlama.frequencies(self, config, length)
+    return 1.0 / self.periods(self.theta(config), config["head_dim"]), 1.0
 
 
 def _rounded_frequencies(self, config, positions, dtype):
@@ -222,8 +224,9 @@ MISTAKES = [
     mistake("cosine_and_sine_swapped", "the cosine stands where the sine belongs",
             rotate=lambda s, x, cos, sin: StepwiseLlama.rotate(s, x, sin, cos)),
     mistake("over_the_heads", "the angle grows from head to head, not from token to token: heads stand where positions belong",
-            "xformers#841, open_lm#4, TPA#4, leo-optimizer#2", rotary=_turned_by_head,
-            ways=[{"rotary": _turned_by_head_from_the_offset}]),
+            "xformers#841, open_lm#4, TPA#4, leo-optimizer#2", rotary=_turned_by_head(lambda _p, heads: torch.arange(heads)[None]),
+            ways=[{"rotary": _turned_by_head(lambda p, heads: p[:, :1] + torch.arange(heads))},
+                  {"rotary": _turned_by_head(lambda p, _heads: p)}]),
     mistake("theta_fixed_at_10000", "the base is 10000 whatever the configuration says",
             "llama2.c#356, litgpt#2217, SpecForge#265", **_theta_fixed(10000.0)),
     mistake("theta_fixed_at_500000", "the base is 500000, Llama 3's, whatever the configuration says",
@@ -241,7 +244,8 @@ MISTAKES = [
     mistake("head_dim_from_hidden_size", "the exponent's denominator is hidden_size / heads, not head_dim",
             "transformers#32502, torchtitan#3570, ollama#5817",
             frequencies=_over_hidden_size),
-    mistake("scaling_ignored", "rope_scaling of every type is ignored", "felafax#59, LongLoRA#181",
+    mistake("scaling_ignored", "rope_scaling is ignored, of every type or of every one but dynamic", "felafax#59, LongLoRA#181",
+            ways=[{"frequencies": _unscaled_but_dynamic}],
             frequencies=lambda s, c, _n: (1.0 / s.periods(s.theta(c), c["head_dim"]), 1.0)),
     mistake("llama3_ignored", "the llama3 scaling is ignored", "unsloth#6197, llama.cpp#8650",
             llama3=lambda _s, inverse, _rope: inverse),
