@@ -44,6 +44,18 @@ def test_the_norm_of_scratch_llm_is_named_with_its_number():
     assert "eps is 1e-08, outside the root, on the norm instead of the root of the mean" in str(first)
 
 
+class LastNormByAnotherEps(StepwiseLlama):
+    def rms_norm(self, handle, where, x):
+        eps = 1e-6 if where == "model.norm" else self.eps(handle.config)
+        return self.norm(x, handle[where + ".weight"], eps)
+
+
+def test_a_mistake_in_one_of_the_norms_alone_is_named():
+    first = likenesses("rms_norm", LastNormByAnotherEps())[0]
+    assert first.mistake.name == "eps_fixed_at_1e-6"
+    assert "; in model.norm alone" in str(first)
+
+
 PAIRS = [
     ("rms_norm", "eps_missing", "one_plus_gain"),
     ("rotary", "yarn_ramp_inverted", "yarn_not_sharpened"),

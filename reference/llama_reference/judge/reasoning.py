@@ -3,7 +3,7 @@
 In this order, and the first that explains everything is told:
 
 1. what the components inside it do wrong, alone or with a mistake of its own on top;
-2. a mistake with a number in it, which is found from the answers, or one in how weights arrive;
+2. one in how weights arrive, one in one place alone, or one with a number in it, which is found from the answers;
 3. a mistake of a component inside it, which is right when it is asked alone: it is made here, and not there;
 4. two mistakes at once.
 """
@@ -19,7 +19,7 @@ from llama_reference.judge.agreement import Evidence, Suspect
 from llama_reference.judge.fitting import fitted
 from llama_reference.judge.pairs import helpful, pairs
 from llama_reference.mistakes import Mistake
-from llama_reference.mistakes.composition import both
+from llama_reference.mistakes.composition import both, in_one_place
 from llama_reference.mistakes.families import FAMILIES
 from llama_reference.standard.cases import dtypes
 
@@ -102,7 +102,12 @@ def _joined(named: list[Mistake]) -> list[Mistake]:
 
 
 def _own(evidence: Evidence, in_time: Callable[[], bool]) -> Found:
-    return evidence.surviving(mistakes.in_weights(evidence.component)) or _fitted(evidence, in_time)
+    placed = (only for form in _forms(evidence.component) for only in in_one_place(form))
+    return (
+        evidence.surviving(mistakes.in_weights(evidence.component))
+        or evidence.surviving(placed, kept=False)
+        or _fitted(evidence, in_time)
+    )
 
 
 def _fitted(evidence: Evidence, in_time: Callable[[], bool], over: Mistake | None = None) -> Found:

@@ -1,4 +1,4 @@
-"""Two mistakes in one implementation."""
+"""Two mistakes in one implementation, and a mistake in one place alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ from typing import Any
 
 from llama_reference.mistakes.mistake import Mistake
 from llama_reference.standard.stepwise import StepwiseLlama
+
+# By component: parts of the names of its weights, each of which is a place of its own in the source.
+PLACES = {"rms_norm": ("input_layernorm", "post_attention_layernorm", "model.norm")}
+
+
+def in_one_place(mistake: Mistake) -> Iterator[Mistake]:
+    """The mistake in one of its component's places alone. None where all of them are one."""
+    made = type(mistake.implementation)
+    for place in PLACES.get(mistake.component, ()):
+
+        def rms_norm(self: Any, handle: Any, where: str, x: Any, place: str = place) -> Any:
+            return (made if place in where else StepwiseLlama)(self.wide).rms_norm(handle, where, x)
+
+        only = type(f"{made.__name__}_in_{place}", (StepwiseLlama,), {"rms_norm": rms_norm})
+        yield replace(mistake, why=f"{mistake.why}; in {place} alone", implementation=only(), ways=())
 
 
 def both(one: Mistake, other: Mistake) -> Iterator[Mistake]:
