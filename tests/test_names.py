@@ -31,9 +31,9 @@ REFERENCE_FLOORS = [
     "mistakes questions",
     "checkpoints",
     "judge",
-    "report",
+    "report exchange",
     "suite",
-    "check verify against catalogue",
+    "check verify against catalogue export",
     "verify_layers",
     "commands",
     "__main__",
@@ -44,7 +44,9 @@ LETTERS = {"D": "hidden_size", "F": "intermediate_size", "V": "vocab_size", "N":
 SOURCE = {"sampling": "generate/sampling.py", "generate": "generate/__init__.py", "kv_cache": "model/kv_cache.py"}
 MODEL = ["config", "rms_norm", "rotary", "attention", "swiglu", "block", "kv_cache", "llama", "loss"]
 SOURCES = [
-    path for folder in ("src", "reference", "tests", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in ("src", "reference", "tests", "benchmarks", "docs", "examples")
+    for path in (ROOT / folder).rglob("*.py")
 ]
 
 

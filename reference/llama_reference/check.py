@@ -19,7 +19,7 @@ RIGHT, WRONG, UNJUDGED = 0, 1, 2  # the exit statuses
 WRITERS = {"json": terminal.as_json, "html": suite_page.render, "junit": exports.junit, "badge": exports.badge}
 
 
-def tell(results: Results, adapter: Path, verbose: bool, files: dict[str, Path | None]) -> int:
+def tell(results: Results, adapter: object, verbose: bool, files: dict[str, Path | None]) -> int:
     """Print the table and write the files, which WRITERS name; return the exit status.
 
     Raises UsageError where nothing was judged.

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Container
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from llama_reference.exchange.program import Program
 
 from llama_reference.command_line import UsageError, check_output_file
 from llama_reference.suite import clean_process
 
+Question = tuple[str, str, str]  # component, variant, dtype
 
-@dataclass(frozen=True)
-class Check:
-    """Judge a Llama through its adapter, component by component."""
 
-    adapter: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="ADAPTER.py")]
-    """The adapter: a Python file with the functions that `llama-reference template` shows."""
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """What commands that judge a Llama have in common."""
+
     component: tuple[str, ...] = ()
     """Components to judge; without it, all."""
-    quick: bool = False
-    """Ask fewer dtypes and gradients: every variant in float32, the hard one in all dtypes."""
     processes: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Components to judge at the same time."""
     time_limit: float | None = None
@@ -46,10 +49,8 @@ class Check:
     badge: Path | None = None
     """Write an endpoint badge for shields.io."""
 
-    def main(self) -> int:
-        """Run the command, and return its exit status. Raises UsageError."""
-        if not self.adapter.is_file():
-            raise UsageError(f"{self.adapter}: no such file; `llama-reference template` writes one to start from")
+    def judge(self, source: Path | Program, quick: bool = False, only: Container[Question] | None = None) -> int:
+        """Judge it, tell, and return the exit status. Raises UsageError."""
         if self.processes < 1:
             raise UsageError(f"--processes is {self.processes}, expected 1 or more")
         for name in ("time_limit", "question_limit"):
@@ -65,8 +66,85 @@ class Check:
 
         components = chosen(self.component)
         limits = Limits(self.time_limit, self.question_limit)
-        results = run(self.adapter, components, self.quick, self.processes, limits, sys.stderr.isatty())
-        return check.tell(results, self.adapter, self.verbose, files)
+        results = run(source, components, quick, self.processes, limits, sys.stderr.isatty(), only)
+        return check.tell(results, source, self.verbose, files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Judging):
+    """Judge a Llama through its adapter, component by component."""
+
+    adapter: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="ADAPTER.py")] = None
+    """The adapter: a Python file with the functions that `llama-reference template` shows."""
+    command: str | None = None
+    """Instead of an adapter a program: "./prog {request} {answer}", or "./prog", which reads both from its input."""
+    python: Path | None = None
+    """Another Python, which runs the adapter in its own environment; that needs NumPy only."""
+    request_limit: float = 60.0
+    """Seconds that a program may take to answer one request."""
+    quick: bool = False
+    """Ask fewer dtypes and gradients: every variant in float32, the hard one in all dtypes."""
+
+    def main(self) -> int:
+        """Run the command, and return its exit status. Raises UsageError."""
+        if (self.adapter is None) == (self.command is None):
+            raise UsageError("expected ADAPTER.py or --command, and not both")
+        if self.python is not None and self.adapter is None:
+            raise UsageError("--python runs an adapter: expected ADAPTER.py, too")
+        if self.request_limit <= 0:
+            raise UsageError(f"--request-limit is {self.request_limit:g}, expected seconds, more than 0")
+        if self.adapter is not None and not self.adapter.is_file():
+            raise UsageError(f"{self.adapter}: no such file; `llama-reference template` writes one to start from")
+        if self.adapter is not None and self.python is None:
+            return self.judge(self.adapter, self.quick)
+        from llama_reference.exchange.program import Program, served
+
+        command = served(self.python, self.adapter) if self.python and self.adapter else self.command or ""
+        with TemporaryDirectory(prefix="llama_reference-") as folder:
+            return self.judge(Program(command, self.request_limit, Path(folder)), self.quick)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the suite's questions as files, for a Llama in any language."""
+
+    directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """A new folder; its README says what is in it."""
+    component: tuple[str, ...] = ()
+    """Components to ask about; without it, all."""
+    quick: bool = False
+    """Fewer dtypes: every variant in float32, the hard one in all dtypes."""
+    dtype: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32", "bfloat16", "float16")
+    """Dtypes to ask in."""
+    without: tuple[str, ...] = ()
+    """Features that your Llama lacks, as tables name them: padding, mlp_bias, "rope_type yarn", cache, ..."""
+    format: Literal["npy", "safetensors"] = "npy"
+    """What tensors are stored in."""
+    with_answers: bool = False
+    """Write what is right, too, for tests that need neither this program nor transformers."""
+
+    def main(self) -> int:
+        """Run the command, and return its exit status. Raises UsageError."""
+        if self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir())):
+            raise UsageError(f"{self.directory}: something is there already, expected a new folder")
+        from llama_reference import export
+
+        asked = self.component, self.quick, self.dtype, self.without
+        return export.tell(self.directory, *asked, self.format, self.with_answers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grade(Judging):
+    """Judge the answers in a folder that `llama-reference export` has written."""
+
+    directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
+    """The folder, with the answers that your Llama has put into it."""
+
+    def main(self) -> int:
+        """Run the command, and return its exit status. Raises UsageError."""
+        from llama_reference import export
+
+        return self.judge(self.directory, only=export.questions(self.directory))
 
 
 @dataclass(frozen=True)
@@ -153,6 +231,8 @@ class Mistakes:
 
 Command = (
     Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Grade, tyro.conf.subcommand("grade")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Template, tyro.conf.subcommand("template")]
     | Annotated[Mistakes, tyro.conf.subcommand("mistakes")]

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -207,7 +206,7 @@ class Results:
         })  # fmt: skip
 
 
-def about(adapter: Path, bitwise: bool) -> dict[str, str]:
+def about(adapter: object, bitwise: bool) -> dict[str, str]:
     """What a report says of its run: what is judged, how, when and with which versions."""
     return {
         "implementation": str(adapter),

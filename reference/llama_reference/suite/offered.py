@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llama_reference.adapter_loader import lenient_warnings
+from llama_reference.exchange.arrays import BadAnswer
 from llama_reference.implementation import FUNCTIONS, offers
 from llama_reference.standard.outcome import Outcome
 from llama_reference.suite import trouble
@@ -60,6 +61,8 @@ def _told(name: str) -> Iterator[None]:
         yield
     except NoVerdict:
         raise
+    except BadAnswer as bad:
+        raise NoVerdict(str(bad)) from None
     except Exception as error:
         if lacking := trouble.of_environment(error):
             raise NoVerdict(f"{name}: {lacking}: {trouble.reason(error)}") from error

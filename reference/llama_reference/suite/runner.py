@@ -11,19 +11,18 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from pathlib import Path
 
 from tqdm import tqdm
 
 from llama_reference.adapter_loader import AdapterError
-from llama_reference.report.results import Diagnosis, Results, about
+from llama_reference.report.results import ANSWERS, Diagnosis, Results, about
 from llama_reference.report.summary import is_wrong, verdict
 from llama_reference.standard.outcome import Outcome
 from llama_reference.suite.plan import Item, items, left_out
-from llama_reference.suite.worker import Diagnose, Survey, Task, Worker
+from llama_reference.suite.worker import Diagnose, Source, Survey, Task, Worker
 
 # The longest first, so that the last process does not start when the others are done.
 BY_COST = ("generate", "rotary", "kv_cache", "llama", "attention", "block", "swiglu", "sampling", "rms_norm", "loss")
@@ -38,12 +37,26 @@ class Limits:
     question: float = 300.0
 
 
+Question = tuple[str, str, str]  # component, variant, dtype
+
+
+def _among(asked: Iterable[Item], only: Container[Question] | None) -> Iterator[Item]:
+    """All, or of the answers those that are among these questions."""
+    for item in asked:
+        question = item.component, item.variant, str(item.dtype).removeprefix("torch.")
+        if only is None or (item.section == ANSWERS and question in only):
+            yield item
+
+
 class Plan:
     """What is still to be asked, by component, and who is at it."""
 
-    def __init__(self, components: tuple[str, ...], quick: bool, results: Results) -> None:
+    def __init__(
+        self, components: tuple[str, ...], quick: bool, results: Results, only: Container[Question] | None = None
+    ) -> None:
         self.results = results
-        self.waiting = {name: deque(items(name, quick)) for name in BY_COST if name in components}
+        asked = {name: deque(_among(items(name, quick), only)) for name in BY_COST if name in components}
+        self.waiting = {name: those for name, those in asked.items() if those}
         self._begun: set[str] = set()
         self._surveyed: set[str] = set()
         self._diagnosed: set[str] = set()
@@ -109,7 +122,7 @@ class Plan:
 class Crew:
     """The processes that ask, and what they find out."""
 
-    def __init__(self, adapter: Path, plan: Plan, limits: Limits, processes: int) -> None:
+    def __init__(self, adapter: Source, plan: Plan, limits: Limits, processes: int) -> None:
         self.adapter = adapter
         self.plan = plan
         self.limits = limits
@@ -222,19 +235,21 @@ class Crew:
 
 
 def run(
-    adapter: Path,
+    adapter: Source,
     components: tuple[str, ...],
     quick: bool,
     processes: int,
     limits: Limits,
     show: bool = False,
+    only: Container[Question] | None = None,
 ) -> Results:
     """Ask an adapter about the components. Raises AdapterError before anything is asked.
 
-    show: a progress bar, and a first verdict as soon as every component has been asked its clearest question.
+    only: nothing but the answers to these questions. show: a progress bar, and a first verdict as soon as every
+    component has been asked its clearest question.
     """
     results = Results(about(adapter, bitwise=False))
-    plan = Plan(components, quick, results)
+    plan = Plan(components, quick, results, only)
     crew = Crew(adapter, plan, limits, processes)
     answered: set[str] = set()
     try:

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from llama_reference.adapter_loader import AdapterError, frames, load
+from llama_reference.exchange.files import FileAnswers
+from llama_reference.exchange.program import Program, ProgramAnswers
 from llama_reference.implementation import FUNCTIONS
 from llama_reference.report.results import Results
 from llama_reference.standard.cases import HARD, ROPES, weights
@@ -32,6 +33,9 @@ from llama_reference.suite.trouble import NoVerdict
 # What nearly everybody can build: tried where the hard configuration cannot be built.
 PLAIN = HARD | {"hidden_size": 64, "head_dim": 8, "num_key_value_heads": 8, "rope_parameters": ROPES["default"],
                 "attention_bias": False, "mlp_bias": False}  # fmt: skip
+
+
+Source = Path | Program  # an adapter, a folder of questions and answers, or a program
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ Task = Item | Diagnose | Survey
 class Worker:
     """The process, the connection to it, and what it is doing since when."""
 
-    adapter: Path
+    adapter: Source
     process: BaseProcess
     connection: Connection
     stack: Path
@@ -72,16 +76,17 @@ class Worker:
     since: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def start(cls, adapter: Path) -> Worker:
+    def start(cls, adapter: Source) -> Worker:
         """In a clean process that has the suite imported already. The first message is what _load says."""
         context = clean_process.context()
         ours, theirs = context.Pipe()
         handle, name = tempfile.mkstemp(prefix="llama_reference-")
         os.close(handle)
-        process = context.Process(target=_serve, args=(adapter.resolve(), name, theirs), daemon=True)
+        adapter = adapter.resolve() if isinstance(adapter, Path) else adapter
+        process = context.Process(target=_serve, args=(adapter, name, theirs), daemon=True)
         process.start()
         theirs.close()
-        return cls(adapter.resolve(), process, ours, Path(name))
+        return cls(adapter, process, ours, Path(name))
 
     def give(self, task: Task) -> None:
         """Set it to work."""
@@ -110,7 +115,7 @@ class Worker:
         self.stack.unlink(missing_ok=True)
         self.connection.close()
         place = re.search(rf'File "{re.escape(str(self.adapter))}", line (\d+) in (\w+)', text)
-        return f", in {place[2]} ({self.adapter.name}:{place[1]})" if place else ""
+        return f", in {place[2]} ({Path(str(self.adapter)).name}:{place[1]})" if place else ""
 
     def ended_by(self) -> str:
         """How the process ended, in words."""
@@ -118,7 +123,7 @@ class Worker:
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _serve(adapter: Path, stack: str, connection: Connection) -> None:
+def _serve(adapter: Source, stack: str, connection: Connection) -> None:
     """Load the adapter; then do every task that comes, and send what it adds to the Results."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     with Path(stack).open("w") as file:
@@ -154,8 +159,12 @@ def do(task: Task, session: Session) -> None:
         session.ask(task)
 
 
-def load_and_build(adapter: Path) -> ModuleType:
-    """The adapter. Raises AdapterError where there is nothing to ask."""
+def load_and_build(adapter: Source) -> Any:
+    """What is to be asked. Raises AdapterError where there is nothing to ask."""
+    if isinstance(adapter, Program):
+        return ProgramAnswers(adapter)
+    if adapter.is_dir():
+        return FileAnswers(adapter)
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # also what Python hides, as a rule, of other people's modules
         module = load(adapter)
