@@ -24,7 +24,7 @@ KNOWN_FAILURES = load(TESTS / "adapters" / "huggingface.py").KNOWN_FAILURES
 
 
 class Rearranged(StepwiseLlama):
-    """The same mathematics in another order, as fused kernels and other authors write it."""
+    """The same mathematics in another order, as fused kernels and other authors write it; padding gets zeros."""
 
     def norm(self, x, gain, eps):
         return F.rms_norm(x.float(), x.shape[-1:], gain.float(), eps).to(x.dtype)
@@ -47,6 +47,15 @@ class Rearranged(StepwiseLlama):
         seen = seen | ~seen.any(-1, keepdim=True)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=True)
 
+    def attention(self, handle, layer, x, positions, mask, cache=None):
+        return _of_real(super().attention(handle, layer, x, positions, mask, cache), mask)
+
+    def block(self, handle, layer, x, positions, mask, cache=None):
+        return _of_real(super().block(handle, layer, x, positions, mask, cache), mask)
+
+    def llama(self, handle, tokens, positions, mask, cache=None):
+        return _of_real(super().llama(handle, tokens, positions, mask, cache), mask)
+
     def gate(self, config, gate, up):
         return (self.activation(config, gate.float()) * up.float()).to(gate.dtype)
 
@@ -63,6 +72,10 @@ class Rearranged(StepwiseLlama):
     def keep_min_p(self, scores, share):
         ratio = (scores - scores.amax(-1, keepdim=True)).exp()
         return scores.masked_fill(ratio < share, -torch.inf)
+
+
+def _of_real(y, mask):
+    return y if mask is None else y * mask[:, -y.shape[1] :, None]
 
 
 class RemembersTheLongestCall(StepwiseLlama):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llama_reference import mistakes
-from llama_reference.judge import diagnosis
+from llama_reference.judge import comparison, diagnosis
 from llama_reference.judge.agreement import Evidence
 from llama_reference.questions.checks import kv_cache
 from llama_reference.standard.cases import Case
@@ -112,6 +112,28 @@ def test_what_is_right_looks_like_no_mistake(component):
     """Written independently, too: rounding is no mistake's mark unless a mistake rounds like that."""
     assert named(component, StepwiseLlama()) == []
     assert named(component, rewritten.Textbook()) == []
+
+
+class OffBy(StepwiseLlama):
+    """Its norms are off by so many units in the last place."""
+
+    units = 0.0
+
+    def norm(self, x, gain, eps):
+        y = super().norm(x, gain, eps)
+        return y + self.units * torch.finfo(y.dtype).eps * y.abs().amax(-1, keepdim=True)
+
+
+def test_the_diagnosis_doubts_where_the_suite_does():
+    """Where transformers was lucky, an answer that is further off is not wrong yet."""
+    implementation, case = OffBy(), next(comparison.cases("rms_norm"))
+    settled = set()
+    for implementation.units in (0.5, 2.0, 3.0, 4.0, 5.0, 64.0):
+        verdicts = comparison.verdicts("rms_norm", case, comparison.ask("rms_norm", implementation, case))
+        right = all(verdict.within for verdict in verdicts)
+        assert Evidence("rms_norm", implementation).is_wrong(case) is not right
+        settled.add((right, any(verdict.chance_error for verdict in verdicts)))
+    assert {(True, True), (False, False)} <= settled
 
 
 @pytest.mark.parametrize("component", among(mistakes.COMPONENTS, QUICK))

@@ -99,6 +99,39 @@ def test_what_is_wrong_stands_first_and_names_the_innermost():
     assert "block:" not in text
 
 
+OWN, CACHES, NOBODYS = "looks like `a` (bits)", "looks like `b` of kv_cache (bits)", ""
+BOTH = "looks like `c` of rms_norm and `d` (bits)"
+
+
+@pytest.mark.parametrize(
+    ("attention", "cache", "guilty"),
+    [
+        (CACHES, OWN, ["kv_cache"]),
+        (NOBODYS, OWN, ["kv_cache"]),
+        (OWN, NOBODYS, ["attention"]),
+        (NOBODYS, NOBODYS, ["attention", "kv_cache"]),
+    ],
+)
+def test_what_is_wrong_over_a_cache_alone_is_blamed_on_the_one_that_looks_like_a_mistake(attention, cache, guilty):
+    results = green()
+    results.add("attention", "answers", "hard", [replace(verdict(99.0, bitwise=False), label="in chunks")])
+    results.add("kv_cache", "answers", "hard", [verdict(99.0, bitwise=False)])
+    told = {"attention": attention, "kv_cache": cache}
+    results.diagnoses = {name: Diagnosis([Named(title, "why")] if title else []) for name, title in told.items()}
+    assert summary.suspects(results) == guilty
+    results.add("attention", "answers", "hard", [verdict(99.0, bitwise=False)])  # without a cache, too
+    assert summary.suspects(results)[0] == "attention"
+
+
+def test_what_looks_like_a_mistake_of_its_own_beside_its_parts_is_blamed_too():
+    results = wrong("rms_norm", 99.0)
+    results.add("block", "answers", "hard", [verdict(99.0, bitwise=False)])
+    results.diagnoses = {"block": Diagnosis([Named(BOTH, "why")])}
+    assert summary.suspects(results) == ["rms_norm", "block"]
+    results.diagnoses = {"block": Diagnosis([Named(BOTH.replace("`d`", "`d` of rms_norm"), "why")])}
+    assert summary.suspects(results) == ["rms_norm"]
+
+
 def test_an_adapter_without_the_bits_is_judged_by_budget_and_the_report_says_so():
     results = wrong("swiglu", 3.5)
     results.about["judged"] = BY_BUDGET

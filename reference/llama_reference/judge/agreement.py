@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from llama_reference.implementation import Implementation
-from llama_reference.judge.comparison import ask, cases, reference_answers
+from llama_reference.judge.comparison import ask, cases, chance_errors, reference_answers
 from llama_reference.mistakes import Mistake
+from llama_reference.questions.checks import CHECKS
 from llama_reference.questions.checks.check import Answers
 from llama_reference.standard import budget
 from llama_reference.standard.cases import Case, dtypes
@@ -59,6 +60,7 @@ class Evidence:
         self.seed = seed
         self.profile = profile
         self._answers: dict[Case, Answers | str | None] = {}
+        self._costs: dict[Case, dict[str, float]] = {}
 
     def answers(self, case: Case) -> Answers | str | None:
         """As `answered` says."""
@@ -84,7 +86,35 @@ class Evidence:
         if not isinstance(answers, dict):
             return answers is not None
         theirs, exact = reference_answers(self.component, case)
-        return not within(answers, theirs, exact, costs(self.component, case), case.dtype)
+        return not within(answers, theirs, exact, self.costs(case), case.dtype)
+
+    def costs(self, case: Case) -> dict[str, float]:
+        """As `costs` says; more where transformers may have been lucky (standard.budget.second_opinion)."""
+        if case not in self._costs:
+            self._costs[case] = self._fair_costs(case)
+        return self._costs[case]
+
+    def _fair_costs(self, case: Case) -> dict[str, float]:
+        cost, answers = costs(self.component, case), self.answers(case)
+        theirs, exact = reference_answers(self.component, case)
+        if CHECKS[self.component].judge or not isinstance(answers, dict) or not comparable(answers, theirs):
+            return cost
+        judged = [budget.judge(name, y, theirs[name], exact[name], case.dtype) for name, y in answers.items()]
+        settled = budget.second_opinion(judged, lambda seed: chance_errors(self.component, case, seed))
+        return cost | {verdict.label: max(cost[verdict.label], verdict.chance_error) for verdict in settled}
+
+    def wrong_labels(self) -> set[str]:
+        """What is asked about where answers are wrong; the empty label where there is none but an error."""
+        found: set[str] = set()
+        for case in self.trials():
+            answers = self.answers(case)
+            if not isinstance(answers, dict):
+                found.add("")
+                continue
+            theirs, exact = reference_answers(self.component, case)
+            cost = self.costs(case)
+            found |= {name for name, y in answers.items() if not within({name: y}, theirs, exact, cost, case.dtype)}
+        return found
 
     def surviving(self, known: Iterable[Mistake], kept: bool = True) -> dict[Mistake, Suspect]:
         """The mistakes that explain every answer; `kept`: their answers are kept for the next implementation."""
@@ -95,11 +125,23 @@ class Evidence:
             assert answers is not None
             wrong = wrong or self.is_wrong(case)
             for mistake in list(suspects):
-                if not _fits(suspects[mistake], self.component, answers, mistake, case, kept):
+                if not self._fits(suspects[mistake], answers, mistake, case, kept):
                     del suspects[mistake]
             if wrong and not suspects:
                 break
         return suspects
+
+    def _fits(self, suspect: Suspect, answers: Answers | str, mistake: Mistake, case: Case, kept: bool) -> bool:
+        """Whether the mistake explains the answers of the case; what they tell about it is noted down."""
+        others = mistaken(self.component, mistake, case, kept)
+        if isinstance(answers, str) or not isinstance(others, dict):
+            return answers == others
+        theirs, _ = reference_answers(self.component, case)
+
+        def exactly() -> Answers | str | None:
+            return exactly_mistaken(self.component, mistake, case, kept)
+
+        return explains(suspect, answers, others, exactly, theirs, self.costs(case), case.dtype)
 
 
 def trials(component: str, seed: int, profile: Profile) -> Iterator[Case]:
@@ -141,19 +183,6 @@ def exactly_mistaken(component: str, mistake: Mistake, case: Case, kept: bool = 
 @lru_cache(maxsize=KEPT)
 def _exactly_mistaken(component: str, mistake: Mistake, case: Case) -> Answers | str | None:
     return answered(component, type(mistake.implementation)(torch.float64), replace(case, exact=True))
-
-
-def _fits(suspect: Suspect, component: str, answers: Answers | str, mistake: Mistake, case: Case, kept: bool) -> bool:
-    """Whether the mistake explains the answers of the case; what they tell about it is noted down."""
-    others = mistaken(component, mistake, case, kept)
-    if isinstance(answers, str) or not isinstance(others, dict):
-        return answers == others
-    theirs, _ = reference_answers(component, case)
-
-    def exactly() -> Answers | str | None:
-        return exactly_mistaken(component, mistake, case, kept)
-
-    return explains(suspect, answers, others, exactly, theirs, costs(component, case), case.dtype)
 
 
 def explains(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llama_reference.implementation import Implementation
-from llama_reference.judge.agreement import Evidence, comparable, costs, distances
+from llama_reference.judge.agreement import Evidence, comparable, distances
 from llama_reference.judge.comparison import reference_answers
 from llama_reference.judge.dependence import branches, dependence
 from llama_reference.questions.checks import rotary
@@ -84,7 +84,7 @@ def _judged(evidence: Evidence) -> Iterator[Judged]:
         theirs, exact = reference_answers(evidence.component, case)
         if not isinstance(answers, dict) or not comparable(answers, theirs, of_one_dtype=False):
             continue
-        for label, cost in costs(evidence.component, case).items():
+        for label, cost in evidence.costs(case).items():
             if label in answers:
                 allowed = budget.FACTOR * cost + budget.ULPS
                 far = distances(answers[label], exact[label], case.dtype)

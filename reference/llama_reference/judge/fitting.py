@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from llama_reference.judge.agreement import Evidence, answered, comparable, costs, farness, within
+from llama_reference.judge.agreement import Evidence, answered, comparable, farness, mistaken, within
 from llama_reference.judge.comparison import reference_answers
 from llama_reference.mistakes import Mistake
 from llama_reference.mistakes.composition import both
@@ -37,10 +37,28 @@ def fitted(evidence: Evidence, families: Iterable[Family], over: Mistake | None 
     case = telling(evidence)
     if case is None:
         return
-    for family in families:
+    for family in _likely_first(evidence, families, case):
         make = _maker(family, over)
         if make is not None and (number := _fit(evidence, family, make, case)) is not None:
             yield make(number)
+
+
+def _likely_first(evidence: Evidence, families: Iterable[Family], wrong: Case) -> list[Family]:
+    """Those first that change what is wrong and leave what is right: where one rope_type is wrong, those about it."""
+    answered = (case for case in evidence.trials() if isinstance(evidence.answers(case), dict))
+    right = next((case for case in answered if not evidence.is_wrong(case)), None)
+
+    def changes(family: Family, case: Case) -> bool:
+        others = mistaken(evidence.component, family.at(family.numbers.grid[0]), case, kept=False)
+        theirs, exact = reference_answers(evidence.component, case)
+        if not isinstance(others, dict) or not comparable(others, theirs):
+            return True
+        return not within(others, theirs, exact, evidence.costs(case), case.dtype)
+
+    def unlikely(family: Family) -> bool:
+        return right is not None and (changes(family, right) or not changes(family, wrong))
+
+    return sorted(families, key=unlikely)
 
 
 def telling(evidence: Evidence) -> Case | None:
@@ -80,7 +98,7 @@ def _near(evidence: Evidence, answers: Answers, case: Case) -> Answers:
     """Answers about the first positions, where these are wrong; else all."""
     theirs, exact = reference_answers(evidence.component, case)
     near = {label: answer for label, answer in answers.items() if NEAR in label}
-    right = not near or within(near, theirs, exact, costs(evidence.component, case), case.dtype)
+    right = not near or within(near, theirs, exact, evidence.costs(case), case.dtype)
     return answers if right else near
 
 

@@ -14,7 +14,6 @@ from llama_reference.judge.agreement import (
     PLAUSIBLE,
     Evidence,
     comparable,
-    costs,
     farness,
     furthest,
     is_plausible,
@@ -41,7 +40,8 @@ def pairs(evidence: Evidence, known: Iterable[Mistake], in_time: Callable[[], bo
     if case is None:
         return
     answers = dict(_numeric(evidence))[case]
-    gains = {mistake: gain for mistake in known if in_time() and (gain := _gain(evidence, mistake)) is not None}
+    likely = sorted(known, key=lambda mistake: -_total(_gain(evidence, mistake, 1)))  # it was asked this case already
+    gains = {mistake: gain for mistake in likely if in_time() and (gain := _gain(evidence, mistake)) is not None}
     left: int | None = None
     for one, other in _promising(gains):
         if not in_time() or left == 0:
@@ -50,7 +50,7 @@ def pairs(evidence: Evidence, known: Iterable[Mistake], in_time: Callable[[], bo
         for pair in both(one, other):
             others = mistaken(evidence.component, pair, case, kept=False)
             if isinstance(others, dict) and comparable(answers, others):
-                cost = costs(evidence.component, case)
+                cost = evidence.costs(case)
                 if is_plausible(answers, others, cost, case.dtype) and evidence.surviving([pair], kept=False):
                     left = MORE if left is None else left
                     yield pair
@@ -79,16 +79,20 @@ def _promising(gains: dict[Mistake, Gains]) -> list[tuple[Mistake, Mistake]]:
     return sorted(of_pair, key=lambda pair: -of_pair[pair])
 
 
-def _gain(evidence: Evidence, mistake: Mistake) -> Gains | None:
+def _total(gains: Gains | None) -> float:
+    return -1.0 if gains is None else sum(gains.values())
+
+
+def _gain(evidence: Evidence, mistake: Mistake, most: int = CASES) -> Gains | None:
     """How much nearer the mistake is than right, by answer; None where it cannot be one of the mistakes made."""
     gains: Gains = {}
     moves = False
-    for case, answers in _numeric(evidence):
+    for case, answers in _numeric(evidence)[:most]:
         theirs, exact = reference_answers(evidence.component, case)
         others = mistaken(evidence.component, mistake, case)
         if not isinstance(others, dict) or not comparable(answers, others):
             return None
-        cost = costs(evidence.component, case)
+        cost = evidence.costs(case)
         for label, answer in answers.items():
             tolerable = PLAUSIBLE * (budget.FACTOR * cost[label] + budget.ULPS)
             changed = furthest(others[label], theirs[label], case.dtype) > tolerable

@@ -2,7 +2,8 @@
 
 In this order, and the first that explains everything is told:
 
-1. what the components inside it do wrong, alone or with a mistake of its own on top;
+1. what the components inside it do wrong, alone or with a mistake of its own on top (and the cache, where it is wrong
+   over a cache alone);
 2. one in how weights arrive, one in one place alone, or one with a number in it, which is found from the answers;
 3. a mistake of a component inside it, which is right when it is asked alone: it is made here, and not there;
 4. two mistakes at once.
@@ -21,6 +22,7 @@ from llama_reference.judge.pairs import helpful, pairs
 from llama_reference.mistakes import Mistake
 from llama_reference.mistakes.composition import both, in_one_place
 from llama_reference.mistakes.families import FAMILIES
+from llama_reference.questions.checks.attention import IN_CHUNKS
 from llama_reference.standard.cases import dtypes
 
 # The components whose steps a component takes, the innermost first.
@@ -41,10 +43,16 @@ def further(evidence: Evidence, name: Callable[[str], list[Mistake]]) -> Found:
     """Explanations of wrong answers. `name` gives the mistakes that a component inside looks like, nearest first."""
     if not _is_finite(evidence):
         return {}
+    if wrong := list(dict.fromkeys(_wrong_inside(evidence.component, evidence))):
+        innermost = [inner for inner in wrong if not {*wrong} & {*USES.get(inner, ())}]
+        named = [name(inner) for inner in innermost]
+        if all(named) and (found := evidence.surviving(_joined([found[0] for found in named]), kept=False)):
+            return found
+        outermost = [inner for inner in wrong if not any(inner in USES.get(outer, ()) for outer in wrong)]
+        return _on_top(evidence, [name(inner) for inner in outermost])
+    if _over_a_cache_alone(evidence) and (found := _on_top(evidence, [name("kv_cache")])):
+        return found
     in_time = _clock()
-    wrong = [inner for inner in USES.get(evidence.component, ()) if _is_wrong(inner, evidence)]
-    if wrong:
-        return _on_top(evidence, [name(inner) for inner in wrong], in_time)
     return _own(evidence, in_time) or _elsewhere(evidence, in_time) or _pairs(evidence, _clock())
 
 
@@ -63,23 +71,38 @@ def _clock() -> Callable[[], bool]:
     return lambda: time.process_time() - start < SECONDS
 
 
+def _over_a_cache_alone(evidence: Evidence) -> bool:
+    """Whether it is wrong there alone, as the cache is."""
+    here = evidence.component != "kv_cache" and evidence.wrong_labels() == {IN_CHUNKS}
+    return here and _is_wrong("kv_cache", evidence)
+
+
+def _wrong_inside(component: str, evidence: Evidence) -> Iterator[str]:
+    """The wrong components inside one, and inside these."""
+    for inner in USES.get(component, ()):
+        if _is_wrong(inner, evidence):
+            yield inner
+            yield from _wrong_inside(inner, evidence)
+
+
 def _is_wrong(component: str, evidence: Evidence) -> bool:
-    """Whether a component inside is wrong when it is asked alone."""
+    """Whether a component inside is wrong when it is asked alone; of the cache's, not only over a cache."""
     needed = ("new_cache", "llama") if component == "kv_cache" else (component,)
     if not all(offers(evidence.implementation, function) for function in needed):
         return False
     inner = Evidence(component, evidence.implementation, evidence.seed, evidence.profile)
-    return any(map(inner.is_wrong, inner.trials()))
+    return bool(inner.wrong_labels() - ({IN_CHUNKS} if evidence.component == "kv_cache" else set()))
 
 
 def _forms(component: str) -> Iterator[Mistake]:
     return (form for mistake in mistakes.of(component) for form in mistake.forms)
 
 
-def _on_top(evidence: Evidence, named: list[list[Mistake]], in_time: Callable[[], bool]) -> Found:
+def _on_top(evidence: Evidence, named: list[list[Mistake]]) -> Found:
     """What is wrong inside, if that is all; else one of the component's own mistakes on top of it."""
     if not all(named):
         return {}
+    in_time = _clock()
     bases = _joined([found[0] for found in named])
     if found := evidence.surviving(bases, kept=False):
         return found
@@ -127,6 +150,7 @@ def _pairs(evidence: Evidence, in_time: Callable[[], bool]) -> Found:
     known = [*_forms(evidence.component), *mistakes.in_weights(evidence.component)]
     if found := evidence.surviving(list(pairs(evidence, known, in_time)), kept=False):
         return found
+    in_time = _clock()
     for base in helpful(evidence, known, BASES):
         if found := _fitted(evidence, in_time, base):
             return found

@@ -191,7 +191,7 @@ def _free_slots_masked(self, handle, layer, x, positions, mask, cache):
     at = f"model.layers.{layer}.self_attn."
     q, k, v = self.project(handle, at, x)
     q, k = self.rotary(handle, q, k, positions)
-    StepwiseLlama.append(self, cache, layer, k, v)
+    self.append(cache, layer, k, v)
     T, S = x.shape[1], cache.filled + x.shape[1]
     seen = F.pad(self.visible(T, S, mask), (0, cache.room - S), value=False)
     read = self.attend(q, cache.keys[layer], cache.values[layer], seen, self.scale(handle.config))

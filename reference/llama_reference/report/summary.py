@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from llama_reference.judge.comparison import NO_GRADIENTS
 from llama_reference.mistakes import COMPONENTS
+from llama_reference.questions import properties
+from llama_reference.questions.checks.attention import IN_CHUNKS
 from llama_reference.report.numbers import short
 from llama_reference.report.results import (
     ANSWERS,
@@ -150,11 +152,53 @@ def wrong(results: Results) -> list[str]:
 
 
 def suspects(results: Results) -> list[str]:
-    """The wrong components in which nothing else is wrong: what breaks where no part of it does has its own reason."""
+    """The wrong components in which nothing else is wrong: what breaks where no part of it does has its own reason, and
+    so has what looks like a mistake of its own on top of those of its parts.
+    """
     found = wrong(results)
     breaks = {name for name in found if troubles(results, Outcome.RAISED, name)}
-    within = {name: set(PARTS.get(name, ())) & set(found) for name in found}
-    return [name for name in found if not within[name] or (name in breaks and not within[name] & breaks)]
+    within = {name: _contained(results, name, found) for name in found}
+    own = {name for name in found if _adds_its_own(results, name)}
+    return [name for name in found if not within[name] or name in own or (name in breaks and not within[name] & breaks)]
+
+
+def _contained(results: Results, name: str, found: list[str]) -> set[str]:
+    """Which of the wrong components it is made of. What is wrong over a cache alone is so by itself or by the cache:
+    the one that looks like a known mistake.
+    """
+    parts = set(PARTS.get(name, ())) & set(found)
+    if "kv_cache" in found and _over_a_cache_alone(results, name) and not _looks_like_its_own(results, name):
+        return parts | ({"kv_cache"} if _looks_like_its_own(results, "kv_cache") else set())
+    if name == "kv_cache":
+        parts = {x for x in parts if not _over_a_cache_alone(results, x) or _looks_like_its_own(results, x)}
+    return parts
+
+
+def _over_a_cache_alone(results: Results, name: str) -> bool:
+    """Whether it answers right wherever there is no cache."""
+    labels = {row.label for row in results.rows if row.component == name and not row.within}
+    claims = results.properties.get(name, {})
+    over_a_cache = {claim.name for claim in properties.of(name) if "cache" in claim.needs}
+    broken = {claim for claim, outcome in claims.items() if outcome == Outcome.BROKEN}
+    return bool(labels or broken) and labels <= {IN_CHUNKS} and broken <= over_a_cache
+
+
+def _adds_its_own(results: Results, name: str) -> bool:
+    """Whether it looks like a mistake of its own beside one of its parts'; of the cache, whether it has one."""
+    told = _first_name(results, name)
+    count, others = told.count("`") // 2, told.count("` of ")
+    return 0 < others < count or (name == "kv_cache" and _looks_like_its_own(results, name))
+
+
+def _looks_like_its_own(results: Results, name: str) -> bool:
+    """Whether it was named, by a mistake of no other component."""
+    told = _first_name(results, name)
+    return bool(told) and "` of " not in told
+
+
+def _first_name(results: Results, name: str) -> str:
+    diagnosis = results.diagnoses.get(name)
+    return diagnosis.named[0].title if diagnosis and diagnosis.named else ""
 
 
 def is_wrong(results: Results, component: str) -> bool:

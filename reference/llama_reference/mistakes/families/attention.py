@@ -10,7 +10,7 @@ import torch
 
 from llama_reference.mistakes.attention import columns
 from llama_reference.mistakes.family import TIMES, Family, between, ratios, whole
-from llama_reference.mistakes.mistake import Steps
+from llama_reference.mistakes.mistake import Steps, wide
 from llama_reference.standard.stepwise import StepwiseLlama
 
 
@@ -41,6 +41,17 @@ def _window(number: float) -> Steps:
     return {"causal": columns(lambda q, k: (k <= q) & (k > q - int(number)))}
 
 
+def _normalised(eps: float) -> Steps:
+    def unit(x: Any) -> Any:
+        return x * torch.rsqrt(wide(x).pow(2).mean(-1, keepdim=True) + eps).to(x.dtype)
+
+    def project(self: Any, handle: Any, at: Any, x: Any) -> Any:
+        q, k, v = StepwiseLlama.project(self, handle, at, x)
+        return unit(q), unit(k), v
+
+    return {"project": project}
+
+
 FAMILIES = (
     Family("attention", "scale_times", "scores are {n} times what they should be", TIMES,
            lambda n: {"scale": lambda s, c: n * StepwiseLlama.scale(s, c)}),
@@ -48,6 +59,8 @@ FAMILIES = (
            lambda n: {"scale": lambda _s, _c: n}),
     Family("attention", "scale_exponent", "scores are multiplied by head_dim to the power {n} instead of -0.5", between(-2, 1, 9),
            lambda n: {"scale": lambda _s, c: float(c["head_dim"]) ** n}),
+    Family("attention", "queries_normalised_with", "queries and keys are normalised first, as in Qwen 3, with an eps of {n}",
+           ratios(1e-12, 1e-2, 10), _normalised, "nanochat"),
     Family("attention", "window", "a query sees the last {n} tokens only", whole(1, 47), _window),
     Family("attention", "sees_ahead", "a query also sees the next {n} tokens", whole(1, 47),
            lambda n: {"causal": columns(lambda q, k: k <= q + int(n))}),

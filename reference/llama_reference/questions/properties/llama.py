@@ -78,8 +78,8 @@ def _silent(source: CachedLlama, of: Case, seed: int) -> Tensor:
     w = {name: weight.double() for name, weight in of.state.items()}
     x = w[EMBEDDING][tokens]
     normed = x / (x.pow(2).mean(-1, keepdim=True) + of.config["rms_norm_eps"]).sqrt() * w["model.norm.weight"]
-    handle = built(source, of, _silencing)
-    return off(source.llama(handle, tokens, positions(of), padding(of)), F.linear(normed, w.get(HEAD, w[EMBEDDING])))
+    logits = source.llama(built(source, of, _silencing), tokens, positions(of), padding(of))
+    return off(logits, F.linear(normed, w.get(HEAD, w[EMBEDDING])))[real(of)]
 
 
 @CLAIMS.claim(examples=10)
