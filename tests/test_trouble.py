@@ -3,10 +3,12 @@
 import io
 import json
 import re
+import subprocess
 import sys
 import time
 import warnings
 from itertools import groupby
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +23,7 @@ from llama_reference.suite.plan import BEYOND_DOUBT, items, left_out
 from llama_reference.suite.runner import Crew, Limits, Plan
 from llama_reference.suite.session import Session
 from llama_reference.suite.worker import load_and_build
-from tests.profiles import is_thorough
+from tests.profiles import among, is_thorough
 
 pytest_plugins = "pytester"
 
@@ -228,6 +230,52 @@ class TestProcesses:
         assert not good
         assert re.search(rf"1 of 10 components judged and right.*; so far: stopped by {how}$", verdict)
         assert len(results.unasked["loss"][how]) == len([*items("loss", True)])
+
+
+GOOD = SWIGLU + "return right.swiglu(handle, layer, x)\n"
+ALONE = "^1 of 10 components judged and right[^;]*"
+# kind -> an adapter, what the command says, and its exit status
+KINDS = {
+    kind: (SWIGLU + does, rf"{ALONE}; trouble, and no verdict: swiglu.* trouble: {told}", 2)
+    for kind, (does, told) in TROUBLE.items()
+    if kind not in ("missing package", "no tensor", "no such device")
+} | {
+    "import warning": (GOOD + "warnings.warn('old', DeprecationWarning)", "^2 of 10 components judged and right", 0),
+    "import error": ("import nobody_has_this", r"import nobody_has_this error: \S+my_llama.py: ModuleNotFoundError", 2),
+    "assertion in build": (
+        RIGHT + "def build(*_):\n    assert 1 > 2, 'why'",
+        r"assert 1 > 2, 'why'.* error: \S+my_llama.py: build raises AssertionError: why",
+        2,
+    ),
+    "crash": (
+        SWIGLU + "ctypes.string_at(0)",
+        rf"{ALONE}; trouble, and no verdict: swiglu.* trouble: the adapter's process ended \(SIGSEGV\), in swiglu",
+        2,
+    ),
+    "hang": (
+        SWIGLU + "time.sleep(1000)",
+        f"{ALONE}; trouble, and no verdict: swiglu.* trouble: no answer within 45 s: it hangs or is slow, in swiglu",
+        2,
+    ),
+}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("kind", among(KINDS, ("missing compiler", "import warning", "assertion in build", "crash")))
+def test_the_command_tells_each_kind_as_what_it_is(kind, adapter):
+    text, told, status = KINDS[kind]
+    command = [str(Path(sys.executable).with_name("llama-reference")), "check", str(adapter(text)), "--quick"]
+    options = ["--component", "swiglu", "rms_norm", "--question-limit", "45"]  # loading takes long on a busy machine
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=600)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert re.search(told, said), said
+    assert done.returncode == status
+    assert "WRONG" not in said
+    assert "looks like" not in said
+
+
+def test_the_command_is_asked_about_twelve_kinds():
+    assert len(KINDS) == 12
 
 
 def test_once_a_component_is_wrong_beyond_doubt_its_questions_are_sampled(adapter):

@@ -6,16 +6,11 @@ from tests.peers.standins.cs336 import TransformerLM
 
 
 def build(config, state, dtype):
-    D = config["hidden_size"]
-    N = config["num_attention_heads"]
-    eps = config["rms_norm_eps"]
-    theta = 10000.0
+    keys = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    V, D, L, N, F = (config[key] for key in keys)
     c.only(config, hidden_act="silu", attention_bias=False, mlp_bias=False, num_key_value_heads=N, head_dim=D // N)
-    c.only(config, rope_type="default", rope_theta=theta, tie_word_embeddings=False)
-    V = config["vocab_size"]
-    L = config["num_hidden_layers"]
-    F = config["intermediate_size"]
-    model = TransformerLM(V, 4096, D, L, N, F, theta, eps)
+    c.only(config, rope_type="default", rope_theta=10000.0, tie_word_embeddings=False)
+    model = TransformerLM(V, 4096, D, L, N, F, 10000.0, config["rms_norm_eps"])
     return c.Built(model, c.CS336, state, dtype, lambda weights: c.permute_qk(weights, config, c.interleaved))
 
 

@@ -31,7 +31,7 @@ def build(config, state, dtype):
 
 
 def rms_norm(handle, where, x):
-    _, _, *layer, part = where.split(".")
+    *layer, part = where.removeprefix("model.").removeprefix("layers.").split(".")
     names = {"input_layernorm": "_self_attention_layernorm", "post_attention_layernorm": "_feedforward_layernorm"}
     return getattr(handle.transformer_layers[int(layer[0])], names[part])(x) if layer else handle.layer_norm(x)
 

@@ -11,7 +11,7 @@ from llama_reference.adapter_loader import load
 from tests.peers import plain
 
 HERE = Path(__file__).parent
-STANDINS = ("cs336_student", "gpt_fast_style", "nanochat_style", "scratch_llm_style")
+STANDINS = ("cs336_student", "gpt_fast_style", "nanochat_style", "rasbt_style", "scratch_llm_style")
 PACKAGES = {
     "litgpt_gpt": "litgpt",
     "torchtune_llama": "torchtune",
