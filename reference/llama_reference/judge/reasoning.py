@@ -45,11 +45,9 @@ def further(evidence: Evidence, name: Callable[[str], list[Mistake]]) -> Found:
         return {}
     if wrong := list(dict.fromkeys(_wrong_inside(evidence.component, evidence))):
         innermost = [inner for inner in wrong if not {*wrong} & {*USES.get(inner, ())}]
-        named = [name(inner) for inner in innermost]
-        if all(named) and (found := evidence.surviving(_joined([found[0] for found in named]), kept=False)):
-            return found
         outermost = [inner for inner in wrong if not any(inner in USES.get(outer, ()) for outer in wrong)]
-        return _on_top(evidence, [name(inner) for inner in outermost])
+        found = _on_top(evidence, [name(inner) for inner in innermost])
+        return found if found or innermost == outermost else _on_top(evidence, [name(inner) for inner in outermost])
     if _over_a_cache_alone(evidence) and (found := _on_top(evidence, [name("kv_cache")])):
         return found
     in_time = _clock()
