@@ -184,10 +184,9 @@ def _over_a_cache_alone(results: Results, name: str) -> bool:
 
 
 def _adds_its_own(results: Results, name: str) -> bool:
-    """Whether it looks like a mistake of its own beside one of its parts'; of the cache, whether it has one."""
+    """Whether it looks like a mistake of its own, alone or beside its parts'."""
     told = _first_name(results, name)
-    count, others = told.count("`") // 2, told.count("` of ")
-    return 0 < others < count or (name == "kv_cache" and _looks_like_its_own(results, name))
+    return told.count("` of ") < told.count("`") // 2
 
 
 def _looks_like_its_own(results: Results, name: str) -> bool:
