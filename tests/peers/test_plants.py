@@ -13,8 +13,8 @@ from tests.peers.test_peers import PACKAGES
 from tests.profiles import is_thorough
 
 QUICK = ("cs336_student-rms_norm-eps_outside_the_root", "rasbt_style-rotary-wrong_way_round")
-# program -> how many of its plants are caught and how many named, as measured (README.md). A program that is not here was
-# not asked about all of them. Where it is more by now, write it here.
+# program -> how many of its plants are caught and how many named, as measured (README.md). A program that is not here
+# was not asked about all of them. Where it is more by now, write it here.
 REACHED = {
     "cs336_student": (7, 7),
     "rasbt_style": (7, 8),
