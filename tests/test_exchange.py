@@ -26,6 +26,7 @@ from llama_reference.standard.profile import FULL
 from llama_reference.standard.stepwise import StepwiseLlama
 from llama_reference.suite.plan import Item
 from llama_reference.suite.session import Session
+from tests.profiles import among
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("rms_norm", "rotary", "swiglu", "loss")
@@ -236,7 +237,7 @@ else:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("how", ["{request} {answer}", ""])
-@pytest.mark.parametrize("kind", REPLIES)
+@pytest.mark.parametrize("kind", among(REPLIES, ("hangs", "crashes", "wrong shape")))
 def test_a_program_that_does_not_answer_is_told_in_one_line(tmp_path, kind, how):
     body, expected = REPLIES[kind]
     path = tmp_path / "program.py"
