@@ -229,3 +229,23 @@ def test_what_is_no_checkpoint_is_one_line(content, told, tmp_path, capsys):
     assert said.startswith(f"error: {second}: ")
     assert told in said
     assert said.count("\n") == 1
+
+
+def test_a_head_that_the_fields_ignore_or_lack(tmp_path):
+    config, state = made("GQA", **SHAPE)
+    first = write_hf(tmp_path / "first", config, state)
+    found = against(first, write_hf(tmp_path / "ignored", config | {"tie_word_embeddings": True}, state), tmp_path)[1]
+    assert found["known"] == {"embedding_as_head": ["tie_word_embeddings"]}
+    config, state = made("tied", **SHAPE)
+    first = write_hf(tmp_path / "tied", config, state)
+    found = against(first, write_hf(tmp_path / "lacking", config | {"tie_word_embeddings": False}, state), tmp_path)[1]
+    assert found["known"] == {"left_at_initialisation": ["tie_word_embeddings"]}
+
+
+def test_what_a_format_does_not_say_is_not_compared_and_told(tmp_path):
+    config, state = made("GQA", **SHAPE | {"rope_parameters": LLAMA_3_1})
+    first = write_hf(tmp_path / "first", config, state)
+    second = write_meta(tmp_path / "meta", config, state, multiple_of=64, use_scaled_rope=True, rope_theta=500000.0)
+    status, found = against(first, second, tmp_path)
+    assert status == 0
+    assert "rotary frequencies are not compared: params.json" in found["remarks"][0]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from llama_reference.checkpoints.names import EMBEDDING, HEAD, of_gguf
-from llama_reference.checkpoints.stored import Numbers, Stored, Weight
+from llama_reference.checkpoints.stored import UNCOMPARED, Numbers, Stored, Weight
 from llama_reference.command_line import UsageError
 from llama_reference.conventions.weights import half_split
 from llama_reference.implementation import Config
@@ -48,7 +48,11 @@ def read(path: Path) -> Stored:
             weights[name] = Weight(shape, FLOATS.get(kind, kind), numbers)
     factors = tensors.get(FREQUENCIES)
     divided = None if factors is None else torch.from_numpy(np.array(factors.data, dtype=np.float64))
-    return Stored(path, "GGUF", fields, weights, pairs=True, rope_factors=divided)
+    return Stored(path, "GGUF", fields, weights, pairs=True, rope_factors=divided, remarks=_not_compared(fields))
+
+
+def _not_compared(fields: Config) -> tuple[str, ...]:
+    return () if "rope_parameters" in fields else (f"{UNCOMPARED}: the file has llama.cpp's own scaling of them",)
 
 
 def _value(file: Any, key: str, default: Any = None) -> Any:
@@ -64,7 +68,7 @@ def _fields(file: Any, tensors: dict[str, Any]) -> Config:
     if llama("rope.scaling.type", "none") == "linear":
         rope |= {"rope_type": "linear", "factor": llama("rope.scaling.factor")}
     head = next(name for name in tensors if of_gguf(name) == EMBEDDING)
-    return {
+    fields: Config = {
         "hidden_size": D,
         "intermediate_size": llama("feed_forward_length"),
         "num_hidden_layers": llama("block_count"),
@@ -78,6 +82,9 @@ def _fields(file: Any, tensors: dict[str, Any]) -> Config:
         "tie_word_embeddings": not any(of_gguf(name) == HEAD for name in tensors),
         "hidden_act": "silu",
     }
+    if llama("rope.scaling.type", "none") not in ("none", "linear"):
+        del fields["rope_parameters"]  # llama.cpp's scaling has other fields than transformers'
+    return fields
 
 
 def _numbers(tensor: Any, heads: int | None) -> Numbers:

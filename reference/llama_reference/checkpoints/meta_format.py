@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llama_reference.checkpoints.names import EMBEDDING, HEAD, NORM, of_meta
-from llama_reference.checkpoints.stored import Numbers, Stored, Weight, kind_of
+from llama_reference.checkpoints.stored import UNCOMPARED, Numbers, Stored, Weight, kind_of
 from llama_reference.command_line import UsageError
 from llama_reference.conventions.weights import half_split
 from llama_reference.implementation import Config
@@ -39,7 +39,10 @@ def read(path: Path) -> Stored:
     fields["vocab_size"] = weights[EMBEDDING].shape[0]
     if (gate := weights.get("model.layers.0.mlp.gate_proj.weight")) is not None:
         fields["intermediate_size"] = gate.shape[0]
-    return Stored(path, "Meta", fields, weights, pairs=True)
+    told = (
+        () if "rope_parameters" in fields else (f"{UNCOMPARED}: params.json does not have the factor of their scaling",)
+    )
+    return Stored(path, "Meta", fields, weights, pairs=True, remarks=told)
 
 
 def _axis(name: str, part: Tensor, hidden_size: int) -> int | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llama_reference.implementation import Config
 
+UNCOMPARED = "rotary frequencies are not compared"
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -39,6 +40,7 @@ class Weight:
 class Stored:
     """fields: those of a LlamaConfig that the format has. rope_factors: what rotary frequencies are divided by, where a
     file has that and no type of scaling. pairs: whether neighbouring channels are paired in the files.
+    remarks: what the files do not say.
     """
 
     path: Path

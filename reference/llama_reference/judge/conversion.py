@@ -76,7 +76,7 @@ Progress = Callable[[Iterable[str]], Iterable[str]]
 
 def compare(one: Stored, other: Stored, progress: Progress = iter) -> Comparison:
     """The second checkpoint held against the first. progress: wraps the names of the tensors."""
-    remarks: list[str] = []
+    remarks = [*one.remarks, *other.remarks]
     right, is_repeated = _as_the_second_has_it(one, other, remarks)
     common = [name for name in right if name in other.weights]
     differing = [name for name in progress(common) if not _agrees(right[name], other.weights[name])]
@@ -87,6 +87,7 @@ def compare(one: Stored, other: Stored, progress: Progress = iter) -> Comparison
     found.sort(key=lambda difference: order[difference.name])
     compared = [name for name in FIELDS if not (is_repeated and name == "num_key_value_heads")]
     explained = {name for difference in found for name in difference.known}
+    found += _ignored_head(one, other)
     fields = [_by_what_explains_tensors(each, explained) for each in _fields(one, other, compared)]
     return Comparison(len(common), [*fields, *found], remarks)
 
@@ -120,6 +121,18 @@ def _repeated(w: Weight, heads: int, times: int) -> Weight:
 
 def _agrees(one: Weight, other: Weight) -> bool:
     return one.shape == other.shape and bool(agree(one.read(), one.kind, other.read(), other.kind).all())
+
+
+def _ignored_head(one: Stored, other: Stored) -> list[Difference]:
+    """A head that the second's fields say is not used, or that they say is stored and is not."""
+    is_tied = HEAD not in one.weights or _agrees(one.weights[HEAD], one.weights[EMBEDDING])
+    said = other.fields.get("tie_word_embeddings")
+    if said and not is_tied and HEAD in other.weights:
+        told = "true, so that the head is stored and ignored"
+        return [Difference("tie_word_embeddings", "field", told, ("embedding_as_head",))]
+    if said is False and is_tied and HEAD not in other.weights:
+        return [Difference("tie_word_embeddings", "field", "false, and no head is stored", (LEFT,))]
+    return []
 
 
 def _alone(name: str, what: str) -> Difference:
