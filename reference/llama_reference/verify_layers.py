@@ -55,6 +55,9 @@ def verify_layers(
         raise UsageError(f"{directory}: --layers needs a directory of transformers, found {stored.format}'s format")
     if wrong := [layer for layer in layers if not 0 <= layer < stored.fields["num_hidden_layers"]]:
         raise UsageError(f"--layers has {wrong[0]}, expected 0 to {stored.fields['num_hidden_layers'] - 1}")
+    lacking = {EMBEDDING, NORM} | (set() if stored.fields["tie_word_embeddings"] else {HEAD})
+    if lacking := lacking - stored.weights.keys():
+        raise UsageError(f"{directory}: missing keys: {', '.join(sorted(lacking))}")
     chosen = NAMED[dtype or stored.weights[NORM].kind]
     text, source = text_of(directory, stored.fields["vocab_size"], tokens)
     findings: list[localization.Finding] = []

@@ -249,3 +249,20 @@ def test_what_a_format_does_not_say_is_not_compared_and_told(tmp_path):
     status, found = against(first, second, tmp_path)
     assert status == 0
     assert "rotary frequencies are not compared: params.json" in found["remarks"][0]
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "longrope", "llama3"])
+def test_the_scaling_of_every_type_is_compared(kind, tmp_path):
+    """That of dynamic and of longrope's second half shows beyond the context only."""
+    rope = ROPES[kind]
+    if kind == "longrope":  # factors for half of a head's channels
+        rope = rope | {name: rope[name][:8] for name in ("short_factor", "long_factor")}
+    config, state = made("GQA", **SHAPE | {"rope_parameters": rope})
+    first = write_hf(tmp_path / "first", config, state)
+    assert against(first, write_hf(tmp_path / "same", config, state), tmp_path)[0] == 0
+    theirs = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+    if kind == "longrope":
+        theirs = rope | {"long_factor": rope["short_factor"]}
+    found = against(first, write_hf(tmp_path / "other", config | {"rope_parameters": theirs}, state), tmp_path)[1]
+    assert [difference["name"] for difference in found["differences"]] == ["rope_parameters"]
+    assert found["known"] == ({} if kind == "longrope" else {"rope_scaling_lost": ["rope_parameters"]})

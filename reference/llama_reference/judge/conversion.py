@@ -170,11 +170,13 @@ def _equal(one: object, other: object) -> bool:
 
 
 def _rotary(one: Stored, other: Stored) -> Iterator[Difference]:
-    found = frequencies(other.fields, other.rope_factors)
-    if _close(frequencies(one.fields, one.rope_factors), found):
+    said = [stored.fields.get("max_position_embeddings") for stored in (one, other)]
+    context: int = next(filter(None, said), 2048)
+    found = frequencies(other.fields, other.rope_factors, context)
+    if _close(frequencies(one.fields, one.rope_factors, context), found):
         return
     changed = ((mistake.name, one.fields | mistake.fields(one.fields)) for mistake in CONVERSIONS)
-    known = tuple(name for name, fields in changed if _close(frequencies(fields, None), found))
+    known = tuple(name for name, fields in changed if _close(frequencies(fields, None, context), found))
     told = f"{_rope_of(one)} in the first, {_rope_of(other)} in the second"
     yield Difference("rope_parameters", "field", told, known)
 
@@ -183,10 +185,14 @@ def _close(one: np.ndarray, other: np.ndarray) -> bool:
     return one.shape == other.shape and bool((np.abs(one - other) <= SINGLE * np.abs(one)).all())
 
 
-def frequencies(fields: Config, factors: Tensor | None) -> np.ndarray:
-    """Inverse frequencies (H / 2) within the first context; factors: what they are divided by."""
-    theta, _ = inverse_frequencies({"max_position_embeddings": 2048} | fields, 1)
-    return theta if factors is None else theta / factors.numpy()
+def frequencies(fields: Config, factors: Tensor | None, context: int) -> np.ndarray:
+    """Inverse frequencies (H / 2) and the factor on cosine and sine, of a short text and of one beyond the context,
+    where dynamic and longrope have others. factors: what frequencies are divided by.
+    """
+    asked = fields | {"max_position_embeddings": context}
+    divided = 1.0 if factors is None else factors.numpy()
+    found = [inverse_frequencies(asked, length) for length in (1, 2 * context)]
+    return np.concatenate([part for theta, sharpening in found for part in (theta / divided, [sharpening])])
 
 
 def _rope_of(stored: Stored) -> str:
