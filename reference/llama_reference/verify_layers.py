@@ -22,9 +22,9 @@ from tqdm import tqdm
 from llama_reference.adapter_loader import load
 from llama_reference.checkpoints import Stored, opened
 from llama_reference.command_line import UsageError
+from llama_reference.conventions.tensor_names import EMBEDDING, HEAD, NORM, layer_of
 from llama_reference.implementation import Config, State
 from llama_reference.judge import localization, rounding
-from llama_reference.mistakes.conversions import EMBEDDING, HEAD, NORM, layer_of
 from llama_reference.questions import layer_checks
 from llama_reference.questions.activations import Inputs, record
 from llama_reference.report.verification import Verification

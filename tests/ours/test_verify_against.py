@@ -266,3 +266,11 @@ def test_the_scaling_of_every_type_is_compared(kind, tmp_path):
     found = against(first, write_hf(tmp_path / "other", config | {"rope_parameters": theirs}, state), tmp_path)[1]
     assert [difference["name"] for difference in found["differences"]] == ["rope_parameters"]
     assert found["known"] == ({} if kind == "longrope" else {"rope_scaling_lost": ["rope_parameters"]})
+
+
+def test_a_field_that_no_model_can_have_is_one_line(tmp_path, capsys):
+    config, state = made("GQA", **SHAPE)
+    first = write_hf(tmp_path / "first", config, state)
+    second = write_hf(tmp_path / "second", config | {"num_key_value_heads": 0}, state)
+    assert main(["verify", str(first), "--against", str(second)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {second}: num_key_value_heads is 0, expected a positive integer")

@@ -19,13 +19,18 @@ def opened(path: Path) -> Stored:
     """The checkpoint, without its tensors being read. Raises UsageError where nothing of the four formats is there."""
     reader = _reader(path)
     try:
-        return reader(path)
+        stored = reader(path)
     except UsageError:
         raise
     except KeyError as error:
         raise UsageError(f"{path}: has no {error.args[0]}") from error
     except Exception as error:  # whatever is wrong with the files, each library has its own type for it
         raise UsageError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"):
+        if not isinstance(stored.fields[name], int) or stored.fields[name] < 1:
+            raise UsageError(f"{path}: {name} is {stored.fields[name]!r}, expected a positive integer")
+    return stored
 
 
 def _reader(path: Path) -> Callable[[Path], Stored]:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from llama_reference.checkpoints.names import EMBEDDING, HEAD, of_gguf
+from llama_reference.checkpoints.names import of_gguf
 from llama_reference.checkpoints.stored import UNCOMPARED, Numbers, Stored, Weight
 from llama_reference.command_line import UsageError
+from llama_reference.conventions.tensor_names import EMBEDDING, HEAD, part_of
 from llama_reference.conventions.weights import half_split
 from llama_reference.implementation import Config
-from llama_reference.mistakes.conversions import part_of
 
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 # How far quantisation may move a number: by so many scales d of its block, and so many times the rounding of d, a

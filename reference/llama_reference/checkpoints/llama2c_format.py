@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from llama_reference.checkpoints.names import EMBEDDING, HEAD, META, NORM
+from llama_reference.checkpoints.names import META
 from llama_reference.checkpoints.stored import Numbers, Stored, Weight
 from llama_reference.command_line import UsageError
+from llama_reference.conventions.tensor_names import EMBEDDING, HEAD, NORM, part_of
 from llama_reference.conventions.weights import half_split
 from llama_reference.implementation import Config
-from llama_reference.mistakes.conversions import part_of
 
 MAGIC = 0x616B3432
 HEADER_OF_1 = 256  # bytes

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llama_reference.checkpoints.names import EMBEDDING, HEAD, NORM, of_meta
+from llama_reference.checkpoints.names import of_meta
 from llama_reference.checkpoints.stored import UNCOMPARED, Numbers, Stored, Weight, kind_of
 from llama_reference.command_line import UsageError
+from llama_reference.conventions.tensor_names import EMBEDDING, HEAD, NORM, part_of
 from llama_reference.conventions.weights import half_split
 from llama_reference.implementation import Config
-from llama_reference.mistakes.conversions import part_of
 
 BY_COLUMNS = ("o_proj", "down_proj")  # their parts stand side by side, those of other matrices one below the other
 

@@ -2,7 +2,8 @@
 
 import re
 
-EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+from llama_reference.conventions.tensor_names import EMBEDDING, HEAD, NORM
+
 META = {
     "attention.wq": "self_attn.q_proj",
     "attention.wk": "self_attn.k_proj",

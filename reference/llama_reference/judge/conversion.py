@@ -16,16 +16,9 @@ import numpy as np
 from torch import Tensor
 
 from llama_reference.checkpoints.stored import Numbers, Stored, Weight, agree
+from llama_reference.conventions.tensor_names import EMBEDDING, HEAD, layer_of, part_of
 from llama_reference.implementation import Config
-from llama_reference.mistakes.conversions import (
-    CONVERSIONS,
-    EMBEDDING,
-    HEAD,
-    Convert,
-    Original,
-    layer_of,
-    part_of,
-)
+from llama_reference.mistakes.conversions import CONVERSIONS, Convert, Original
 from llama_reference.standard.formula.rotary import inverse_frequencies
 
 FIELDS = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llama_reference.conventions.tensor_names import EMBEDDING, HEAD, NORM, layer_of, part_of
 from llama_reference.conventions.weights import half_split, interleaved
 from llama_reference.implementation import Config
 
-EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 Permutation = Callable[[Tensor, int, int], Tensor]
 
 
@@ -61,15 +61,6 @@ class Conversion:
     ways: tuple[Convert, ...] = ()
     fields: Callable[[Config], Config] = _no_field
     """The fields of the configuration that are lost or changed, with what they become."""
-
-
-def part_of(name: str) -> str:
-    """q_proj of model.layers.0.self_attn.q_proj.weight; of a name without layers its module."""
-    return name.split(".")[-2] if "." in name else name
-
-
-def layer_of(name: str) -> int | None:
-    return int(name.split(".")[2]) if name.startswith("model.layers.") else None
 
 
 def _only(parts: str, change: Callable[[Tensor, Original, str], Tensor]) -> Convert:
